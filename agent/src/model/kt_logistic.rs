@@ -1,0 +1,399 @@
+//! Trains `kt-logistic/1` at one institution: the gradient by the tensor library's automatic
+//! differentiation, and the move that an institution contributes to a round. The answers are held
+//! as tensors here and never leave; only moves do.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_sigmoid};
+use collegium_shared::architecture::{DENSE, Hyper, Optimizer, Totals};
+
+use super::{
+    ModelError,
+    features::{Design, sigmoid},
+    finite,
+};
+
+/// Rows per tensor: bounds the memory of one gradient.
+const CHUNK: usize = 8_192;
+
+/// An institution's training answers, ready to be differentiated.
+#[derive(Debug)]
+pub struct Dataset {
+    chunks: Vec<Chunk>,
+    rows: usize,
+    parameters: usize,
+    curvature: Vec<f64>,
+}
+
+/// At most [`CHUNK`] answers.
+#[derive(Debug)]
+struct Chunk {
+    /// [rows, 17]
+    dense: Tensor<2>,
+    /// Absent where no row has a competency with parameters.
+    skills: Option<SkillChunk>,
+    /// [rows, 1]: 1 for a wrong answer.
+    wrong: Tensor<2>,
+}
+
+/// The competency terms, padded to the widest row with weight 0.
+#[derive(Debug)]
+struct SkillChunk {
+    /// [rows x width]: positions among the competency parameters.
+    indices: Tensor<1, Int>,
+    /// [rows, width]
+    values: Tensor<2>,
+}
+
+impl Dataset {
+    /// `base` is the shared base rate, for the curvature.
+    pub fn new(design: &Design, base: f64) -> Self {
+        let mut chunks = Vec::new();
+        let mut builder = Builder::default();
+        for row in design.rows() {
+            builder.dense.extend_from_slice(row.dense);
+            builder.wrong.push(f64::from(u8::from(!row.correct)));
+            let terms = row.values().skip(DENSE.len()).map(|(j, x)| (j - DENSE.len(), x));
+            builder.terms.push(terms.collect());
+            if builder.wrong.len() == CHUNK {
+                chunks.push(std::mem::take(&mut builder).finish());
+            }
+        }
+        if !builder.wrong.is_empty() {
+            chunks.push(builder.finish());
+        }
+        Self {
+            chunks,
+            rows: design.len(),
+            parameters: design.parameters(),
+            curvature: design.curvature(base),
+        }
+    }
+
+    /// Training answers.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The curvature bound of each parameter (see [`Design::curvature`]).
+    pub fn curvature(&self) -> &[f64] {
+        &self.curvature
+    }
+
+    /// The gradient of the summed log loss at `weights`.
+    pub fn gradient(&self, weights: &[f64]) -> Result<Vec<f64>, ModelError> {
+        let mut gradient = vec![0.0; self.parameters];
+        for chunk in &self.chunks {
+            let (dense, skills) = chunk.gradient(weights)?;
+            gradient.iter_mut().zip(dense.into_iter().chain(skills)).for_each(|(g, d)| *g += d);
+        }
+        finite("the gradient", gradient)
+    }
+
+    /// The move that this institution contributes to one round from `weights`: already weighted
+    /// and divided by the fixed totals, so that the server only adds. Deterministic.
+    ///
+    /// `curvature-nesterov`: local steps with step 1/(h_j + lambda_j n/N) on the local loss plus
+    /// the local share n/N of the ridge; the move is h_j delta_j / (H_j + lambda_j). `fedavg`: local
+    /// steps on the mean loss; the move is n/N delta_j. Each coordinate is clipped to the bound.
+    pub fn contribution(
+        &self,
+        weights: &[f64],
+        totals: &Totals,
+        hyper: &Hyper,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<f64>, ModelError> {
+        self.check("the model", weights.len())?;
+        self.check("the total curvature", totals.curvature.len())?;
+        if self.is_empty() {
+            return Ok(vec![0.0; self.parameters]);
+        }
+        let rows = self.rows as f64;
+        // An institution that the totals do not count would otherwise weigh more than all.
+        let share = rows / totals.examples.max(rows);
+        let ridge = hyper.ridge((self.parameters - DENSE.len()) / 3);
+        let scale: Vec<f64> = match hyper.optimizer {
+            Optimizer::CurvatureNesterov { .. } => {
+                self.curvature.iter().zip(&ridge).map(|(h, r)| 1.0 / (h + share * r)).collect()
+            }
+            Optimizer::FedAvg { learning_rate, .. } => vec![learning_rate / rows; ridge.len()],
+        };
+        let mut local = weights.to_vec();
+        for _ in 0..hyper.optimizer.local_steps() {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(ModelError::Cancelled);
+            }
+            let gradient = self.gradient(&local)?;
+            for (j, w) in local.iter_mut().enumerate() {
+                *w -= (gradient[j] + share * ridge[j] * *w) * scale[j];
+            }
+        }
+        let bound = hyper.optimizer.bound();
+        let weigh = |j: usize| match hyper.optimizer {
+            Optimizer::CurvatureNesterov { .. } => {
+                self.curvature[j] / (totals.curvature[j] + ridge[j])
+            }
+            Optimizer::FedAvg { .. } => share,
+        };
+        let delta = local.iter().zip(weights).map(|(after, before)| after - before).enumerate();
+        let moves = delta.map(|(j, d)| weigh(j) * d);
+        let moves = finite("the update", moves.collect())?;
+        Ok(moves.into_iter().map(|z| z.clamp(-bound, bound)).collect())
+    }
+
+    fn check(&self, what: &'static str, found: usize) -> Result<(), ModelError> {
+        if found == self.parameters {
+            Ok(())
+        } else {
+            Err(ModelError::WrongLength { what, found, expected: self.parameters })
+        }
+    }
+}
+
+/// The values of a chunk before they become tensors.
+#[derive(Default)]
+struct Builder {
+    dense: Vec<f64>,
+    wrong: Vec<f64>,
+    terms: Vec<Vec<(usize, f64)>>,
+}
+
+impl Builder {
+    fn finish(self) -> Chunk {
+        let device = Device::flex();
+        let rows = self.wrong.len();
+        let width = self.terms.iter().map(Vec::len).max().unwrap_or(0);
+        let matrix = |values: Vec<f64>, columns: usize| {
+            Tensor::<2>::from_floats(TensorData::new(values, [rows, columns]), &device)
+        };
+        let skills = (width > 0).then(|| {
+            let mut indices = Vec::with_capacity(rows * width);
+            let mut values = Vec::with_capacity(rows * width);
+            for terms in &self.terms {
+                let padded = terms.iter().copied().chain(std::iter::repeat((0, 0.0))).take(width);
+                for (index, value) in padded {
+                    indices.push(index as u64);
+                    values.push(value);
+                }
+            }
+            let indices = TensorData::new(indices, [rows * width]);
+            SkillChunk {
+                indices: Tensor::from_ints(indices, &device),
+                values: matrix(values, width),
+            }
+        });
+        Chunk { dense: matrix(self.dense, DENSE.len()), skills, wrong: matrix(self.wrong, 1) }
+    }
+}
+
+impl Chunk {
+    /// The gradient of the summed log loss by the dense and by the competency parameters.
+    fn gradient(&self, weights: &[f64]) -> Result<(Vec<f64>, Vec<f64>), ModelError> {
+        let (dense, skills) = weights.split_at(DENSE.len());
+        let dense = leaf(dense).reshape([DENSE.len(), 1]);
+        let skills = leaf(skills);
+        let logits = self.logits(dense.clone(), skills.clone());
+        // -ln p(outcome) = softplus(z) - y z = (1 - y) z - ln sigmoid(z), stable for any z.
+        let loss = (self.wrong.clone() * logits.clone() - log_sigmoid(logits)).sum();
+        let mut gradients = loss.backward();
+        let mut read = |leaf: Option<Tensor<1>>| match leaf {
+            Some(tensor) => {
+                tensor.try_into_vec_as::<f64>().map_err(|e| ModelError::Tensor(e.to_string()))
+            }
+            None => Ok(vec![0.0; skills.dims()[0]]),
+        };
+        let by_dense = read(dense.grad_remove(&mut gradients).map(|g| g.reshape([DENSE.len()])))?;
+        Ok((by_dense, read(skills.grad_remove(&mut gradients))?))
+    }
+
+    /// [rows, 1]
+    fn logits(&self, dense: Tensor<2>, skills: Tensor<1>) -> Tensor<2> {
+        let logits = self.dense.clone().matmul(dense);
+        match &self.skills {
+            None => logits,
+            Some(chunk) => {
+                let picked = skills.select(0, chunk.indices.clone());
+                let weights = picked.reshape(chunk.values.dims());
+                logits + (weights * chunk.values.clone()).sum_dim(1)
+            }
+        }
+    }
+}
+
+/// A parameter vector whose gradient is wanted.
+fn leaf(values: &[f64]) -> Tensor<1> {
+    let data = TensorData::new(values.to_vec(), [values.len()]);
+    Tensor::from_floats(data, &Device::flex().autodiff()).require_grad()
+}
+
+/// The probability of a right answer for each row of `design`, in [0, 1].
+pub fn predict(design: &Design, weights: &[f64]) -> Vec<f64> {
+    design.rows().map(|row| sigmoid(row.logit(weights))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::features::{Statistics, tests::*, training_counts};
+
+    const GRADIENT: [f64; 26] = [
+        -1.2131348367579053,
+        -0.4371098024047919,
+        -4.764832207440589,
+        0.9627663323514724,
+        0.7503980207964078,
+        -0.37634201076660245,
+        2.3896340595482832,
+        3.571468253146318,
+        1.4112616212839646,
+        1.5622260057855135,
+        -0.15425664797464014,
+        -0.21540188382307995,
+        -0.25030548264260377,
+        -0.2653093501160301,
+        -3.5637094171622774,
+        0.002183252547153139,
+        0.999891036387772,
+        -0.5812630082076226,
+        0.7239454369339925,
+        0.2740255740390414,
+        0.4781744027653787,
+        2.323410862405607,
+        0.7283319990866345,
+        -2.3048506098663086,
+        0.20878984628998493,
+        -2.1295245224269856,
+    ];
+    const MOVE: [f64; 26] = [
+        0.008454050373351674,
+        -0.0018091865554026219,
+        0.04191735574021269,
+        -0.10124113315217868,
+        -0.24461210354341228,
+        0.13704172979693036,
+        -0.08273969298218754,
+        -0.13178853773330634,
+        -0.08538232236912292,
+        -0.10676127426988533,
+        -0.0024591930290058534,
+        -0.00024728963815912454,
+        0.012147977662167776,
+        0.03130657265333948,
+        0.026930413085315987,
+        0.012121913312403549,
+        -0.06456318837717367,
+        0.006642366500206894,
+        -0.022485664511987226,
+        -0.025286562823307025,
+        -0.00609615553542622,
+        -0.07223043736830007,
+        -0.06084603876101839,
+        0.032210969989096214,
+        -0.020202135352938848,
+        0.0699507376574033,
+    ];
+
+    fn fixture() -> (Design, Dataset) {
+        let learners = synthetic();
+        let own = training_counts(&learners);
+        let statistics = Statistics::new(&own, &own);
+        let training = learners.iter().filter(|l| !l.held_out);
+        let design = Design::new(training, &statistics, &synthetic_competencies());
+        let dataset = Dataset::new(&design, statistics.base());
+        (design, dataset)
+    }
+
+    fn start() -> Vec<f64> {
+        let mut weights = vec![0.0; 26];
+        (weights[6], weights[7]) = (1.0, 1.0);
+        weights
+    }
+
+    fn totals(dataset: &Dataset) -> Totals {
+        let curvature = dataset.curvature().iter().map(|h| h * 2.5).collect();
+        Totals { examples: 48.0 / 0.4, curvature }
+    }
+
+    /// X' (sigmoid(X w) - y), by hand.
+    fn analytic(design: &Design, weights: &[f64]) -> Vec<f64> {
+        let mut gradient = vec![0.0; weights.len()];
+        for row in design.rows() {
+            let residual = sigmoid(row.logit(weights)) - f64::from(u8::from(row.correct));
+            row.values().for_each(|(j, x)| gradient[j] += residual * x);
+        }
+        gradient
+    }
+
+    #[test]
+    fn automatic_gradients_equal_analytic_ones() {
+        let (design, dataset) = fixture();
+        assert_close(&dataset.gradient(&start()).unwrap(), &GRADIENT, 1e-5);
+        let uneven: Vec<_> = (0..26_i32).map(|j| f64::from((j * 7) % 5 - 2) * 0.3).collect();
+        assert_close(&dataset.gradient(&uneven).unwrap(), &analytic(&design, &uneven), 1e-5);
+        assert_close(&dataset.gradient(&[0.0; 26]).unwrap(), &analytic(&design, &[0.0; 26]), 1e-5);
+    }
+
+    #[test]
+    fn gradients_add_over_chunks_and_do_not_overflow() {
+        let (one, _) = fixture();
+        let mut many = Design::new(
+            [],
+            &Statistics::new(&Default::default(), &Default::default()),
+            &synthetic_competencies(),
+        );
+        for _ in 0..200 {
+            many.append(&one);
+        }
+        let dataset = Dataset::new(&many, 0.5);
+        assert_eq!((dataset.chunks.len(), dataset.len()), (2, 9_600));
+        let expected: Vec<_> = GRADIENT.iter().map(|g| g * 200.0).collect();
+        assert_close(&dataset.gradient(&start()).unwrap(), &expected, 1e-4);
+        assert!(dataset.gradient(&[1e4; 26]).is_ok());
+        assert!(matches!(dataset.gradient(&[f64::NAN; 26]), Err(ModelError::NotFinite { .. })));
+    }
+
+    #[test]
+    fn the_move_matches_the_specification() {
+        let (_, dataset) = fixture();
+        let go = AtomicBool::new(false);
+        let hyper = Hyper::default();
+        let found = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
+        assert_close(&found, &MOVE, 1e-5);
+        let again = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
+        assert_eq!(found, again);
+        let tight = Optimizer::CurvatureNesterov { local_steps: 5, bound: 0.05 };
+        let hyper = Hyper { optimizer: tight, ..hyper };
+        let clipped = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
+        let expected: Vec<_> = MOVE.iter().map(|z| z.clamp(-0.05, 0.05)).collect();
+        assert_close(&clipped, &expected, 1e-5);
+    }
+
+    #[test]
+    fn plain_averaging_sends_its_share_of_the_change() {
+        let (design, dataset) = fixture();
+        let optimizer = Optimizer::FedAvg { local_steps: 1, learning_rate: 0.05, bound: 1.0 };
+        let hyper = Hyper { optimizer, ..Hyper::default() };
+        let (weights, go) = (start(), AtomicBool::new(false));
+        let found = dataset.contribution(&weights, &totals(&dataset), &hyper, &go).unwrap();
+        let (gradient, ridge) = (analytic(&design, &weights), hyper.ridge(3));
+        let step = |j: usize| (gradient[j] + 0.4 * ridge[j] * weights[j]) / 48.0;
+        let expected: Vec<_> = (0..26).map(|j| -0.4 * 0.05 * step(j)).collect();
+        assert_close(&found, &expected, 1e-6);
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_an_error() {
+        let (_, dataset) = fixture();
+        let totals = totals(&dataset);
+        let hyper = Hyper::default();
+        let stop = AtomicBool::new(true);
+        let cancelled = dataset.contribution(&start(), &totals, &hyper, &stop);
+        assert!(matches!(cancelled, Err(ModelError::Cancelled)));
+        let short = dataset.contribution(&[0.0; 3], &totals, &hyper, &AtomicBool::new(false));
+        assert!(matches!(short, Err(ModelError::WrongLength { .. })));
+    }
+}

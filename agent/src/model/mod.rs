@@ -1,0 +1,80 @@
+//! The models that this agent can train and serve. Owns features, training and the installed
+//! model; knows nothing of the network, of files and of who asks.
+
+pub mod features;
+pub mod fit;
+pub mod kt_logistic;
+
+use collegium_shared::architecture::{Layout, SharedStatistics, layout};
+use thiserror::Error;
+
+/// Why a model cannot be trained or used.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    #[error("{what} has {found} values, expected {expected}; it belongs to another model")]
+    WrongLength { what: &'static str, found: usize, expected: usize },
+    #[error("{what} holds a value that is not a finite number; nothing was sent or installed")]
+    NotFinite { what: &'static str },
+    #[error("the tensor library failed: {0}")]
+    Tensor(String),
+    #[error("the fit did not converge within {0} steps; check the records for constant answers")]
+    NotConverged(u32),
+    #[error("training was cancelled")]
+    Cancelled,
+}
+
+/// A trained `kt-logistic/1` model with the shared counts that its features need.
+#[derive(Clone, Debug)]
+pub struct Model {
+    layout: Layout,
+    statistics: SharedStatistics,
+    weights: Vec<f64>,
+}
+
+impl Model {
+    /// `competencies` are the shared ones in the registry's order; `weights` are the tensors of
+    /// their layout concatenated.
+    pub fn new(
+        competencies: &[String],
+        statistics: SharedStatistics,
+        weights: &[f32],
+    ) -> Result<Self, ModelError> {
+        let layout = layout(competencies);
+        let weights = checked(weights, layout.len())?;
+        Ok(Self { layout, statistics, weights })
+    }
+
+    /// The competencies that have parameters.
+    pub fn competencies(&self) -> &[String] {
+        &self.layout.competencies
+    }
+
+    /// The shared counts.
+    pub fn statistics(&self) -> &SharedStatistics {
+        &self.statistics
+    }
+
+    /// The parameters: the layout's tensors concatenated.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+}
+
+/// Weights from outside, checked and widened.
+pub(crate) fn checked(weights: &[f32], expected: usize) -> Result<Vec<f64>, ModelError> {
+    let what = "the model";
+    if weights.len() != expected {
+        return Err(ModelError::WrongLength { what, found: weights.len(), expected });
+    }
+    let weights = weights.iter().copied().map(f64::from).collect();
+    finite(what, weights)
+}
+
+/// Passes values on only if all are finite numbers.
+pub(crate) fn finite(what: &'static str, values: Vec<f64>) -> Result<Vec<f64>, ModelError> {
+    if values.iter().all(|v| v.is_finite()) {
+        Ok(values)
+    } else {
+        Err(ModelError::NotFinite { what })
+    }
+}

@@ -1,0 +1,639 @@
+//! This institution's part in one attempt at one secure sum, as a pure, serialisable machine. It
+//! sees what the coordinator shows (a view) and answers with facts to make durable and one action
+//! to take after that. Every check of the protocol that protects the institution is here. Holds no
+//! secret (they lie in the sealed session file), no clock, storage or wire.
+
+use std::collections::BTreeMap;
+
+use collegium_shared::{
+    clock::Timestamp,
+    crypto::{Digest, VerifyingKey},
+    ids::{InstitutionId, RoundId},
+    protocol::{
+        BadCertificate, Ending, Outcome, Phase, Plan, QuorumCertificate, RoundView,
+        statements_root,
+    },
+    roster::VerifiedRoster,
+    secagg::{self, Member},
+    signed::Signed,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::policy::Policy;
+
+/// What happened in a round, as leaves of the institution's audit log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SessionEvent {
+    /// The plan passed every check that needs no computation.
+    PlanAccepted { plan: Signed<Plan> },
+    /// The input is fixed: only its salted hash leaves before the masks exist.
+    Committed { round: RoundId, commitment: Digest },
+    /// The list L was checked and pinned.
+    Listed { round: RoundId, root: Digest, institutions: Vec<InstitutionId> },
+    /// The dealers L1 were checked and pinned; from here on bytes of the upload may leave.
+    Sending { round: RoundId, context: Digest },
+    Voted { round: RoundId, outcome: Outcome },
+    Revealing { round: RoundId, context: Digest },
+    RoundEnded { round: RoundId, ending: Ending },
+    /// This institution will never vote or reveal in that attempt again.
+    RoundLeft { round: RoundId, reason: String },
+}
+
+/// Why this institution does not do what the coordinator asks for.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("the plan is not signed by the coordinator's key on the roster")]
+    NotTheCoordinator,
+    #[error("the plan names another roster than the one this institution holds")]
+    OtherRoster,
+    #[error("the plan names another registry than the one this institution holds")]
+    OtherRegistry,
+    #[error("this institution's policy does not allow {0}")]
+    Policy(String),
+    #[error("round {given} is not newer than round {last}, in which this institution was before")]
+    Replayed { given: RoundId, last: RoundId },
+    #[error(
+        "the input was already sent in round {0}; it is used again only with a quorum's ABORT of that attempt"
+    )]
+    NoAbort(RoundId),
+    #[error(
+        "this institution already gave this stage of task {0} in round {1}; sums that do not depend on the weights are given once"
+    )]
+    AlreadyGiven(String, RoundId),
+    #[error("the plan is malformed: {0}")]
+    Malformed(&'static str),
+    #[error("{0} on the list is not on the roster, or its signature does not verify")]
+    BadMember(InstitutionId),
+    #[error("the list is out of order, has repetitions or statements about another round")]
+    BadList,
+    #[error("the list has {given} institutions; the plan and the policy need at least {needed}")]
+    SmallCohort { given: usize, needed: usize },
+    #[error("this institution's own entry was changed")]
+    OwnEntryChanged,
+    #[error("the dealers' headers are incomplete, out of order or not signed")]
+    BadHeaders,
+    #[error("{what} differs from the one pinned for this attempt")]
+    Conflict { what: &'static str },
+    #[error("the proposal does not fit the uploads, or names institutions that cannot be in it")]
+    BadProposal,
+    #[error(
+        "the sum would hold {survivors} institutions of which {c_max} may collude; at least {min_honest} honest ones are needed"
+    )]
+    TooFewHonest { survivors: usize, c_max: u16, min_honest: u16 },
+    #[error("the certificate is no quorum's word: {0}")]
+    Certificate(#[from] BadCertificate),
+    #[error("a document that this phase needs is missing from the coordinator's answer")]
+    Incomplete,
+}
+
+/// What to do once the facts are durable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Nothing until the coordinator shows something new.
+    Wait,
+    /// Train, encode and commit to the input; then look at the same view again.
+    Prepare,
+    /// Send READY.
+    Ready,
+    /// Deal shares to the list.
+    Deal { list: Digest },
+    /// Mask the input and send it.
+    Upload { context: Digest },
+    /// Send the vote.
+    Vote { outcome: Outcome },
+    /// Send the shares that a quorum's certificate asks for.
+    Reveal { certificate: QuorumCertificate, context: Digest },
+    /// The round is over: erase its secrets.
+    Finish,
+}
+
+/// Facts to make durable, in order, and what to do after that.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub events: Vec<SessionEvent>,
+    pub action: Action,
+}
+
+/// What the machine is told from outside besides the view.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub own: &'a InstitutionId,
+    pub roster: &'a VerifiedRoster,
+    pub policy: &'a Policy,
+    pub now: Timestamp,
+}
+
+/// One attempt, from the accepted plan on: pins, vote and how far things went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    plan: Signed<Plan>,
+    commitment: Option<Digest>,
+    list: Option<Digest>,
+    institutions: Vec<InstitutionId>,
+    context: Option<Digest>,
+    vote: Option<Outcome>,
+    revealing: bool,
+    over: bool,
+}
+
+impl Session {
+    fn accepted(plan: Signed<Plan>) -> Self {
+        Self {
+            plan,
+            commitment: None,
+            list: None,
+            institutions: Vec::new(),
+            context: None,
+            vote: None,
+            revealing: false,
+            over: false,
+        }
+    }
+
+    pub fn id(&self) -> &RoundId {
+        &self.plan.body.round
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan.body
+    }
+
+    pub fn plan_digest(&self) -> Digest {
+        self.plan.digest()
+    }
+
+    pub fn commitment(&self) -> Option<Digest> {
+        self.commitment
+    }
+
+    pub fn over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether any byte of the masked input may have left.
+    pub fn sent(&self) -> bool {
+        self.context.is_some()
+    }
+
+    /// What is the most telling thing to say of it in a status line.
+    pub fn phase(&self) -> &'static str {
+        match self {
+            Self { over: true, .. } => "ended",
+            Self { revealing: true, .. } => "revealing",
+            Self { vote: Some(_), .. } => "voted",
+            Self { context: Some(_), .. } => "uploading",
+            Self { list: Some(_), .. } => "sharing",
+            Self { commitment: Some(_), .. } => "ready",
+            _ => "training",
+        }
+    }
+}
+
+/// What this institution remembers of all rounds: a fold over its own journal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    session: Option<Session>,
+    /// The newest round of each task that a plan was accepted for.
+    last: BTreeMap<String, RoundId>,
+    /// Stages that do not depend on the weights, by "task stage", and where they were given.
+    given: BTreeMap<String, RoundId>,
+}
+
+// --- What happened ---------------------------------------------------------------------------
+
+impl History {
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Folds one event.
+    pub fn apply(&mut self, event: &SessionEvent) {
+        if let SessionEvent::PlanAccepted { plan } = event {
+            let id = plan.body.round.clone();
+            self.last.insert(id.task.to_string(), id);
+            self.session = Some(Session::accepted(plan.clone()));
+            return;
+        }
+        let Some(session) = self.session.as_mut().filter(|s| s.id() == event.round()) else {
+            return;
+        };
+        match event {
+            SessionEvent::PlanAccepted { .. } => {}
+            SessionEvent::Committed { commitment, .. } => session.commitment = Some(*commitment),
+            SessionEvent::Listed { root, institutions, .. } => {
+                session.list = Some(*root);
+                session.institutions.clone_from(institutions);
+            }
+            SessionEvent::Sending { round, context } => {
+                session.context = Some(*context);
+                if let Some(key) = once(session.plan()) {
+                    self.given.insert(key, round.clone());
+                }
+            }
+            SessionEvent::Voted { outcome, .. } => session.vote = Some(outcome.clone()),
+            SessionEvent::Revealing { .. } => session.revealing = true,
+            SessionEvent::RoundEnded { .. } | SessionEvent::RoundLeft { .. } => session.over = true,
+        }
+    }
+}
+
+impl SessionEvent {
+    pub fn round(&self) -> &RoundId {
+        match self {
+            Self::PlanAccepted { plan } => &plan.body.round,
+            Self::Committed { round, .. }
+            | Self::Listed { round, .. }
+            | Self::Sending { round, .. }
+            | Self::Voted { round, .. }
+            | Self::Revealing { round, .. }
+            | Self::RoundEnded { round, .. }
+            | Self::RoundLeft { round, .. } => round,
+        }
+    }
+}
+
+/// The key under which a stage may be given only once; none for stages that follow the weights.
+fn once(plan: &Plan) -> Option<String> {
+    plan.stage.once().then(|| format!("{} {}", plan.round.task, plan.stage.label()))
+}
+
+// --- What may happen -------------------------------------------------------------------------
+
+impl History {
+    /// What this institution does about what the coordinator shows.
+    pub fn step(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
+        match &self.session {
+            Some(session) if session.plan.body.round == *view.id() => {
+                if session.plan != view.plan {
+                    return Err(Refusal::Conflict { what: "the plan" });
+                }
+                session.step(view, around)
+            }
+            _ if view.phase == Phase::Ready => self.consider(view, around),
+            // The round went on without this institution.
+            _ => Ok(Step { events: Vec::new(), action: Action::Wait }),
+        }
+    }
+
+    /// A plan that is new: check it, leave what came before, accept.
+    fn consider(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
+        self.check_plan(&view.plan, around)?;
+        let mut events = Vec::new();
+        if let Some(old) = self.session.as_ref().filter(|old| !old.over) {
+            let reason = format!("round {} began", view.id());
+            events.push(SessionEvent::RoundLeft { round: old.id().clone(), reason });
+        }
+        events.push(SessionEvent::PlanAccepted { plan: view.plan.clone() });
+        Ok(Step { events, action: Action::Prepare })
+    }
+
+    fn check_plan(&self, signed: &Signed<Plan>, around: Surroundings<'_>) -> Result<(), Refusal> {
+        let plan = signed
+            .verify(around.roster.coordinator())
+            .map_err(|_| Refusal::NotTheCoordinator)?;
+        if plan.roster != around.roster.digest() {
+            return Err(Refusal::OtherRoster);
+        }
+        around.policy.check(plan).map_err(Refusal::Policy)?;
+        check_form(plan)?;
+        if let Some(last) = self.last.get(plan.round.task.as_str()) {
+            if plan.round <= *last {
+                let (given, last) = (plan.round.clone(), last.clone());
+                return Err(Refusal::Replayed { given, last });
+            }
+        }
+        self.check_retry(plan, around.roster)
+    }
+
+    /// At most one sum over one input: see PROTOCOL, "Crash safety" and "Across rounds".
+    fn check_retry(&self, plan: &Plan, roster: &VerifiedRoster) -> Result<(), Refusal> {
+        let given = once(plan).and_then(|key| self.given.get(&key));
+        let sent = self.session.as_ref().filter(|old| old.sent());
+        match sent {
+            Some(old) if same_round(old.id(), &plan.round) => old.check_abort(plan, roster),
+            _ => match given {
+                Some(round) => Err(Refusal::AlreadyGiven(plan.round.task.to_string(), round.clone())),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The session before, if its input serves the new plan as well: the next attempt at the same
+    /// round, asking for exactly the same.
+    pub fn reusable_input(&self, plan: &Plan) -> Option<&Session> {
+        let old = self.session.as_ref()?;
+        let before = old.plan();
+        let same = same_round(old.id(), &plan.round)
+            && before.stage == plan.stage
+            && before.hyper == plan.hyper
+            && before.encoding == plan.encoding
+            && before.inputs == plan.inputs;
+        (same && old.commitment.is_some()).then_some(old)
+    }
+}
+
+fn same_round(a: &RoundId, b: &RoundId) -> bool {
+    a.task == b.task && a.round == b.round
+}
+
+/// Bounds that hold for every plan, whatever the policy says. Encoding and settings were checked
+/// when they were read.
+fn check_form(plan: &Plan) -> Result<(), Refusal> {
+    let d = &plan.deadlines;
+    let week = 7 * 24 * 3600;
+    if [d.ready, d.share, d.upload, d.vote, d.reveal].iter().any(|s| !(1..=week).contains(s)) {
+        return Err(Refusal::Malformed("a deadline is not between a second and a week"));
+    }
+    Ok(())
+}
+
+impl Session {
+    /// A quorum's ABORT of this attempt lets its input be used once more.
+    fn check_abort(&self, plan: &Plan, roster: &VerifiedRoster) -> Result<(), Refusal> {
+        let missing = || Refusal::NoAbort(self.id().clone());
+        let certificate = plan.aborted.as_ref().ok_or_else(missing)?;
+        let proven = self.verify_certificate(certificate, roster)?;
+        match (proven.outcome(), self.context) {
+            (Outcome::Abort { context }, Some(own)) if *context == own => Ok(()),
+            _ => Err(missing()),
+        }
+    }
+
+    fn verify_certificate(
+        &self,
+        certificate: &collegium_shared::protocol::Certificate,
+        roster: &VerifiedRoster,
+    ) -> Result<QuorumCertificate, BadCertificate> {
+        let keys: BTreeMap<&InstitutionId, &VerifyingKey> =
+            roster.members().iter().map(|m| (&m.institution, &m.identity)).collect();
+        let voter = |who: &InstitutionId| {
+            self.institutions.binary_search(who).ok().and_then(|_| keys.get(who).copied())
+        };
+        certificate.verify(self.institutions.len(), self.plan().cohort.c_max, voter)
+    }
+
+    fn step(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
+        if self.over {
+            return Ok(Step { events: Vec::new(), action: Action::Wait });
+        }
+        if let Some(ending) = &view.ending {
+            let (round, ending) = (self.id().clone(), ending.clone());
+            let events = vec![SessionEvent::RoundEnded { round, ending }];
+            return Ok(Step { events, action: Action::Finish });
+        }
+        let Some(commitment) = self.commitment else {
+            let action = if view.phase == Phase::Ready { Action::Prepare } else { Action::Wait };
+            return Ok(Step { events: Vec::new(), action });
+        };
+        match view.phase {
+            Phase::Ready => Ok(Step { events: Vec::new(), action: Action::Ready }),
+            Phase::Share => self.step_share(view, around, commitment),
+            Phase::Upload => self.step_upload(view, around, commitment),
+            Phase::Vote => self.step_vote(view, around, commitment),
+            Phase::Reveal => self.step_reveal(view, around, commitment),
+            Phase::Open | Phase::Ended => Ok(Step { events: Vec::new(), action: Action::Wait }),
+        }
+    }
+
+    fn step_share(
+        &self,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        commitment: Digest,
+    ) -> Result<Step, Refusal> {
+        let Some((list, events)) = self.pin_list(view, around, commitment)? else {
+            return Ok(Step { events: Vec::new(), action: Action::Wait });
+        };
+        Ok(Step { events, action: Action::Deal { list } })
+    }
+
+    fn step_upload(
+        &self,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        commitment: Digest,
+    ) -> Result<Step, Refusal> {
+        let Some((list, mut events)) = self.pin_list(view, around, commitment)? else {
+            return Ok(Step { events: Vec::new(), action: Action::Wait });
+        };
+        let Some(context) = self.check_headers(view, around, list)? else {
+            return Ok(Step { events, action: Action::Wait });
+        };
+        if self.context.is_none() {
+            events.push(SessionEvent::Sending { round: self.id().clone(), context });
+        }
+        Ok(Step { events, action: Action::Upload { context } })
+    }
+
+    fn step_vote(
+        &self,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        commitment: Digest,
+    ) -> Result<Step, Refusal> {
+        let Some((list, mut events)) = self.pin_list(view, around, commitment)? else {
+            return Ok(Step { events: Vec::new(), action: Action::Wait });
+        };
+        let Some(context) = self.check_headers(view, around, list)? else {
+            return Ok(Step { events, action: Action::Wait });
+        };
+        let outcome = view.proposal.clone().ok_or(Refusal::Incomplete)?;
+        self.check_outcome(&outcome, view, around, context)?;
+        match &self.vote {
+            Some(vote) if *vote != outcome => return Err(Refusal::Conflict { what: "the proposal" }),
+            Some(_) => {}
+            None => {
+                let (round, outcome) = (self.id().clone(), outcome.clone());
+                events.push(SessionEvent::Voted { round, outcome });
+            }
+        }
+        Ok(Step { events, action: Action::Vote { outcome } })
+    }
+
+    fn step_reveal(
+        &self,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        commitment: Digest,
+    ) -> Result<Step, Refusal> {
+        // The pins below are only compared here: a round that reached its last phase without
+        // this institution having seen the list before is not one to reveal in.
+        let (Some(_), Some((list, mut events))) =
+            (self.list, self.pin_list(view, around, commitment)?)
+        else {
+            return Ok(Step { events: Vec::new(), action: Action::Wait });
+        };
+        let Some(context) = self.check_headers(view, around, list)? else {
+            return Ok(Step { events, action: Action::Wait });
+        };
+        let certificate = view.certificate.as_ref().ok_or(Refusal::Incomplete)?;
+        let certificate = self.verify_certificate(certificate, around.roster)?;
+        let outcome = certificate.outcome();
+        if self.vote.as_ref().is_some_and(|vote| vote != outcome) {
+            return Err(Refusal::Conflict { what: "the certified outcome" });
+        }
+        let Outcome::Survivors { .. } = outcome else {
+            return Err(Refusal::BadProposal);
+        };
+        self.check_outcome(outcome, view, around, context)?;
+        if !self.revealing {
+            events.push(SessionEvent::Revealing { round: self.id().clone(), context });
+        }
+        Ok(Step { events, action: Action::Reveal { certificate, context } })
+    }
+}
+
+// --- The checks ------------------------------------------------------------------------------
+
+impl Session {
+    /// Checks L and pins its root. None if this institution is not on it.
+    fn pin_list(
+        &self,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        commitment: Digest,
+    ) -> Result<Option<(Digest, Vec<SessionEvent>)>, Refusal> {
+        if view.list.is_empty() {
+            return Err(Refusal::Incomplete);
+        }
+        let root = statements_root(&view.list);
+        if let Some(pinned) = self.list {
+            let conflict = Refusal::Conflict { what: "the list" };
+            return if pinned == root { Ok(Some((root, Vec::new()))) } else { Err(conflict) };
+        }
+        let Some(own) = view.list.iter().find(|r| r.body.institution == *around.own) else {
+            return Ok(None);
+        };
+        if own.body.commitment != commitment {
+            return Err(Refusal::OwnEntryChanged);
+        }
+        self.check_list(view, around)?;
+        let institutions = view.list.iter().map(|r| r.body.institution.clone()).collect();
+        let round = self.id().clone();
+        Ok(Some((root, vec![SessionEvent::Listed { round, root, institutions }])))
+    }
+
+    fn check_list(&self, view: &RoundView, around: Surroundings<'_>) -> Result<(), Refusal> {
+        let plan_digest = self.plan.digest();
+        let (given, n_max) = (view.list.len(), self.plan().encoding.n_max() as usize);
+        let ordered = view.list.windows(2).all(|p| p[0].body.institution < p[1].body.institution);
+        if !ordered || given > n_max || view.list.iter().any(|r| r.body.plan != plan_digest) {
+            return Err(Refusal::BadList);
+        }
+        let needed = self.plan().cohort.n_min().max(usize::from(around.policy.n_min));
+        if given < needed {
+            return Err(Refusal::SmallCohort { given, needed });
+        }
+        for ready in &view.list {
+            let who = &ready.body.institution;
+            let member = around.roster.member(who, around.now);
+            let known = member.is_some_and(|m| ready.verify(&m.identity).is_ok());
+            if !known {
+                return Err(Refusal::BadMember(who.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks L1 against the pinned list and gives ctx. None if this institution dealt nothing.
+    fn check_headers(
+        &self,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        list: Digest,
+    ) -> Result<Option<Digest>, Refusal> {
+        let headers = || view.headers.iter().map(|(header, _)| header);
+        let context = secagg::round_context(&self.plan.digest(), &list, &statements_root(headers()));
+        if let Some(pinned) = self.context {
+            let conflict = Refusal::Conflict { what: "the set of dealers" };
+            return if pinned == context { Ok(Some(context)) } else { Err(conflict) };
+        }
+        if !headers().any(|h| h.body.institution == *around.own) {
+            return Ok(None);
+        }
+        let n = view.list.len();
+        let quorum = secagg::quorum(n, usize::from(self.plan().cohort.c_max));
+        let (given, needed) = (view.headers.len(), quorum.max(self.plan().cohort.least()));
+        if given < needed {
+            return Err(Refusal::SmallCohort { given, needed });
+        }
+        let ordered = view
+            .headers
+            .windows(2)
+            .all(|p| p[0].0.body.institution < p[1].0.body.institution);
+        let right = |header: &Signed<collegium_shared::protocol::ShareHeader>| {
+            let member = around.roster.member(&header.body.institution, around.now);
+            let listed = view.list.iter().any(|r| r.body.institution == header.body.institution);
+            listed
+                && header.body.list == list
+                && header.body.plan == self.plan.digest()
+                && member.is_some_and(|m| header.verify(&m.identity).is_ok())
+        };
+        if ordered && headers().all(right) {
+            Ok(Some(context))
+        } else {
+            Err(Refusal::BadHeaders)
+        }
+    }
+
+    /// Checks what is to be voted on, or what was voted for.
+    fn check_outcome(
+        &self,
+        outcome: &Outcome,
+        view: &RoundView,
+        around: Surroundings<'_>,
+        context: Digest,
+    ) -> Result<(), Refusal> {
+        if outcome.context() != context {
+            return Err(Refusal::Conflict { what: "the context of the proposal" });
+        }
+        let Outcome::Survivors { survivors, uploads, .. } = outcome else {
+            return Ok(());
+        };
+        let cohort = self.plan().cohort;
+        let c_max = cohort.c_max.max(around.policy.c_max);
+        let min_honest = cohort.min_honest.max(around.policy.min_honest);
+        let count = survivors.count();
+        if count < usize::from(c_max) + usize::from(min_honest) {
+            return Err(Refusal::TooFewHonest { survivors: count, c_max, min_honest });
+        }
+        let named: Vec<&InstitutionId> = view
+            .list
+            .iter()
+            .zip(0u16..)
+            .filter(|(_, position)| survivors.contains(*position))
+            .map(|(ready, _)| &ready.body.institution)
+            .collect();
+        let uploaded = view.uploads.iter().map(|u| &u.body.institution);
+        let dealt = |who: &&InstitutionId| {
+            view.headers.iter().any(|(h, _)| h.body.institution == **who)
+        };
+        let fits = survivors.len() == view.list.len()
+            && named.len() == count
+            && uploaded.eq(named.iter().copied())
+            && named.iter().all(dealt)
+            && statements_root(&view.uploads) == *uploads
+            && view.uploads.iter().all(|u| u.body.context == context);
+        let signed = |u: &Signed<collegium_shared::protocol::UploadHeader>| {
+            let member = around.roster.member(&u.body.institution, around.now);
+            member.is_some_and(|m| u.verify(&m.identity).is_ok())
+        };
+        if fits && view.uploads.iter().all(signed) { Ok(()) } else { Err(Refusal::BadProposal) }
+    }
+}
+
+/// The list as the secure aggregation's roles want it.
+pub fn members(view: &RoundView) -> Vec<Member> {
+    view.list
+        .iter()
+        .zip(0u16..)
+        .map(|(ready, index)| Member {
+            index,
+            mask_key: ready.body.mask_key,
+            share_key: ready.body.share_key,
+            self_commitment: ready.body.self_commitment,
+        })
+        .collect()
+}

@@ -1,0 +1,239 @@
+//! Everything that the coordinator knows, as a fold over its journal: who was invited and enrolled,
+//! the signed documents, the tasks and the open round. Replaying the same events gives the same
+//! state, bit for bit (`digest`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use collegium_shared::{
+    clock::Timestamp,
+    crypto::{Digest, VerifyingKey},
+    ids::{InstitutionId, RoundId},
+    protocol::{Cohort, Metrics, Phase},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    round::{Round, RoundEvent},
+    task::{Candidate, Release, Task, TaskEnding, TaskSpec},
+};
+
+/// A leaf of the network's audit log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Event {
+    Network(NetworkEvent),
+    Round(RoundEvent),
+}
+
+/// What happened outside of rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum NetworkEvent {
+    /// An operator made a one-off token; only its hash is kept.
+    Invited {
+        institution: InstitutionId,
+        legal_entity: String,
+        token_sha256: Digest,
+        expires_at: Timestamp,
+    },
+    /// The token was spent for a certificate over `tls_key`.
+    Enrolled {
+        institution: InstitutionId,
+        identity: VerifyingKey,
+        tls_key: Digest,
+        token_sha256: Digest,
+        certificate_expires_at: Timestamp,
+    },
+    /// A token was shown that is unknown, expired, spent or for another institution.
+    EnrolmentRefused { institution: InstitutionId, reason: String },
+    /// The consortium's roster became the current one; the document is a blob.
+    RosterImported { document: Digest, roster: Digest, version: u64, members: usize },
+    /// The consortium's registry became the current one; the document is a blob.
+    RegistryImported {
+        document: Digest,
+        registry: Digest,
+        version: u64,
+        competencies: usize,
+        items: usize,
+    },
+    TaskStarted { spec: TaskSpec, cohort: Cohort, registry: Digest },
+    /// The public start, or the model after an optimiser step.
+    ModelStepped { candidate: Candidate },
+    /// The public start was evaluated on held-out learners.
+    StartEvaluated { metrics: Metrics },
+    /// A model was evaluated and released; the manifest is a blob.
+    ModelReleased { release: Release },
+    TaskEnded { ending: TaskEnding },
+    /// A member sent different bytes for a phase that it had answered: both are now in the log.
+    Equivocated { institution: InstitutionId, round: RoundId, phase: Phase, statement: Value },
+}
+
+/// A token that was handed out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Invitation {
+    pub institution: InstitutionId,
+    pub legal_entity: String,
+    pub expires_at: Timestamp,
+    pub spent: bool,
+}
+
+/// An institution that has a certificate. Only the roster makes it a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Enrolled {
+    pub legal_entity: String,
+    pub identity: VerifyingKey,
+    /// SHA-256 of the public key in its certificate.
+    pub tls_key: Digest,
+    pub certificate_expires_at: Timestamp,
+}
+
+/// A signed document that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// The blob that holds it.
+    pub document: Digest,
+    /// The digest by which plans name it.
+    pub digest: Digest,
+    pub version: u64,
+}
+
+/// The state of the network.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    invitations: BTreeMap<Digest, Invitation>,
+    institutions: BTreeMap<InstitutionId, Enrolled>,
+    roster: Option<InForce>,
+    registry: Option<InForce>,
+    tasks: Vec<Task>,
+    round: Option<Round>,
+    /// Manifest of the newest released model of all tasks.
+    release: Option<Digest>,
+    equivocations: BTreeSet<(InstitutionId, RoundId, Phase)>,
+}
+
+impl Network {
+    /// Folds one event.
+    pub fn apply(&mut self, event: &Event, at: Timestamp) {
+        match event {
+            Event::Network(event) => self.apply_network(event, at),
+            Event::Round(RoundEvent::Planned { plan, expected }) => {
+                self.round = Some(Round::planned(plan.clone(), expected.clone(), at));
+            }
+            Event::Round(event) => self.apply_round(event, at),
+        }
+    }
+
+    fn apply_round(&mut self, event: &RoundEvent, at: Timestamp) {
+        let Some(round) = self.round.as_mut() else { return };
+        let before = round.phase();
+        round.apply(event, at);
+        if let (RoundEvent::Ended { ending }, Some(task)) = (event, self.tasks.last_mut()) {
+            task.round_ended(round, before, ending);
+        }
+    }
+
+    fn apply_network(&mut self, event: &NetworkEvent, at: Timestamp) {
+        match event.clone() {
+            NetworkEvent::Invited { institution, legal_entity, token_sha256, expires_at } => {
+                let invitation = Invitation { institution, legal_entity, expires_at, spent: false };
+                self.invitations.insert(token_sha256, invitation);
+            }
+            NetworkEvent::Enrolled {
+                institution,
+                identity,
+                tls_key,
+                token_sha256,
+                certificate_expires_at,
+            } => {
+                let Some(invitation) = self.invitations.get_mut(&token_sha256) else { return };
+                invitation.spent = true;
+                let legal_entity = invitation.legal_entity.clone();
+                let enrolled = Enrolled { legal_entity, identity, tls_key, certificate_expires_at };
+                self.institutions.insert(institution, enrolled);
+            }
+            NetworkEvent::RosterImported { document, roster, version, .. } => {
+                self.roster = Some(InForce { document, digest: roster, version });
+            }
+            NetworkEvent::RegistryImported { document, registry, version, .. } => {
+                self.registry = Some(InForce { document, digest: registry, version });
+            }
+            NetworkEvent::TaskStarted { spec, cohort, registry } => {
+                self.tasks.push(Task::started(spec, cohort, registry, at));
+            }
+            NetworkEvent::Equivocated { institution, round, phase, .. } => {
+                self.equivocations.insert((institution, round, phase));
+            }
+            NetworkEvent::EnrolmentRefused { .. } => {}
+            task_event => self.apply_task(task_event),
+        }
+    }
+
+    fn apply_task(&mut self, event: NetworkEvent) {
+        let Some(task) = self.tasks.last_mut() else { return };
+        match event {
+            NetworkEvent::ModelStepped { candidate } => task.stepped(candidate),
+            NetworkEvent::StartEvaluated { metrics } => task.evaluated_start(metrics),
+            NetworkEvent::ModelReleased { release } => {
+                self.release = Some(release.manifest);
+                task.released(release);
+            }
+            NetworkEvent::TaskEnded { ending } => task.ended(ending),
+            _ => {}
+        }
+    }
+
+    /// SHA-256 over the whole state: equal for two machines that saw the same events.
+    pub fn digest(&self) -> Result<Digest, serde_json::Error> {
+        Ok(Digest::of_parts("collegium/v1/network-state", &[&serde_json::to_vec(self)?]))
+    }
+
+    pub fn invitation(&self, token_sha256: &Digest) -> Option<&Invitation> {
+        self.invitations.get(token_sha256)
+    }
+
+    pub fn institutions(&self) -> &BTreeMap<InstitutionId, Enrolled> {
+        &self.institutions
+    }
+
+    pub fn roster(&self) -> Option<InForce> {
+        self.roster
+    }
+
+    pub fn registry(&self) -> Option<InForce> {
+        self.registry
+    }
+
+    /// The newest task, under way or over.
+    pub fn task(&self) -> Option<&Task> {
+        self.tasks.last()
+    }
+
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// The newest round, open or ended.
+    pub fn round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// The round that is not over.
+    pub fn open_round(&self) -> Option<&Round> {
+        self.round.as_ref().filter(|r| r.phase() != Phase::Ended)
+    }
+
+    pub fn release(&self) -> Option<Digest> {
+        self.release
+    }
+
+    /// Whether this misbehaviour is in the log already, so that nobody can fill it.
+    pub fn knows_equivocation(
+        &self,
+        institution: &InstitutionId,
+        round: &RoundId,
+        phase: Phase,
+    ) -> bool {
+        self.equivocations.contains(&(institution.clone(), round.clone(), phase))
+    }
+}

@@ -1,0 +1,339 @@
+//! A training task as a fold over events: which secure sum comes next, what its result leads to,
+//! when the task is over. Pure; the numbers themselves are blobs that `aggregate` computes with.
+
+use std::collections::BTreeSet;
+
+use collegium_shared::{
+    architecture::{Architecture, Hyper, Stage},
+    clock::Timestamp,
+    crypto::Digest,
+    ids::{InstitutionId, RoundId, TaskId},
+    protocol::{Certificate, Cohort, Deadlines, Ending, Inputs, Metrics, Phase},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::round::Round;
+
+/// How many rounds in a row may end without a sum before the task is given up. Rounds for which too
+/// few institutions were there do not count: the task waits for them.
+const MAX_FAILURES: u32 = 5;
+
+/// What an operator asks for: the content of a task file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    pub task: TaskId,
+    pub architecture: Architecture,
+    /// Optimiser steps, each one secure sum.
+    #[serde(default = "default_rounds")]
+    pub rounds: u32,
+    #[serde(default)]
+    pub hyper: Hyper,
+    /// How many may collude and how many must be honest; proposed from the roster if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cohort: Option<Cohort>,
+    #[serde(default)]
+    pub deadlines: Deadlines,
+}
+
+fn default_rounds() -> u32 {
+    30
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "snake_case")]
+pub enum TaskEnding {
+    Completed,
+    Failed { reason: String },
+}
+
+/// The round that made something, for the lineage of models.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub round: RoundId,
+    pub plan: Digest,
+    pub roster: Digest,
+    pub uploads: Vec<Digest>,
+}
+
+/// An opened sum that something has to be computed from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    pub stage: Stage,
+    pub sum: Digest,
+    pub made: Made,
+}
+
+/// The model that the next sum starts from, and evaluates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Optimiser steps behind it; 0 is the public start.
+    pub step: u32,
+    pub weights: Digest,
+    /// Where local training starts: the weights, or Nesterov's point beyond them.
+    pub start: Digest,
+    pub layout: Digest,
+    /// None for the public start, which nobody's data made.
+    pub made: Option<Made>,
+}
+
+/// A released model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    pub version: u32,
+    pub manifest: Digest,
+    pub metrics: Metrics,
+}
+
+/// A task under way, or over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    spec: TaskSpec,
+    cohort: Cohort,
+    registry: Digest,
+    started_at: Timestamp,
+    inputs: Inputs,
+    candidate: Option<Candidate>,
+    /// What the sum of the last round still has to be turned into.
+    opened: Option<Opened>,
+    releases: Vec<Release>,
+    /// Metrics of the public start.
+    baseline: Option<Metrics>,
+    round: u32,
+    attempt: u32,
+    /// The quorum's ABORT of the attempt before.
+    aborted: Option<Certificate>,
+    failures: u32,
+    rounds_completed: u32,
+    rounds_failed: u32,
+    excluded: BTreeSet<InstitutionId>,
+    ending: Option<TaskEnding>,
+}
+
+// --- What happened ---------------------------------------------------------------------------
+
+impl Task {
+    pub fn started(spec: TaskSpec, cohort: Cohort, registry: Digest, at: Timestamp) -> Self {
+        Self {
+            spec,
+            cohort,
+            registry,
+            started_at: at,
+            inputs: Inputs::default(),
+            candidate: None,
+            opened: None,
+            releases: Vec::new(),
+            baseline: None,
+            round: 0,
+            attempt: 0,
+            aborted: None,
+            failures: 0,
+            rounds_completed: 0,
+            rounds_failed: 0,
+            excluded: BTreeSet::new(),
+            ending: None,
+        }
+    }
+
+    /// A round of this task ended; `before` is the phase in which it did.
+    pub fn round_ended(&mut self, round: &Round, before: Phase, ending: &Ending) {
+        match ending {
+            Ending::Released { sum } => {
+                self.take_sum(round, *sum);
+                self.rounds_completed += 1;
+                self.failures = 0;
+                self.next_round();
+            }
+            Ending::Aborted => {
+                self.count_failure();
+                self.aborted = round.certificate();
+                self.attempt += 1;
+            }
+            Ending::Failed { dealer } => {
+                self.count_failure();
+                self.excluded.insert(dealer.clone());
+                self.next_round();
+            }
+            Ending::Abandoned { .. } if before == Phase::Ready => {
+                self.rounds_failed += 1;
+                self.attempt += 1;
+            }
+            Ending::Abandoned { .. } => {
+                self.count_failure();
+                // Inputs that may have been sent are not used again without a quorum's ABORT.
+                if round.context().is_some() {
+                    self.next_round();
+                } else {
+                    self.attempt += 1;
+                }
+            }
+        }
+    }
+
+    fn next_round(&mut self) {
+        self.round += 1;
+        self.attempt = 0;
+        self.aborted = None;
+    }
+
+    fn count_failure(&mut self) {
+        self.failures += 1;
+        self.rounds_failed += 1;
+    }
+
+    fn take_sum(&mut self, round: &Round, sum: Digest) {
+        let plan = round.plan();
+        match plan.stage {
+            Stage::Support => self.inputs.support = Some(sum),
+            Stage::Statistics => self.inputs.statistics = Some(sum),
+            Stage::Totals => self.inputs.totals = Some(sum),
+            Stage::Train { .. } | Stage::Evaluate => {
+                let made = Made {
+                    round: plan.round.clone(),
+                    plan: round.plan_digest(),
+                    roster: plan.roster,
+                    uploads: round.uploads().values().map(|u| u.body.upload).collect(),
+                };
+                self.opened = Some(Opened { stage: plan.stage.clone(), sum, made });
+            }
+        }
+    }
+
+    pub fn stepped(&mut self, candidate: Candidate) {
+        self.opened = None;
+        self.candidate = Some(candidate);
+    }
+
+    pub fn evaluated_start(&mut self, metrics: Metrics) {
+        self.baseline = Some(metrics);
+    }
+
+    pub fn released(&mut self, release: Release) {
+        self.releases.push(release);
+    }
+
+    pub fn ended(&mut self, ending: TaskEnding) {
+        self.opened = None;
+        self.ending = Some(ending);
+    }
+}
+
+// --- What comes next -------------------------------------------------------------------------
+
+/// What the task needs from its owner.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Make the public start from the shared competencies.
+    Initialise,
+    /// Turn an opened sum into metrics, a release and the next candidate.
+    Digest(Box<Opened>),
+    /// Begin a round for this stage.
+    Round(Stage),
+    /// End the task.
+    End(TaskEnding),
+}
+
+impl Task {
+    /// What to do while no round is open; none when the task is over.
+    pub fn next(&self) -> Option<Next> {
+        if self.ending.is_some() {
+            return None;
+        }
+        if self.failures >= MAX_FAILURES {
+            let reason = format!("{MAX_FAILURES} rounds in a row ended without a sum");
+            return Some(Next::End(TaskEnding::Failed { reason }));
+        }
+        if let Some(opened) = &self.opened {
+            return Some(Next::Digest(Box::new(opened.clone())));
+        }
+        Some(match (&self.inputs, &self.candidate) {
+            (Inputs { support: None, .. }, _) => Next::Round(Stage::Support),
+            (Inputs { statistics: None, .. }, _) => Next::Round(Stage::Statistics),
+            (Inputs { totals: None, .. }, _) => Next::Round(Stage::Totals),
+            (_, None) => Next::Initialise,
+            (_, Some(c)) if c.step < self.spec.rounds => {
+                Next::Round(Stage::Train { step: c.step + 1 })
+            }
+            (_, Some(c)) if self.evaluated(c.step) => Next::End(TaskEnding::Completed),
+            _ => Next::Round(Stage::Evaluate),
+        })
+    }
+
+    /// Whether the metrics of the candidate after `step` are known.
+    pub fn evaluated(&self, step: u32) -> bool {
+        if step == 0 {
+            self.baseline.is_some()
+        } else {
+            self.releases.iter().any(|r| r.version == step)
+        }
+    }
+
+    /// The blobs that a round for `stage` starts from.
+    pub fn inputs(&self, stage: &Stage) -> Inputs {
+        let mut inputs = self.inputs.clone();
+        if let Some(candidate) = &self.candidate {
+            inputs.candidate = Some(candidate.weights);
+            inputs.start = matches!(stage, Stage::Train { .. }).then_some(candidate.start);
+        }
+        inputs
+    }
+}
+
+// --- What is ---------------------------------------------------------------------------------
+
+impl Task {
+    pub fn spec(&self) -> &TaskSpec {
+        &self.spec
+    }
+
+    pub fn cohort(&self) -> Cohort {
+        self.cohort
+    }
+
+    pub fn registry(&self) -> Digest {
+        self.registry
+    }
+
+    pub fn candidate(&self) -> Option<&Candidate> {
+        self.candidate.as_ref()
+    }
+
+    pub fn support(&self) -> Option<Digest> {
+        self.inputs.support
+    }
+
+    pub fn statistics(&self) -> Option<Digest> {
+        self.inputs.statistics
+    }
+
+    pub fn releases(&self) -> &[Release] {
+        &self.releases
+    }
+
+    pub fn baseline(&self) -> Option<&Metrics> {
+        self.baseline.as_ref()
+    }
+
+    pub fn excluded(&self) -> &BTreeSet<InstitutionId> {
+        &self.excluded
+    }
+
+    pub fn ending(&self) -> Option<&TaskEnding> {
+        self.ending.as_ref()
+    }
+
+    /// Rounds that gave a sum, and rounds that ended without one.
+    pub fn rounds(&self) -> (u32, u32) {
+        (self.rounds_completed, self.rounds_failed)
+    }
+
+    /// The name of the round that would be planned now.
+    pub fn round_id(&self) -> RoundId {
+        RoundId { task: self.spec.task.clone(), round: self.round, attempt: self.attempt }
+    }
+
+    pub fn aborted(&self) -> Option<&Certificate> {
+        self.aborted.as_ref()
+    }
+}

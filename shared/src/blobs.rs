@@ -1,0 +1,243 @@
+//! Large things named by their SHA-256: models, masked uploads, reports. Owns one flat directory
+//! of files that never change; knows nothing of what they hold or who may read them. One process
+//! writes (the owner of the journal beside it); any number may read.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use crate::{
+    crypto::{Digest, Hasher},
+    durable::{self, Unfinished},
+};
+
+/// Why a blob could not be stored or read.
+#[derive(Debug, Error)]
+pub enum BlobError {
+    #[error(
+        "blob {0} is not in the store; restore it from a backup or fetch it again from the sender"
+    )]
+    Missing(Digest),
+    #[error(
+        "blob {expected} is damaged: its content hashes to {found}; remove {path} and fetch it again or restore it from a backup"
+    )]
+    Damaged { expected: Digest, found: Digest, path: PathBuf },
+    #[error("the content hashes to {found}, but {expected} was announced; send it again")]
+    Unexpected { expected: Digest, found: Digest },
+    #[error("blob of more than {limit} bytes; the limit here is {limit}")]
+    TooLarge { limit: u64 },
+    #[error("{path}: {source}; check the disk's space and the directory's permissions")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> BlobError {
+    move |source| BlobError::Io { path: path.to_owned(), source }
+}
+
+/// A content-addressed store in one directory (mode 0700, files 0600).
+#[derive(Clone)]
+pub struct Blobs {
+    dir: PathBuf,
+}
+
+impl Blobs {
+    /// Opens or creates the store and removes what a crash left unfinished.
+    pub fn open(dir: &Path) -> Result<Self, BlobError> {
+        durable::create_dir(dir).map_err(at(dir))?;
+        durable::remove_unfinished(dir).map_err(at(dir))?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Stores `bytes`; durable when this returns. Storing the same bytes again does no work.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, BlobError> {
+        let digest = Digest::of(bytes);
+        // A present but damaged blob is replaced: putting is how it is healed.
+        if self.read(&digest, bytes.len() as u64).is_ok() {
+            return Ok(digest);
+        }
+        let path = self.path(&digest);
+        durable::write(&path, bytes).map_err(at(&path))?;
+        Ok(digest)
+    }
+
+    /// Starts a blob of at most `limit` bytes that arrives in pieces.
+    pub fn writer(&self, limit: u64) -> Result<Writer, BlobError> {
+        let file = Unfinished::create(&self.dir).map_err(at(&self.dir))?;
+        Ok(Writer { blobs: self.clone(), file, hasher: Hasher::new(), length: 0, limit })
+    }
+
+    /// The blob's file, at its start, and its length in bytes. The content is not checked here:
+    /// a reader that streams it checks the hash at the end.
+    pub fn open_blob(&self, digest: &Digest) -> Result<(File, u64), BlobError> {
+        let path = self.path(digest);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::Missing(*digest));
+            }
+            other => other.map_err(at(&path))?,
+        };
+        let length = file.metadata().map_err(at(&path))?.len();
+        Ok((file, length))
+    }
+
+    /// The whole blob, its hash checked, if it has at most `limit` bytes.
+    pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, BlobError> {
+        let (file, length) = self.open_blob(digest)?;
+        if length > limit {
+            return Err(BlobError::TooLarge { limit });
+        }
+        let path = self.path(digest);
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        file.take(length).read_to_end(&mut bytes).map_err(at(&path))?;
+        match Digest::of(&bytes) {
+            found if found == *digest => Ok(bytes),
+            found => Err(BlobError::Damaged { expected: *digest, found, path }),
+        }
+    }
+
+    /// Whether a blob of this name is here (its content is not checked).
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Removes a blob for good; false if there was none.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other.map_err(at(&path))?,
+        }
+        durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
+        Ok(true)
+    }
+
+    /// The names of all blobs here, in no order.
+    pub fn digests(&self) -> Result<Vec<Digest>, BlobError> {
+        let mut digests = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
+            let name = entry.map_err(at(&self.dir))?.file_name();
+            digests.extend(name.to_str().and_then(|name| name.parse::<Digest>().ok()));
+        }
+        Ok(digests)
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.to_string())
+    }
+}
+
+/// A blob that arrives in pieces. Dropped before [`Writer::finish`], it leaves nothing behind.
+pub struct Writer {
+    blobs: Blobs,
+    file: Unfinished,
+    hasher: Hasher,
+    length: u64,
+    limit: u64,
+}
+
+impl Writer {
+    /// Appends a piece; refused, with nothing written, if the blob would grow past its limit.
+    pub fn append(&mut self, piece: &[u8]) -> Result<(), BlobError> {
+        let length = self.length.saturating_add(piece.len() as u64);
+        if length > self.limit {
+            return Err(BlobError::TooLarge { limit: self.limit });
+        }
+        self.file.write_all(piece).map_err(at(&self.blobs.dir))?;
+        self.hasher.update(piece);
+        self.length = length;
+        Ok(())
+    }
+
+    /// Bytes so far: where a resumed transfer goes on.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Stores the blob under its digest, durably; refused if the sender announced another.
+    pub fn finish(self, expected: Option<Digest>) -> Result<Digest, BlobError> {
+        let found = self.hasher.finish();
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(BlobError::Unexpected { expected, found });
+        }
+        let path = self.blobs.path(&found);
+        self.file.persist(&path).map_err(at(&path))?;
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Blobs) {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&dir.path().join("blobs")).unwrap();
+        (dir, blobs)
+    }
+
+    #[test]
+    fn what_is_put_is_read_and_removed() {
+        let (_dir, blobs) = store();
+        let digest = blobs.put(b"model").unwrap();
+        assert_eq!(digest, Digest::of(b"model"));
+        assert_eq!(blobs.put(b"model").unwrap(), digest);
+        assert_eq!(blobs.read(&digest, 5).unwrap(), b"model");
+        assert!(matches!(blobs.read(&digest, 4), Err(BlobError::TooLarge { limit: 4 })));
+        assert_eq!(blobs.open_blob(&digest).unwrap().1, 5);
+        assert_eq!(blobs.digests().unwrap(), [digest]);
+        assert!(blobs.contains(&digest));
+        assert!(blobs.remove(&digest).unwrap());
+        assert!(!blobs.remove(&digest).unwrap());
+        let missing = blobs.read(&digest, 5).unwrap_err();
+        assert!(missing.to_string().contains(&digest.to_string()));
+    }
+
+    #[test]
+    fn pieces_give_the_same_blob_within_the_limit() {
+        let (_dir, blobs) = store();
+        let mut writer = blobs.writer(5).unwrap();
+        writer.append(b"mo").unwrap();
+        writer.append(b"del").unwrap();
+        assert!(matches!(writer.append(b"s"), Err(BlobError::TooLarge { .. })));
+        assert_eq!(writer.length(), 5);
+        let digest = writer.finish(Some(Digest::of(b"model"))).unwrap();
+        assert_eq!(blobs.read(&digest, 5).unwrap(), b"model");
+    }
+
+    #[test]
+    fn an_unfinished_or_unexpected_blob_leaves_nothing() {
+        let (_dir, blobs) = store();
+        let mut writer = blobs.writer(10).unwrap();
+        writer.append(b"x").unwrap();
+        let refused = writer.finish(Some(Digest::of(b"y")));
+        assert!(matches!(refused, Err(BlobError::Unexpected { .. })));
+        std::mem::forget(blobs.writer(10).unwrap());
+        let again = Blobs::open(&blobs.dir).unwrap();
+        assert_eq!(fs::read_dir(&again.dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn damage_is_named_and_healed_by_putting_again() {
+        let (_dir, blobs) = store();
+        let digest = blobs.put(b"model").unwrap();
+        fs::write(blobs.path(&digest), b"mo_el").unwrap();
+        assert!(matches!(blobs.read(&digest, 9), Err(BlobError::Damaged { .. })));
+        blobs.put(b"model").unwrap();
+        assert_eq!(blobs.read(&digest, 9).unwrap(), b"model");
+    }
+
+    #[test]
+    fn only_the_owner_may_read() {
+        let (_dir, blobs) = store();
+        let digest = blobs.put(b"model").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&blobs.dir), 0o700);
+        assert_eq!(mode(&blobs.path(&digest)), 0o600);
+    }
+}

@@ -1,0 +1,381 @@
+//! Reading and checking a journal: what both the daemon at its start and the auditor at any time
+//! do. Never writes, takes no lock, and reads a journal that grows meanwhile.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{
+    checkpoint::{BadCheckpoint, Checkpoint, MAX_NOTE},
+    frames::{Broken, Frame, Frames, Kind, seal_within},
+    tree::{BUNDLE, Ranges, Tree, index},
+};
+use crate::crypto::{Digest, VerifyingKey};
+
+/// The journal's file.
+pub(super) const LOG: &str = "journal.log";
+/// A copy of the newest seal: the checkpoint that others see.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+
+const RESTORE: &str =
+    "keep this directory as evidence, restore it from a backup, then run: audit verify";
+
+/// The first thing found wrong in a journal.
+#[derive(Debug, Error)]
+pub enum Finding {
+    #[error("entry {index} at byte {offset} of journal.log {reason}; {RESTORE}")]
+    Entry { index: u64, offset: u64, reason: &'static str },
+    #[error("the seal after {size} entries, at byte {offset} of journal.log, {reason}; {RESTORE}")]
+    Seal { size: u64, offset: u64, reason: &'static str },
+    #[error(
+        "journal.log is truncated: it holds {entries} sealed entries (sound up to byte {offset}), but the signed checkpoint says {checkpoint}; {RESTORE}"
+    )]
+    Truncated { entries: u64, checkpoint: u64, offset: u64 },
+    #[error(
+        "the Merkle tree of the first {size} entries has the root {computed}, but {signed} was signed; {RESTORE}"
+    )]
+    Root { size: u64, computed: Digest, signed: Digest },
+    #[error("the checkpoint in {place} {reason}; {RESTORE}")]
+    Checkpoint { place: PathBuf, reason: BadCheckpoint },
+    #[error(
+        "{0} is missing or empty; start the daemon once if this follows a power cut, otherwise {RESTORE}"
+    )]
+    NoCheckpoint(PathBuf),
+    #[error("{0} is not what the entries give; remove the directory tlog and publish it again")]
+    Tile(PathBuf),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+pub(super) fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Finding {
+    let path = path.into();
+    move |source| Finding::Io { path, source }
+}
+
+/// The sealed entries of a journal, checked, and where each lies.
+pub struct History {
+    pub(super) log: File,
+    path: PathBuf,
+    pub(super) tree: Tree,
+    /// The byte at which each bundle of 256 entries starts.
+    bundles: Vec<u64>,
+    /// Bytes up to the end of the last seal.
+    pub(super) sealed_bytes: u64,
+    /// Bytes in the file when it was read.
+    pub(super) file_bytes: u64,
+    /// The last seal: a signed note.
+    pub(super) note: String,
+}
+
+impl History {
+    /// Reads and checks everything in `dir`: frames, seals, tree, the last seal's signature and
+    /// the checkpoint. Entries after the last seal, never acknowledged, are left out.
+    pub fn read(dir: &Path, key: &VerifyingKey) -> Result<Self, Finding> {
+        // First the checkpoint, then the log, which may have grown since but not shrunk.
+        let checkpoint = read_checkpoint(&dir.join(CHECKPOINT), key)?;
+        Self::check(dir, key, checkpoint.as_ref())
+    }
+
+    /// Like [`History::read`], but a journal without a checkpoint is a finding: to the daemon a
+    /// trace of a power cut, which it repairs; to an auditor a missing piece of evidence.
+    pub fn audit(dir: &Path, key: &VerifyingKey) -> Result<Self, Finding> {
+        let path = dir.join(CHECKPOINT);
+        match read_checkpoint(&path, key)? {
+            Some(checkpoint) => Self::check(dir, key, Some(&checkpoint)),
+            None => Err(Finding::NoCheckpoint(path)),
+        }
+    }
+
+    fn check(
+        dir: &Path,
+        key: &VerifyingKey,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Self, Finding> {
+        let path = dir.join(LOG);
+        let log = File::open(&path).map_err(at(&path))?;
+        let file_bytes = log.metadata().map_err(at(&path))?.len();
+        let history = Self {
+            log,
+            path,
+            tree: Tree::default(),
+            bundles: Vec::new(),
+            sealed_bytes: 0,
+            file_bytes,
+            note: String::new(),
+        };
+        let history = history.scan(checkpoint)?;
+        if let Some(signed) = checkpoint.filter(|signed| signed.size > history.size()) {
+            return Err(Finding::Truncated {
+                entries: history.size(),
+                checkpoint: signed.size,
+                offset: history.sealed_bytes,
+            });
+        }
+        if !history.note.is_empty() {
+            Checkpoint::open(&history.note, key)
+                .map_err(|reason| Finding::Checkpoint { place: history.path.clone(), reason })?;
+        }
+        Ok(history)
+    }
+
+    /// Reads frame by frame to the last seal of the file.
+    fn scan(mut self, anchor: Option<&Checkpoint>) -> Result<Self, Finding> {
+        let log = self.log.try_clone().map_err(at(&self.path))?;
+        let mut frames = Frames::new(&log, 0, self.file_bytes);
+        let mut batch = Batch::default();
+        loop {
+            let offset = frames.offset();
+            match frames.next() {
+                Ok(None) => return Ok(self),
+                Ok(Some(Frame { kind: Kind::Entry, hash, .. })) => batch.push(hash, offset),
+                Ok(Some(Frame { kind: Kind::Seal, payload, .. })) => {
+                    let note = String::from_utf8(payload).unwrap_or_default();
+                    let sealed = self.accept(&mut batch, offset, &note)?;
+                    check_anchor(&sealed, anchor)?;
+                    self.seal_at(frames.offset(), note);
+                }
+                Err((_, Broken::Io(source))) => return Err(at(&self.path)(source)),
+                Err((kind, broken)) => {
+                    let index = self.size() + batch.leaves.len() as u64;
+                    return match self.judge(&log, offset, anchor, &broken)? {
+                        None => Ok(self),
+                        Some(reason) if kind == Kind::Seal => {
+                            Err(Finding::Seal { size: index, offset, reason })
+                        }
+                        Some(reason) => Err(Finding::Entry { index, offset, reason }),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether a frame that cannot be read at `offset` is damage (with the reason) or the rest of
+    /// a write that a crash cut off. A batch goes to disk in one write and the next only after
+    /// that is durable, so a sound seal further on, or a checkpoint that counts more entries,
+    /// proves that this frame was once whole.
+    fn judge(
+        &self,
+        log: &File,
+        offset: u64,
+        anchor: Option<&Checkpoint>,
+        broken: &Broken,
+    ) -> Result<Option<&'static str>, Finding> {
+        let sealed_later = seal_within(log, offset + 1, self.file_bytes).map_err(at(&self.path))?;
+        let counted = anchor.is_some_and(|anchor| anchor.size > self.size());
+        Ok(match broken {
+            Broken::Changed(reason) if sealed_later || counted => Some(reason),
+            Broken::Short if sealed_later => Some("has a length that was changed"),
+            _ => None,
+        })
+    }
+
+    /// Takes a batch into the tree and checks it against the seal that follows it.
+    fn accept(
+        &mut self,
+        batch: &mut Batch,
+        offset: u64,
+        note: &str,
+    ) -> Result<Checkpoint, Finding> {
+        for (leaf, start) in batch.leaves.drain(..) {
+            self.push(leaf, start);
+        }
+        let size = self.size();
+        let sealed = Checkpoint::read_unverified(note).map_err(|_| Finding::Seal {
+            size,
+            offset,
+            reason: "is not a checkpoint",
+        })?;
+        if sealed.size != size {
+            return Err(Finding::Seal { size, offset, reason: "states another number of entries" });
+        }
+        match self.root() {
+            computed if computed == sealed.root => Ok(sealed),
+            computed => Err(Finding::Root { size, computed, signed: sealed.root }),
+        }
+    }
+
+    /// Notes that the file is sound and sealed up to `bytes`.
+    pub(super) fn seal_at(&mut self, bytes: u64, note: String) {
+        self.sealed_bytes = bytes;
+        self.note = note;
+    }
+
+    /// Adds an entry that starts at byte `start`.
+    pub(super) fn push(&mut self, leaf: Digest, start: u64) {
+        if self.size().is_multiple_of(BUNDLE) {
+            self.bundles.push(start);
+        }
+        self.tree.push(leaf);
+    }
+
+    /// Sealed entries.
+    pub fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
+    /// The RFC 6962 root over them.
+    pub fn root(&self) -> Digest {
+        self.tree.root()
+    }
+
+    /// The newest signed checkpoint as a note; empty in a journal that is read before anything
+    /// was committed.
+    pub fn checkpoint(&self) -> &str {
+        &self.note
+    }
+
+    /// Bytes after the last seal: a batch that is being written, or one that a crash cut off.
+    pub fn unsealed_bytes(&self) -> u64 {
+        self.file_bytes - self.sealed_bytes
+    }
+
+    /// Calls `visit` with index and payload of every entry from `from` on, checked again.
+    pub fn replay<E: From<Finding>>(
+        &self,
+        from: u64,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.each(from, |index, frame| visit(index, &frame.payload).map(|()| true))
+    }
+
+    /// The payload of entry `index`; none if there is no such entry.
+    pub fn read_entry(&self, entry: u64) -> Result<Option<Vec<u8>>, Finding> {
+        let mut found = None;
+        self.each(entry, |_, frame| {
+            found = Some(frame.payload);
+            Ok::<_, Finding>(false)
+        })?;
+        Ok(found)
+    }
+
+    /// The leaf hashes and payloads of the entries of bundle `bundle`.
+    pub(super) fn bundle(&self, bundle: u64) -> Result<Vec<(Digest, Vec<u8>)>, Finding> {
+        let from = bundle * BUNDLE;
+        let mut entries = Vec::new();
+        self.each(from, |index, frame| {
+            entries.push((frame.hash, frame.payload));
+            Ok::<_, Finding>(index + 1 < from + BUNDLE)
+        })?;
+        Ok(entries)
+    }
+
+    /// Hands entries from `from` on to `visit` until it returns false.
+    fn each<E: From<Finding>>(
+        &self,
+        from: u64,
+        mut visit: impl FnMut(u64, Frame) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let Some(start) = self.bundles.get(index(from / BUNDLE)) else { return Ok(()) };
+        let mut next = from - from % BUNDLE;
+        let mut frames = Frames::new(&self.log, *start, self.sealed_bytes);
+        loop {
+            let offset = frames.offset();
+            match frames.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) if frame.kind == Kind::Seal => {}
+                Ok(Some(frame)) => {
+                    if next >= from && !visit(next, frame)? {
+                        return Ok(());
+                    }
+                    next += 1;
+                }
+                Err((_, Broken::Io(source))) => return Err(at(&self.path)(source).into()),
+                Err(_) => {
+                    let reason = "changed since the journal was opened";
+                    return Err(Finding::Entry { index: next, offset, reason }.into());
+                }
+            }
+        }
+    }
+
+    /// The RFC 6962 audit path of entry `entry` in the tree of the first `size` entries; none if
+    /// there are not that many.
+    pub fn inclusion_proof(&self, entry: u64, size: u64) -> Result<Option<Vec<Digest>>, Finding> {
+        if entry >= size || size > self.size() {
+            return Ok(None);
+        }
+        self.ranges().inclusion(entry, size).map(Some).map_err(at(&self.path))
+    }
+
+    /// The RFC 6962 proof that the tree of the first `old` entries is a prefix of that of the
+    /// first `size`; none unless 0 < `old` <= `size` <= the size.
+    pub fn consistency_proof(&self, old: u64, size: u64) -> Result<Option<Vec<Digest>>, Finding> {
+        if old == 0 || old > size || size > self.size() {
+            return Ok(None);
+        }
+        self.ranges().consistency(old, size).map(Some).map_err(at(&self.path))
+    }
+
+    /// The root of the tree of the first `size` entries, which must be there.
+    pub(super) fn root_at(&self, size: u64) -> Result<Digest, Finding> {
+        match size {
+            0 => Ok(Tree::default().root()),
+            size => self.ranges().hash(0, size).map_err(at(&self.path)),
+        }
+    }
+
+    fn ranges(&self) -> Ranges<'_, impl FnMut(u64) -> io::Result<Vec<Digest>>> {
+        let leaves = |bundle| {
+            let entries = self.bundle(bundle).map_err(io::Error::other)?;
+            Ok(entries.into_iter().map(|(leaf, _)| leaf).collect())
+        };
+        Ranges { tree: &self.tree, leaves }
+    }
+}
+
+/// Entries since the last seal: leaf hashes and where they start.
+#[derive(Default)]
+struct Batch {
+    leaves: Vec<(Digest, u64)>,
+}
+
+impl Batch {
+    fn push(&mut self, leaf: Digest, start: u64) {
+        self.leaves.push((leaf, start));
+    }
+}
+
+/// The checkpoint was copied from a seal of this log, so the seal of its size is the same.
+fn check_anchor(sealed: &Checkpoint, anchor: Option<&Checkpoint>) -> Result<(), Finding> {
+    match anchor {
+        Some(anchor) if anchor.size == sealed.size && anchor.root != sealed.root => {
+            Err(Finding::Root { size: anchor.size, computed: sealed.root, signed: anchor.root })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The checkpoint at `path`, its signature checked; none if the file is missing or empty.
+pub(super) fn read_checkpoint(
+    path: &Path,
+    key: &VerifyingKey,
+) -> Result<Option<Checkpoint>, Finding> {
+    let note = read_note(path)?;
+    if note.is_empty() {
+        return Ok(None);
+    }
+    Checkpoint::open(&note, key)
+        .map(Some)
+        .map_err(|reason| Finding::Checkpoint { place: path.to_owned(), reason })
+}
+
+/// The text of a note file; empty if there is none.
+pub(super) fn read_note(path: &Path) -> Result<String, Finding> {
+    let mut bytes = Vec::new();
+    match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        file => file
+            .and_then(|file| file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes))
+            .map_err(at(path))?,
+    };
+    // After a power cut some file systems show a renamed file as empty or as zeros.
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(String::new());
+    }
+    // Bytes that are no text make no valid note either.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,24 @@
+//! What both sides of a Collegium network use, and nothing else: identities, signed documents,
+//! the pure roles of secure aggregation, the journal and its audit log.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod architecture;
+pub mod audit;
+pub mod blobs;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod crypto;
+pub mod documents;
+pub mod durable;
+pub mod files;
+pub mod ids;
+pub mod journal;
+pub mod merkle;
+pub mod params;
+pub mod protocol;
+pub mod roster;
+pub mod secagg;
+pub mod shamir;
+pub mod signed;
+pub mod token;

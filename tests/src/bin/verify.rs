@@ -1,0 +1,241 @@
+//! `cargo verify`: every check of the repository, one after another, and one line that sums it up.
+//! Owns the list of steps and the counting; what a step checks belongs to the tool that it runs.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use collegium_shared::clock::Clock;
+use collegium_tests::{dependencies::Metadata, harness::workspace};
+
+/// Where `cargo install` puts the tools that the checks need, out of the user's way.
+const TOOLS: &str = "target/tools";
+const CARGO_DENY: &str = "0.20.2";
+/// Variables that `cargo run` sets for this program and that must not reach another cargo.
+const OWN_VARIABLES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+
+/// Formatting, lints, build, tests, documentation and dependencies.
+#[derive(Parser)]
+struct Options {}
+
+/// One check.
+enum Step {
+    /// A cargo command that must succeed, with a variable for it.
+    Cargo(&'static [&'static str], Option<(&'static str, &'static str)>),
+    /// `cargo test`, whose tests are counted one by one.
+    Tests,
+    /// The rules of `collegium_tests::dependencies`.
+    Dependencies,
+    /// Licences, sources and bans by deny.toml.
+    Deny,
+}
+
+const STEPS: [(&str, Step); 7] = [
+    ("formatting", Step::Cargo(&["fmt", "--all", "--check"], None)),
+    (
+        "lints",
+        Step::Cargo(
+            &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+            None,
+        ),
+    ),
+    ("build", Step::Cargo(&["build", "--workspace", "--all-targets", "--locked"], None)),
+    ("tests", Step::Tests),
+    (
+        "documentation",
+        Step::Cargo(
+            &["doc", "--workspace", "--no-deps", "--locked"],
+            Some(("RUSTDOCFLAGS", "-D warnings")),
+        ),
+    ),
+    ("dependencies", Step::Dependencies),
+    ("licences and sources", Step::Deny),
+];
+
+/// Tests of one run of `cargo test`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Counts {
+    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn of_line(line: &str) -> Option<Self> {
+        let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let mut counts = Self::default();
+        for part in numbers.split(';') {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(word)) = (words.next(), words.next()) else { continue };
+            let into = match word {
+                "passed" => &mut counts.passed,
+                "failed" => &mut counts.failed,
+                "ignored" => &mut counts.ignored,
+                _ => continue,
+            };
+            *into = number.parse().ok()?;
+        }
+        Some(counts)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+fn main() -> ExitCode {
+    let Options {} = Options::parse();
+    let clock = Clock::system();
+    let start = clock.now();
+    match env::var_os("COLLEGIUM_DATA") {
+        Some(dir) => println!("COLLEGIUM_DATA is {}", PathBuf::from(dir).display()),
+        None => println!("COLLEGIUM_DATA is not set: tests on real data are left out"),
+    }
+    let mut tests = Counts::default();
+    let mut broken = Vec::new();
+    for (number, (name, step)) in STEPS.iter().enumerate() {
+        println!("\n== {} of {}: {name}", number + 1, STEPS.len());
+        let begun = clock.now();
+        let outcome = step.run(&mut tests);
+        let seconds = clock.now().since(begun).as_secs_f32();
+        match outcome {
+            Ok(()) => println!("-- {name}: passed in {seconds:.1} s"),
+            Err(error) => {
+                println!("-- {name}: FAILED in {seconds:.1} s: {error:#}");
+                broken.push(*name);
+            }
+        }
+    }
+    println!(
+        "\n{:.0} s in all; {} tests ignored",
+        clock.now().since(start).as_secs_f32(),
+        tests.ignored
+    );
+    if !broken.is_empty() {
+        println!("failed steps: {}", broken.join(", "));
+    }
+    let good = STEPS.len() - broken.len();
+    let failed = tests.failed + broken.len() as u64;
+    println!("{} passed, {failed} failed", tests.passed + good as u64);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Step {
+    fn run(&self, tests: &mut Counts) -> anyhow::Result<()> {
+        match self {
+            Self::Cargo(words, variable) => {
+                let mut command = cargo(words);
+                if let Some((name, value)) = variable {
+                    command.env(name, value);
+                }
+                succeed(&mut command)
+            }
+            Self::Tests => run_tests(tests),
+            Self::Dependencies => check_dependencies(),
+            Self::Deny => deny(),
+        }
+    }
+}
+
+/// A cargo command in the repository's root, as if typed there.
+fn cargo(words: &[&str]) -> Command {
+    println!("$ cargo {}", words.join(" "));
+    let mut command = Command::new(env!("CARGO"));
+    command.args(words).current_dir(workspace());
+    for (name, _) in env::vars_os() {
+        let own = |start: &&str| name.to_string_lossy().starts_with(*start);
+        if OWN_VARIABLES.iter().any(|start| own(&start)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().context("cannot start it")?;
+    if !status.success() {
+        bail!("{status}");
+    }
+    Ok(())
+}
+
+/// Runs all tests, showing their output as it comes and counting the results in it.
+fn run_tests(counts: &mut Counts) -> anyhow::Result<()> {
+    let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start it")?;
+    let output = child.stdout.take().context("its output is missing")?;
+    let mut shown = std::io::stdout();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("cannot read its output")?;
+        shown.write_all(&line)?;
+        shown.write_all(b"\n")?;
+        if let Some(found) = Counts::of_line(&String::from_utf8_lossy(&line)) {
+            counts.add(found);
+        }
+    }
+    let status = child.wait().context("cannot wait for it")?;
+    if !status.success() {
+        bail!("{status}, {} tests failed", counts.failed);
+    }
+    if counts.passed == 0 {
+        bail!("no test was run");
+    }
+    Ok(())
+}
+
+fn check_dependencies() -> anyhow::Result<()> {
+    let violations = Metadata::read()?.violations();
+    for line in &violations {
+        println!("{line}");
+    }
+    if !violations.is_empty() {
+        bail!("{} rules broken", violations.len());
+    }
+    println!(
+        "one TLS provider; burn, sled and tonic only where they belong; Cargo.lock up to date"
+    );
+    Ok(())
+}
+
+/// `cargo deny check`, with the version of it that this repository names; installs it if need be.
+/// Advisories are not among the checks: they change without the repository changing.
+fn deny() -> anyhow::Result<()> {
+    let tools = workspace().join(TOOLS);
+    let program = tools.join("bin").join(format!("cargo-deny{}", env::consts::EXE_SUFFIX));
+    if !program.exists() {
+        println!("installing cargo-deny {CARGO_DENY} into {TOOLS}, once");
+        let mut install = cargo(&["install", "cargo-deny", "--locked", "--version", CARGO_DENY]);
+        // It runs for a second: quick to build matters more than quick to run.
+        install
+            .args(["--root", TOOLS])
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+        succeed(&mut install).context("cannot install cargo-deny")?;
+    }
+    let checks = ["check", "bans", "licenses", "sources"];
+    println!("$ cargo deny {}", checks.join(" "));
+    succeed(Command::new(program).args(checks).current_dir(workspace()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.10s";
+        let counts = Counts { passed: 12, failed: 3, ignored: 1 };
+        assert_eq!(Counts::of_line(line), Some(counts));
+        assert_eq!(Counts::of_line("test a::b ... ok"), None);
+        assert_eq!(Counts::of_line("running 3 tests"), None);
+    }
+}

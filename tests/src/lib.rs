@@ -1,0 +1,9 @@
+//! What Collegium's whole-system tests, benchmarks, demo and `cargo verify` share.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod dependencies;
+pub mod harness;
+pub mod network;
+pub mod simulator;
+#[cfg(test)]
+mod structure;

@@ -1,0 +1,306 @@
+//! A whole network of real processes on this machine, set up through the commands that people type.
+//! Plays every part in turn: consortium root, coordinator's operator, institutions' operators.
+//! Knows the command line and nothing behind it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use collegium_shared::ids::InstitutionId;
+use serde_json::Value;
+
+use crate::{
+    harness::{self, Binaries, Process, eventually},
+    simulator::{Federation, Files},
+};
+
+/// Within this time a single command has ended and a started daemon answers.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// One coordinator and its agents, each with a directory of its own below one directory.
+pub struct Network {
+    dir: PathBuf,
+    binaries: &'static Binaries,
+    port: u16,
+    /// SHA-256 of the consortium root's key, hexadecimal.
+    root_fingerprint: String,
+    coordinator: Option<Process>,
+    agents: BTreeMap<InstitutionId, Process>,
+}
+
+impl Network {
+    /// A running coordinator with nobody enrolled: `root init`, `init`, `serve`.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        let mut network = Self {
+            dir: dir.to_owned(),
+            binaries: harness::binaries()?,
+            port: harness::free_port()?,
+            root_fingerprint: String::new(),
+            coordinator: None,
+            agents: BTreeMap::new(),
+        };
+        fs::create_dir_all(network.exchange())?;
+        let made = network.run(
+            network
+                .coordinator_command(&["root", "init"])
+                .arg("--root-dir")
+                .arg(network.root_dir()),
+        )?;
+        network.root_fingerprint = fingerprint(&made)?;
+        let listen = format!("127.0.0.1:{}", network.port);
+        network.coordinator(&["init", "--listen", &listen])?;
+        network.start_coordinator()?;
+        Ok(network)
+    }
+
+    /// A network of the federation's institutions, ready for a task: everyone is enrolled and in the
+    /// signed roster, has the signed registry, its own policy and its records; all agents run.
+    pub fn assemble(dir: &Path, federation: &Federation, policy: &str) -> anyhow::Result<Self> {
+        let mut network = Self::start(dir)?;
+        let files = federation.write_to(&network.dir.join("data"))?;
+        let names: Vec<_> = federation.institutions.iter().map(|i| i.name.clone()).collect();
+        for name in &names {
+            network.enrol(name)?;
+        }
+        network.sign_roster()?;
+        network.publish_registry(&files.registry)?;
+        for (name, records) in names.iter().zip(&files.records) {
+            network.set_policy(name, policy)?;
+            network.import_records(name, records, &files)?;
+        }
+        for name in &names {
+            network.start_agent(name)?;
+        }
+        Ok(network)
+    }
+
+    pub fn coordinator_dir(&self) -> PathBuf {
+        self.dir.join("coordinator")
+    }
+
+    pub fn agent_dir(&self, institution: &InstitutionId) -> PathBuf {
+        self.dir.join("agents").join(institution.as_str())
+    }
+
+    /// Where the consortium's root key lies, apart from the coordinator.
+    pub fn root_dir(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// Where all daemons write their output.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Files on their way from one party to another.
+    fn exchange(&self) -> PathBuf {
+        self.dir.join("exchange")
+    }
+
+    fn coordinator_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.binaries.coordinator);
+        command.args(words);
+        command
+    }
+
+    fn run(&self, command: &mut Command) -> anyhow::Result<Output> {
+        harness::run(command, COMMAND_LIMIT)
+    }
+
+    /// Runs a coordinator command on its directory.
+    pub fn coordinator(&self, words: &[&str]) -> anyhow::Result<Output> {
+        self.run(self.coordinator_command(words).arg("--dir").arg(self.coordinator_dir()))
+    }
+
+    /// Runs an agent command on the institution's directory.
+    pub fn agent(&self, institution: &InstitutionId, words: &[&str]) -> anyhow::Result<Output> {
+        self.run(&mut self.agent_command(institution, words))
+    }
+
+    /// An agent command on the institution's directory, to be run by `harness::run` or `attempt`.
+    pub fn agent_command(&self, institution: &InstitutionId, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.binaries.agent);
+        command.args(words).arg("--dir").arg(self.agent_dir(institution));
+        command
+    }
+
+    /// Starts the coordinator and waits until it says where it listens.
+    pub fn start_coordinator(&mut self) -> anyhow::Result<()> {
+        let address = self.coordinator_dir().join("run").join("address");
+        if address.exists() {
+            fs::remove_file(&address).context("cannot remove the address of the last run")?;
+        }
+        let mut command = self.coordinator_command(&["serve", "--dir"]);
+        command.arg(self.coordinator_dir());
+        let mut process = Process::spawn("coordinator", &mut command, &self.logs())?;
+        eventually(COMMAND_LIMIT, "the coordinator listens", || {
+            process.expect_running()?;
+            let text = fs::read_to_string(&address).unwrap_or_default();
+            Ok(text.trim().ends_with(&format!(":{}", self.port)).then_some(()))
+        })?;
+        self.coordinator = Some(process);
+        Ok(())
+    }
+
+    /// The coordinator's daemon.
+    pub fn coordinator_process(&mut self) -> anyhow::Result<&mut Process> {
+        self.coordinator.as_mut().context("the coordinator was never started")
+    }
+
+    /// Invites an institution and enrols its agent.
+    pub fn enrol(&mut self, institution: &InstitutionId) -> anyhow::Result<()> {
+        let token = self.exchange().join(format!("{institution}.token"));
+        let name = institution.as_str();
+        self.run(
+            self.coordinator_command(&["invite", name, "--dir"])
+                .arg(self.coordinator_dir())
+                .arg("--out")
+                .arg(&token),
+        )?;
+        self.run(
+            self.agent_command(institution, &["enroll", "--coordinator", &self.url()])
+                .args(["--root-fingerprint", &self.root_fingerprint])
+                .arg("--token-file")
+                .arg(&token),
+        )?;
+        Ok(())
+    }
+
+    /// Carries the roster of everyone enrolled to the root and back.
+    pub fn sign_roster(&self) -> anyhow::Result<()> {
+        let draft = self.exchange().join("roster.draft");
+        self.run(
+            self.coordinator_command(&["roster", "export", "--dir"])
+                .arg(self.coordinator_dir())
+                .arg("--out")
+                .arg(&draft),
+        )?;
+        self.sign_and_import("roster", &draft)
+    }
+
+    /// Builds, signs and imports the registry of competencies and shared items.
+    pub fn publish_registry(&self, table: &Path) -> anyhow::Result<()> {
+        let draft = self.exchange().join("registry.draft");
+        let build = &mut self.coordinator_command(&["registry", "build"]);
+        self.run(build.arg(table).arg("--out").arg(&draft))?;
+        self.sign_and_import("registry", &draft)
+    }
+
+    fn sign_and_import(&self, kind: &str, draft: &Path) -> anyhow::Result<()> {
+        let signed = draft.with_extension("signed");
+        self.run(
+            self.coordinator_command(&["root", "sign", "--root-dir"])
+                .arg(self.root_dir())
+                .arg("--in")
+                .arg(draft)
+                .arg("--out")
+                .arg(&signed),
+        )?;
+        let import = &mut self.coordinator_command(&[kind, "import", "--dir"]);
+        self.run(import.arg(self.coordinator_dir()).arg(signed))?;
+        Ok(())
+    }
+
+    /// Replaces the institution's sample policy.
+    pub fn set_policy(&self, institution: &InstitutionId, policy: &str) -> anyhow::Result<()> {
+        self.agent(institution, &["policy", "init"])?;
+        let path = self.agent_dir(institution).join("policy.toml");
+        fs::write(&path, policy).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Imports a table of records that the mapping beside it describes.
+    pub fn import_records(
+        &self,
+        institution: &InstitutionId,
+        records: &Path,
+        files: &Files,
+    ) -> anyhow::Result<()> {
+        let import = &mut self.agent_command(institution, &["data", "import"]);
+        self.run(import.arg(records).arg("--mapping").arg(&files.mapping))?;
+        Ok(())
+    }
+
+    /// Starts an institution's agent.
+    pub fn start_agent(&mut self, institution: &InstitutionId) -> anyhow::Result<()> {
+        let mut command = self.agent_command(institution, &["run"]);
+        let process = Process::spawn(institution.as_str(), &mut command, &self.logs())?;
+        self.agents.insert(institution.clone(), process);
+        Ok(())
+    }
+
+    /// An institution's daemon.
+    pub fn agent_process(&mut self, institution: &InstitutionId) -> anyhow::Result<&mut Process> {
+        let found = self.agents.get_mut(institution);
+        found.with_context(|| format!("the agent of {institution} was never started"))
+    }
+
+    /// Hands a task to the running coordinator.
+    pub fn start_task(&self, task: &str) -> anyhow::Result<()> {
+        let path = self.exchange().join("task.toml");
+        fs::write(&path, task).with_context(|| format!("cannot write {}", path.display()))?;
+        let start = &mut self.coordinator_command(&["task", "start", "--dir"]);
+        self.run(start.arg(self.coordinator_dir()).arg(path))?;
+        Ok(())
+    }
+
+    /// What `status --json` of the coordinator says.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        let output = self.coordinator(&["status", "--json"])?;
+        serde_json::from_slice(&output.stdout).context("the coordinator's status is not JSON")
+    }
+
+    /// What `status --json` of an agent says.
+    pub fn agent_status(&self, institution: &InstitutionId) -> anyhow::Result<Value> {
+        let output = self.agent(institution, &["status", "--json"])?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("the status of {institution} is not JSON"))
+    }
+
+    /// Waits until `found` sees what it wants in the coordinator's status, at most `limit`; the end
+    /// of any daemon ends the wait.
+    pub fn wait_until<T>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut found: impl FnMut(&Value) -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
+        eventually(limit, what, || {
+            let daemons = self.coordinator.iter_mut().chain(self.agents.values_mut());
+            daemons.map(Process::expect_running).collect::<anyhow::Result<()>>()?;
+            found(&self.status()?)
+        })
+    }
+
+    /// Waits until a task has ended well, at most `limit`; gives its entry in the status.
+    pub fn wait_for_task(&mut self, task: &str, limit: Duration) -> anyhow::Result<Value> {
+        self.wait_until(limit, &format!("task {task} is complete"), |status| {
+            let tasks = status["tasks"].as_array().context("the status lists no tasks")?;
+            let Some(entry) = tasks.iter().find(|entry| entry["task"] == task) else {
+                return Ok(None);
+            };
+            match entry["state"].as_str() {
+                Some("complete") => Ok(Some(entry.clone())),
+                Some("failed") => bail!("task {task} failed: {entry}"),
+                _ => Ok(None),
+            }
+        })
+    }
+}
+
+/// The 64 hexadecimal digits that `root init` prints.
+fn fingerprint(made: &Output) -> anyhow::Result<String> {
+    let said = String::from_utf8_lossy(&made.stdout);
+    let words = said.split(|c: char| !c.is_ascii_alphanumeric());
+    let mut digests = words.filter(|word| word.len() == 64 && hex::decode(word).is_ok());
+    let found = digests.next().context("root init does not print the root's fingerprint")?;
+    Ok(found.to_owned())
+}
