@@ -10,8 +10,8 @@ use collegium_shared::{
     crypto::{Digest, VerifyingKey},
     ids::{InstitutionId, RoundId},
     protocol::{
-        BadCertificate, Ending, Outcome, Phase, Plan, QuorumCertificate, RoundView,
-        statements_root,
+        BadCertificate, Certificate, Ending, Outcome, Phase, Plan, QuorumCertificate, RoundView,
+        ShareHeader, UploadHeader, statements_root,
     },
     roster::VerifiedRoster,
     secagg::{self, Member},
@@ -27,18 +27,43 @@ use crate::policy::Policy;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum SessionEvent {
     /// The plan passed every check that needs no computation.
-    PlanAccepted { plan: Signed<Plan> },
+    PlanAccepted {
+        plan: Signed<Plan>,
+    },
     /// The input is fixed: only its salted hash leaves before the masks exist.
-    Committed { round: RoundId, commitment: Digest },
+    Committed {
+        round: RoundId,
+        commitment: Digest,
+    },
     /// The list L was checked and pinned.
-    Listed { round: RoundId, root: Digest, institutions: Vec<InstitutionId> },
+    Listed {
+        round: RoundId,
+        root: Digest,
+        institutions: Vec<InstitutionId>,
+    },
     /// The dealers L1 were checked and pinned; from here on bytes of the upload may leave.
-    Sending { round: RoundId, context: Digest },
-    Voted { round: RoundId, outcome: Outcome },
-    Revealing { round: RoundId, context: Digest },
-    RoundEnded { round: RoundId, ending: Ending },
+    Sending {
+        round: RoundId,
+        context: Digest,
+    },
+    Voted {
+        round: RoundId,
+        outcome: Outcome,
+    },
+    /// A quorum's word was checked; from here on no other outcome of this attempt is served.
+    Revealing {
+        round: RoundId,
+        outcome: Outcome,
+    },
+    RoundEnded {
+        round: RoundId,
+        ending: Ending,
+    },
     /// This institution will never vote or reveal in that attempt again.
-    RoundLeft { round: RoundId, reason: String },
+    RoundLeft {
+        round: RoundId,
+        reason: String,
+    },
 }
 
 /// Why this institution does not do what the coordinator asks for.
@@ -134,7 +159,7 @@ pub struct Session {
     institutions: Vec<InstitutionId>,
     context: Option<Digest>,
     vote: Option<Outcome>,
-    revealing: bool,
+    revealed: Option<Outcome>,
     over: bool,
 }
 
@@ -147,7 +172,7 @@ impl Session {
             institutions: Vec::new(),
             context: None,
             vote: None,
-            revealing: false,
+            revealed: None,
             over: false,
         }
     }
@@ -181,7 +206,7 @@ impl Session {
     pub fn phase(&self) -> &'static str {
         match self {
             Self { over: true, .. } => "ended",
-            Self { revealing: true, .. } => "revealing",
+            Self { revealed: Some(_), .. } => "revealing",
             Self { vote: Some(_), .. } => "voted",
             Self { context: Some(_), .. } => "uploading",
             Self { list: Some(_), .. } => "sharing",
@@ -197,6 +222,9 @@ pub struct History {
     session: Option<Session>,
     /// The newest round of each task that a plan was accepted for.
     last: BTreeMap<String, RoundId>,
+    /// The attempt of each task whose input may have left, unless its ABORT was proven since. Kept
+    /// apart from `session`, which another task's round may have replaced.
+    sent: BTreeMap<String, Session>,
     /// Stages that do not depend on the weights, by "task stage", and where they were given.
     given: BTreeMap<String, RoundId>,
 }
@@ -211,9 +239,7 @@ impl History {
     /// Folds one event.
     pub fn apply(&mut self, event: &SessionEvent) {
         if let SessionEvent::PlanAccepted { plan } = event {
-            let id = plan.body.round.clone();
-            self.last.insert(id.task.to_string(), id);
-            self.session = Some(Session::accepted(plan.clone()));
+            self.accepted(plan);
             return;
         }
         let Some(session) = self.session.as_mut().filter(|s| s.id() == event.round()) else {
@@ -228,14 +254,28 @@ impl History {
             }
             SessionEvent::Sending { round, context } => {
                 session.context = Some(*context);
+                self.sent.insert(round.task.to_string(), session.clone());
                 if let Some(key) = once(session.plan()) {
                     self.given.insert(key, round.clone());
                 }
             }
             SessionEvent::Voted { outcome, .. } => session.vote = Some(outcome.clone()),
-            SessionEvent::Revealing { .. } => session.revealing = true,
+            SessionEvent::Revealing { outcome, .. } => session.revealed = Some(outcome.clone()),
             SessionEvent::RoundEnded { .. } | SessionEvent::RoundLeft { .. } => session.over = true,
         }
+    }
+
+    /// A further attempt is accepted only after the ABORT of what was sent before was proven
+    /// (`check_retry`), so nothing of that attempt counts as given any more.
+    fn accepted(&mut self, plan: &Signed<Plan>) {
+        let id = plan.body.round.clone();
+        if let Some(old) = self.sent.remove(id.task.as_str()) {
+            if let Some(key) = once(old.plan()).filter(|_| same_round(old.id(), &id)) {
+                self.given.remove(&key);
+            }
+        }
+        self.last.insert(id.task.to_string(), id);
+        self.session = Some(Session::accepted(plan.clone()));
     }
 }
 
@@ -272,27 +312,32 @@ impl History {
                 session.step(view, around)
             }
             _ if view.phase == Phase::Ready => self.consider(view, around),
-            // The round went on without this institution.
-            _ => Ok(Step { events: Vec::new(), action: Action::Wait }),
+            // The round goes on without this institution.
+            _ => Ok(Step { events: self.leave(view.id()), action: Action::Wait }),
         }
+    }
+
+    /// Ends the session before, whose end this institution did not see.
+    fn leave(&self, next: &RoundId) -> Vec<SessionEvent> {
+        let open = self.session.iter().filter(|old| !old.over);
+        let left = |old: &Session| {
+            let reason = format!("round {next} began");
+            SessionEvent::RoundLeft { round: old.id().clone(), reason }
+        };
+        open.map(left).collect()
     }
 
     /// A plan that is new: check it, leave what came before, accept.
     fn consider(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
         self.check_plan(&view.plan, around)?;
-        let mut events = Vec::new();
-        if let Some(old) = self.session.as_ref().filter(|old| !old.over) {
-            let reason = format!("round {} began", view.id());
-            events.push(SessionEvent::RoundLeft { round: old.id().clone(), reason });
-        }
+        let mut events = self.leave(view.id());
         events.push(SessionEvent::PlanAccepted { plan: view.plan.clone() });
         Ok(Step { events, action: Action::Prepare })
     }
 
     fn check_plan(&self, signed: &Signed<Plan>, around: Surroundings<'_>) -> Result<(), Refusal> {
-        let plan = signed
-            .verify(around.roster.coordinator())
-            .map_err(|_| Refusal::NotTheCoordinator)?;
+        let plan =
+            signed.verify(around.roster.coordinator()).map_err(|_| Refusal::NotTheCoordinator)?;
         if plan.roster != around.roster.digest() {
             return Err(Refusal::OtherRoster);
         }
@@ -310,18 +355,19 @@ impl History {
     /// At most one sum over one input: see PROTOCOL, "Crash safety" and "Across rounds".
     fn check_retry(&self, plan: &Plan, roster: &VerifiedRoster) -> Result<(), Refusal> {
         let given = once(plan).and_then(|key| self.given.get(&key));
-        let sent = self.session.as_ref().filter(|old| old.sent());
-        match sent {
+        match self.sent.get(plan.round.task.as_str()) {
             Some(old) if same_round(old.id(), &plan.round) => old.check_abort(plan, roster),
             _ => match given {
-                Some(round) => Err(Refusal::AlreadyGiven(plan.round.task.to_string(), round.clone())),
+                Some(round) => {
+                    Err(Refusal::AlreadyGiven(plan.round.task.to_string(), round.clone()))
+                }
                 None => Ok(()),
             },
         }
     }
 
     /// The session before, if its input serves the new plan as well: the next attempt at the same
-    /// round, asking for exactly the same.
+    /// round, asking for exactly the same. To be asked before the new plan is folded in.
     pub fn reusable_input(&self, plan: &Plan) -> Option<&Session> {
         let old = self.session.as_ref()?;
         let before = old.plan();
@@ -329,7 +375,11 @@ impl History {
             && before.stage == plan.stage
             && before.hyper == plan.hyper
             && before.encoding == plan.encoding
-            && before.inputs == plan.inputs;
+            && before.inputs == plan.inputs
+            && before.architecture == plan.architecture
+            && before.layout == plan.layout
+            && before.cohort == plan.cohort
+            && before.registry == plan.registry;
         (same && old.commitment.is_some()).then_some(old)
     }
 }
@@ -363,7 +413,7 @@ impl Session {
 
     fn verify_certificate(
         &self,
-        certificate: &collegium_shared::protocol::Certificate,
+        certificate: &Certificate,
         roster: &VerifiedRoster,
     ) -> Result<QuorumCertificate, BadCertificate> {
         let keys: BTreeMap<&InstitutionId, &VerifyingKey> =
@@ -441,13 +491,12 @@ impl Session {
         };
         let outcome = view.proposal.clone().ok_or(Refusal::Incomplete)?;
         self.check_outcome(&outcome, view, around, context)?;
-        match &self.vote {
-            Some(vote) if *vote != outcome => return Err(Refusal::Conflict { what: "the proposal" }),
-            Some(_) => {}
-            None => {
-                let (round, outcome) = (self.id().clone(), outcome.clone());
-                events.push(SessionEvent::Voted { round, outcome });
-            }
+        if self.vote.iter().chain(&self.revealed).any(|pinned| *pinned != outcome) {
+            return Err(Refusal::Conflict { what: "the proposal" });
+        }
+        if self.vote.is_none() {
+            let (round, outcome) = (self.id().clone(), outcome.clone());
+            events.push(SessionEvent::Voted { round, outcome });
         }
         Ok(Step { events, action: Action::Vote { outcome } })
     }
@@ -471,15 +520,16 @@ impl Session {
         let certificate = view.certificate.as_ref().ok_or(Refusal::Incomplete)?;
         let certificate = self.verify_certificate(certificate, around.roster)?;
         let outcome = certificate.outcome();
-        if self.vote.as_ref().is_some_and(|vote| vote != outcome) {
+        if self.vote.iter().chain(&self.revealed).any(|pinned| pinned != outcome) {
             return Err(Refusal::Conflict { what: "the certified outcome" });
         }
         let Outcome::Survivors { .. } = outcome else {
             return Err(Refusal::BadProposal);
         };
         self.check_outcome(outcome, view, around, context)?;
-        if !self.revealing {
-            events.push(SessionEvent::Revealing { round: self.id().clone(), context });
+        if self.revealed.is_none() {
+            let (round, outcome) = (self.id().clone(), outcome.clone());
+            events.push(SessionEvent::Revealing { round, outcome });
         }
         Ok(Step { events, action: Action::Reveal { certificate, context } })
     }
@@ -545,7 +595,8 @@ impl Session {
         list: Digest,
     ) -> Result<Option<Digest>, Refusal> {
         let headers = || view.headers.iter().map(|(header, _)| header);
-        let context = secagg::round_context(&self.plan.digest(), &list, &statements_root(headers()));
+        let context =
+            secagg::round_context(&self.plan.digest(), &list, &statements_root(headers()));
         if let Some(pinned) = self.context {
             let conflict = Refusal::Conflict { what: "the set of dealers" };
             return if pinned == context { Ok(Some(context)) } else { Err(conflict) };
@@ -559,11 +610,9 @@ impl Session {
         if given < needed {
             return Err(Refusal::SmallCohort { given, needed });
         }
-        let ordered = view
-            .headers
-            .windows(2)
-            .all(|p| p[0].0.body.institution < p[1].0.body.institution);
-        let right = |header: &Signed<collegium_shared::protocol::ShareHeader>| {
+        let ordered =
+            view.headers.windows(2).all(|p| p[0].0.body.institution < p[1].0.body.institution);
+        let right = |header: &Signed<ShareHeader>| {
             let member = around.roster.member(&header.body.institution, around.now);
             let listed = view.list.iter().any(|r| r.body.institution == header.body.institution);
             listed
@@ -571,11 +620,7 @@ impl Session {
                 && header.body.plan == self.plan.digest()
                 && member.is_some_and(|m| header.verify(&m.identity).is_ok())
         };
-        if ordered && headers().all(right) {
-            Ok(Some(context))
-        } else {
-            Err(Refusal::BadHeaders)
-        }
+        if ordered && headers().all(right) { Ok(Some(context)) } else { Err(Refusal::BadHeaders) }
     }
 
     /// Checks what is to be voted on, or what was voted for.
@@ -607,16 +652,15 @@ impl Session {
             .map(|(ready, _)| &ready.body.institution)
             .collect();
         let uploaded = view.uploads.iter().map(|u| &u.body.institution);
-        let dealt = |who: &&InstitutionId| {
-            view.headers.iter().any(|(h, _)| h.body.institution == **who)
-        };
-        let fits = survivors.len() == view.list.len()
+        let dealt =
+            |who: &&InstitutionId| view.headers.iter().any(|(h, _)| h.body.institution == **who);
+        let fits = survivors.size() == view.list.len()
             && named.len() == count
             && uploaded.eq(named.iter().copied())
             && named.iter().all(dealt)
             && statements_root(&view.uploads) == *uploads
             && view.uploads.iter().all(|u| u.body.context == context);
-        let signed = |u: &Signed<collegium_shared::protocol::UploadHeader>| {
+        let signed = |u: &Signed<UploadHeader>| {
             let member = around.roster.member(&u.body.institution, around.now);
             member.is_some_and(|m| u.verify(&m.identity).is_ok())
         };

@@ -21,8 +21,7 @@ use rustls::pki_types::{
 };
 use thiserror::Error;
 use x509_parser::{
-    certificate::X509Certificate, certification_request::X509CertificationRequest,
-    prelude::FromDer,
+    certificate::X509Certificate, certification_request::X509CertificationRequest, prelude::FromDer,
 };
 
 /// The most bytes of a certificate signing request.
@@ -45,9 +44,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
 pub enum CaError {
     #[error("the certificate signing request is refused: {0}")]
     BadCsr(&'static str),
-    #[error(
-        "{0:?} is neither a host name nor an IP address: correct `names` in coordinator.toml"
-    )]
+    #[error("{0:?} is neither a host name nor an IP address: correct `names` in coordinator.toml")]
     BadName(String),
     #[error(transparent)]
     Key(#[from] CryptoError),
@@ -225,7 +222,8 @@ fn params(name: &str, now: Timestamp, life: Duration) -> Result<CertificateParam
     params.serial_number = Some(SerialNumber::from_slice(&serial()?));
     // X.509 counts in whole seconds; rcgen's own date type is reached through its constructor.
     let at = |time: Timestamp| {
-        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(time.since(Timestamp::EPOCH).as_secs())
+        rcgen::date_time_ymd(1970, 1, 1)
+            + Duration::from_secs(time.since(Timestamp::EPOCH).as_secs())
     };
     params.not_before = at(now - CLOCK_SKEW);
     params.not_after = at(now + life);

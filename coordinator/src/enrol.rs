@@ -17,7 +17,9 @@ const TOKEN: usize = 32;
 /// Why a request to enrol is refused.
 #[derive(Debug, Error)]
 pub enum EnrolError {
-    #[error("this coordinator speaks protocol {PROTOCOL}, the agent {0}: install matching versions")]
+    #[error(
+        "this coordinator speaks protocol {PROTOCOL}, the agent {0}: install matching versions"
+    )]
     Protocol(u32),
     #[error(transparent)]
     Institution(#[from] BadName),
@@ -53,8 +55,10 @@ pub fn check(request: &v1::EnrolRequest) -> Result<CheckedEnrolment, EnrolError>
     if request.csr.len() > ca::MAX_CSR {
         return Err(CaError::BadCsr("it has more than 16 KiB").into());
     }
-    let identity = VerifyingKey::try_from(&request.identity[..]).map_err(|_| EnrolError::Identity)?;
-    let signature = Signature::try_from(&request.signature[..]).map_err(|_| EnrolError::Signature)?;
+    let identity =
+        VerifyingKey::try_from(&request.identity[..]).map_err(|_| EnrolError::Identity)?;
+    let signature =
+        Signature::try_from(&request.signature[..]).map_err(|_| EnrolError::Signature)?;
     identity
         .verify(enrolment_digest(&institution, &request.csr).as_bytes(), &signature)
         .map_err(|_| EnrolError::Signature)?;

@@ -1,1 +1,26 @@
+//! The Collegium coordinator: enrols institutions, leads rounds of secure sums over their masked
+//! updates, turns what was summed into the next model, and keeps the network's audit log.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod admin;
+pub mod aggregate;
+pub mod ca;
+pub mod cli;
+pub mod config;
+pub mod driver;
+pub mod enrol;
+pub mod listener;
+pub mod network;
+pub mod root;
+pub mod round;
+pub mod rpc;
+pub mod service;
+pub mod spool;
+pub mod store;
+pub mod task;
+pub mod views;
+pub mod work;
+
+/// Where the coordinator's signing key lies in its directory: it signs plans, manifests and the
+/// checkpoints of the log.
+pub const SIGNING_KEY: &str = "keys/signing.key";

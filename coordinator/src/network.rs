@@ -30,6 +30,8 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum NetworkEvent {
+    /// An operator named the consortium's root; every document is checked against it.
+    RootTrusted { root: VerifyingKey },
     /// An operator made a one-off token; only its hash is kept.
     Invited {
         institution: InstitutionId,
@@ -101,6 +103,7 @@ pub struct InForce {
 /// The state of the network.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Network {
+    root: Option<VerifyingKey>,
     invitations: BTreeMap<Digest, Invitation>,
     institutions: BTreeMap<InstitutionId, Enrolled>,
     roster: Option<InForce>,
@@ -135,6 +138,7 @@ impl Network {
 
     fn apply_network(&mut self, event: &NetworkEvent, at: Timestamp) {
         match event.clone() {
+            NetworkEvent::RootTrusted { root } => self.root = Some(root),
             NetworkEvent::Invited { institution, legal_entity, token_sha256, expires_at } => {
                 let invitation = Invitation { institution, legal_entity, expires_at, spent: false };
                 self.invitations.insert(token_sha256, invitation);
@@ -186,6 +190,11 @@ impl Network {
     /// SHA-256 over the whole state: equal for two machines that saw the same events.
     pub fn digest(&self) -> Result<Digest, serde_json::Error> {
         Ok(Digest::of_parts("collegium/v1/network-state", &[&serde_json::to_vec(self)?]))
+    }
+
+    /// The consortium's root key, once an operator has named it.
+    pub fn root(&self) -> Option<VerifyingKey> {
+        self.root
     }
 
     pub fn invitation(&self, token_sha256: &Digest) -> Option<&Invitation> {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
     clock::Timestamp,
-    crypto::{Digest, Signature, VerifyingKey},
+    crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::InstitutionId,
     protocol::{
         Certificate, Ending, Outcome, Phase, Plan, Ready, RevealHeader, ShareBody, ShareHeader,
@@ -63,6 +63,20 @@ pub enum Message {
     Vote(Signed<Vote>),
     /// `fits` says of each piece whether it fits the hash that its dealer signed ([`Round::fits`]).
     Reveal { header: Signed<RevealHeader>, pieces: Vec<SharePiece>, fits: Vec<bool> },
+}
+
+impl Message {
+    /// The signed statement, as evidence.
+    pub fn statement(&self) -> serde_json::Value {
+        let json = match self {
+            Message::Ready(statement) => serde_json::to_value(statement),
+            Message::Share { header, .. } => serde_json::to_value(header),
+            Message::Upload { header, .. } => serde_json::to_value(header),
+            Message::Vote(statement) => serde_json::to_value(statement),
+            Message::Reveal { header, .. } => serde_json::to_value(header),
+        };
+        json.unwrap_or_default()
+    }
 }
 
 /// What admission found.
@@ -254,6 +268,11 @@ impl Round {
         self.in_phase(Phase::Ready)?;
         if !self.expected.contains(from) {
             return Err(Refusal::NotExpected(from.clone()));
+        }
+        // One key that agrees on nothing would make every other member's dealing fail.
+        let usable = |key| secagg::is_usable(key) && !self.has_key(key);
+        if !usable(&ready.body.mask_key) || !usable(&ready.body.share_key) {
+            return Err(Refusal::WrongForm("keys"));
         }
         accept(RoundEvent::Ready { ready: ready.clone() })
     }
@@ -584,6 +603,15 @@ impl Round {
                 ShareKind::SelfMask
             }
             _ => ShareKind::PairMask,
+        }
+    }
+
+    /// Whether somebody else is ready with this key.
+    fn has_key(&self, key: &AgreementKey) -> bool {
+        let has = |r: &Signed<Ready>| r.body.mask_key == *key || r.body.share_key == *key;
+        match &self.state {
+            State::Ready(gathered) => gathered.values().any(has),
+            _ => self.list.iter().any(has),
         }
     }
 

@@ -87,7 +87,7 @@ pub enum Reason {
     Value(i64),
     #[error("must be empty here")]
     Surplus,
-    #[error("contradicts another field of the same message")]
+    #[error("contradicts another field, or what was said before")]
     Contradiction,
     #[error("is not the JSON that it should be: {0}")]
     Json(String),

@@ -6,12 +6,7 @@ pub mod convert;
 mod redacted;
 
 /// Generated messages, clients and servers.
-#[allow(
-    clippy::all,
-    missing_docs,
-    unreachable_pub,
-    reason = "generated code is not ours to style"
-)]
+#[allow(clippy::all, missing_docs, unreachable_pub, reason = "generated code is not ours to style")]
 pub mod v1 {
     tonic::include_proto!("collegium.v1");
 }

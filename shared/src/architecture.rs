@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use crate::crypto::Digest;
+use crate::{
+    crypto::Digest,
+    params::{EncodeError, Encoding},
+};
 
 /// The identifier of the knowledge tracing model.
 pub const KT_LOGISTIC_1: &str = "kt-logistic/1";
@@ -64,9 +67,7 @@ impl Architecture {
     pub fn lookup(id: &str) -> Result<Self, UnknownArchitecture> {
         match id {
             KT_LOGISTIC_1 => Ok(Self::KtLogistic1),
-            _ => Err(UnknownArchitecture {
-                given: id.chars().take(80).collect(),
-            }),
+            _ => Err(UnknownArchitecture { given: id.chars().take(80).collect() }),
         }
     }
 
@@ -147,19 +148,12 @@ pub enum Optimizer {
     CurvatureNesterov { local_steps: u32, bound: f64 },
     /// `fedavg` (McMahan et al. 2017, AISTATS), full local batches: moves weighted by training
     /// responses over a fixed total.
-    FedAvg {
-        local_steps: u32,
-        learning_rate: f64,
-        bound: f64,
-    },
+    FedAvg { local_steps: u32, learning_rate: f64, bound: f64 },
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self::CurvatureNesterov {
-            local_steps: 5,
-            bound: 1.0,
-        }
+        Self::CurvatureNesterov { local_steps: 5, bound: 1.0 }
     }
 }
 
@@ -202,11 +196,7 @@ struct OptimizerFields {
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum BadHyper {
     #[error("{name} is {given}; it must be a number above 0 and at most {most}")]
-    OutOfRange {
-        name: &'static str,
-        given: f64,
-        most: f64,
-    },
+    OutOfRange { name: &'static str, given: f64, most: f64 },
     #[error("local_steps is {0}; use 1 to {MAX_LOCAL_STEPS}")]
     LocalSteps(u32),
     #[error("learning_rate belongs to fedavg only; remove it")]
@@ -231,10 +221,9 @@ impl TryFrom<OptimizerFields> for Optimizer {
         };
         match (fields.name, fields.learning_rate) {
             (OptimizerName::CurvatureNesterov, Some(_)) => Err(BadHyper::LearningRate),
-            (OptimizerName::CurvatureNesterov, None) => Ok(Self::CurvatureNesterov {
-                local_steps: steps(5)?,
-                bound,
-            }),
+            (OptimizerName::CurvatureNesterov, None) => {
+                Ok(Self::CurvatureNesterov { local_steps: steps(5)?, bound })
+            }
             (OptimizerName::FedAvg, rate) => Ok(Self::FedAvg {
                 local_steps: steps(30)?,
                 learning_rate: within("learning_rate", rate.unwrap_or(0.05), 100.0)?,
@@ -329,16 +318,9 @@ pub struct SegmentSpec {
 
 /// What `stage` sums, in the order of the vector that each institution contributes.
 pub fn segments(stage: &Stage, optimizer: &Optimizer, sizes: Sizes) -> Vec<SegmentSpec> {
-    let Sizes {
-        items,
-        competencies,
-    } = sizes;
+    let Sizes { items, competencies } = sizes;
     let weights = competencies.saturating_mul(3);
-    let segment = |name: &str, len, bound| SegmentSpec {
-        name: name.to_owned(),
-        len,
-        bound,
-    };
+    let segment = |name: &str, len, bound| SegmentSpec { name: name.to_owned(), len, bound };
     let evaluation = || {
         vec![
             segment("eval_n", 1, COUNT_BOUND),
@@ -349,10 +331,7 @@ pub fn segments(stage: &Stage, optimizer: &Optimizer, sizes: Sizes) -> Vec<Segme
     };
     match stage {
         Stage::Support => {
-            vec![
-                segment("items", items, 1.0),
-                segment("competencies", competencies, 1.0),
-            ]
+            vec![segment("items", items, 1.0), segment("competencies", competencies, 1.0)]
         }
         Stage::Statistics => vec![
             segment("base", 2, COUNT_BOUND),
@@ -376,17 +355,33 @@ pub fn segments(stage: &Stage, optimizer: &Optimizer, sizes: Sizes) -> Vec<Segme
     }
 }
 
+/// The integer encoding of `stage` for sums over at most `n_max` institutions. Segments without a
+/// value (no shared item, say) are left out of the vector.
+pub fn encoding(
+    stage: &Stage,
+    optimizer: &Optimizer,
+    sizes: Sizes,
+    n_max: u32,
+) -> Result<Encoding, EncodeError> {
+    let segments = segments(stage, optimizer, sizes);
+    let filled = segments.into_iter().filter(|s| s.len > 0).map(|s| (s.name, s.len, s.bound));
+    Encoding::new(filled, n_max)
+}
+
+/// Adds the segments of `stage` that have no value to the opened sum, so that readers find them.
+pub fn complete_sums(sums: &mut Sums, stage: &Stage, optimizer: &Optimizer, sizes: Sizes) {
+    for segment in segments(stage, optimizer, sizes).into_iter().filter(|s| s.len == 0) {
+        sums.insert(segment.name, Vec::new());
+    }
+}
+
 /// A published sum that does not fit the stage it claims to be of.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadSums {
     #[error("the published sum has no segment {0:?}; the file belongs to another stage")]
     Missing(&'static str),
     #[error("segment {name:?} of the published sum has {found} values, expected {expected}")]
-    Length {
-        name: String,
-        found: usize,
-        expected: usize,
-    },
+    Length { name: String, found: usize, expected: usize },
     #[error("segment {0:?} of the published sum holds a value that is not a finite number")]
     NotFinite(String),
 }
@@ -396,11 +391,7 @@ pub fn name_sums(segments: &[SegmentSpec], values: &[f64]) -> Result<Sums, BadSu
     let expected = segments.iter().map(|s| s.len as usize).sum();
     if values.len() != expected {
         let name = "all segments".to_owned();
-        return Err(BadSums::Length {
-            name,
-            found: values.len(),
-            expected,
-        });
+        return Err(BadSums::Length { name, found: values.len(), expected });
     }
     let mut rest = values;
     let mut sums = Sums::new();
@@ -415,11 +406,7 @@ pub fn name_sums(segments: &[SegmentSpec], values: &[f64]) -> Result<Sums, BadSu
 fn segment<'a>(sums: &'a Sums, name: &'static str, expected: usize) -> Result<&'a [f64], BadSums> {
     let values = sums.get(name).ok_or(BadSums::Missing(name))?;
     if values.len() != expected {
-        return Err(BadSums::Length {
-            name: name.to_owned(),
-            found: values.len(),
-            expected,
-        });
+        return Err(BadSums::Length { name: name.to_owned(), found: values.len(), expected });
     }
     if values.iter().any(|v| !v.is_finite()) {
         return Err(BadSums::NotFinite(name.to_owned()));
@@ -456,24 +443,11 @@ pub struct Layout {
 /// The layout of `kt-logistic/1` over the shared competencies. It starts from the public item
 /// response model: weight 1 on the item's logit and on the learner's ability, else 0.
 pub fn layout(competencies: &[String]) -> Layout {
-    let start = DENSE.map(|name| {
-        if matches!(name, "item_logit" | "theta") {
-            1.0
-        } else {
-            0.0
-        }
-    });
+    let start = DENSE.map(|name| if matches!(name, "item_logit" | "theta") { 1.0 } else { 0.0 });
     let k = count(competencies.len());
-    let skill = |name: &str| TensorSpec {
-        name: name.to_owned(),
-        len: k,
-        init: Init::Zeros,
-    };
-    let dense = TensorSpec {
-        name: "dense".to_owned(),
-        len: DENSE_LEN,
-        init: Init::Values(start.to_vec()),
-    };
+    let skill = |name: &str| TensorSpec { name: name.to_owned(), len: k, init: Init::Zeros };
+    let dense =
+        TensorSpec { name: "dense".to_owned(), len: DENSE_LEN, init: Init::Values(start.to_vec()) };
     Layout {
         architecture: Architecture::KtLogistic1,
         competencies: competencies.to_vec(),
@@ -557,10 +531,7 @@ impl SharedSets {
 
     /// The sizes of every stage after [`Stage::Support`].
     pub fn sizes(&self) -> Sizes {
-        Sizes {
-            items: count(self.items.len()),
-            competencies: count(self.competencies.len()),
-        }
+        Sizes { items: count(self.items.len()), competencies: count(self.competencies.len()) }
     }
 }
 
@@ -577,10 +548,7 @@ impl SharedStatistics {
     pub fn from_segments(sums: &Sums, shared: &SharedSets) -> Result<Self, BadSums> {
         let base = segment(sums, "base", 2)?;
         let table = |names: &[String], n: &'static str, c: &'static str| {
-            let (n, c) = (
-                segment(sums, n, names.len())?,
-                segment(sums, c, names.len())?,
-            );
+            let (n, c) = (segment(sums, n, names.len())?, segment(sums, c, names.len())?);
             let counts = n.iter().zip(c).map(|(n, c)| counts(*n, *c));
             Ok::<_, BadSums>(names.iter().cloned().zip(counts).collect())
         };
@@ -595,11 +563,7 @@ impl SharedStatistics {
     /// any answer.
     pub fn base_rate(&self) -> f64 {
         let (n, c) = self.base;
-        if n > 0.0 {
-            (c / n).clamp(0.001, 0.999)
-        } else {
-            0.5
-        }
+        if n > 0.0 { (c / n).clamp(0.001, 0.999) } else { 0.5 }
     }
 }
 
@@ -625,10 +589,7 @@ impl Totals {
         let dense = segment(sums, "dense_curvature", DENSE.len())?;
         let skill = segment(sums, "skill_curvature", 3 * shared.competencies.len())?;
         let curvature = dense.iter().chain(skill).map(|h| h.max(0.0)).collect();
-        Ok(Self {
-            examples,
-            curvature,
-        })
+        Ok(Self { examples, curvature })
     }
 }
 
@@ -649,12 +610,7 @@ pub struct Evaluation {
 impl Default for Evaluation {
     fn default() -> Self {
         let empty = vec![0.0; HISTOGRAM_BINS];
-        Self {
-            n: 0.0,
-            loss_sum: 0.0,
-            positive: empty.clone(),
-            negative: empty,
-        }
+        Self { n: 0.0, loss_sum: 0.0, positive: empty.clone(), negative: empty }
     }
 }
 
@@ -678,11 +634,7 @@ impl Evaluation {
         let happened = if correct { p } else { 1.0 - p };
         self.n += 1.0;
         self.loss_sum -= happened.max(f64::MIN_POSITIVE).ln();
-        let bins = if correct {
-            &mut self.positive
-        } else {
-            &mut self.negative
-        };
+        let bins = if correct { &mut self.positive } else { &mut self.negative };
         bins[bin(p)] += 1.0;
     }
 
@@ -741,15 +693,9 @@ mod tests {
 
     #[test]
     fn unknown_architectures_are_named_with_the_known_ones() {
-        assert_eq!(
-            Architecture::lookup(KT_LOGISTIC_1),
-            Ok(Architecture::KtLogistic1)
-        );
+        assert_eq!(Architecture::lookup(KT_LOGISTIC_1), Ok(Architecture::KtLogistic1));
         let error = Architecture::lookup("gpt/9").unwrap_err().to_string();
-        assert!(
-            error.contains("gpt/9") && error.contains(KT_LOGISTIC_1),
-            "{error}"
-        );
+        assert!(error.contains("gpt/9") && error.contains(KT_LOGISTIC_1), "{error}");
     }
 
     #[test]
@@ -757,10 +703,7 @@ mod tests {
         let layout = layout(&names(&["add", "divide"]));
         let weights = layout.initial();
         assert_eq!((layout.len(), weights.len()), (23, 23));
-        let ones: Vec<_> = (0..23)
-            .filter(|i| weights[*i] > 0.0)
-            .map(|i| DENSE[i])
-            .collect();
+        let ones: Vec<_> = (0..23).filter(|i| weights[*i] > 0.0).map(|i| DENSE[i]).collect();
         assert_eq!(ones, ["item_logit", "theta"]);
         let other = super::layout(&names(&["add", "multiply"]));
         assert_ne!(layout.digest().unwrap(), other.digest().unwrap());
@@ -771,25 +714,15 @@ mod tests {
         let hyper: Hyper =
             serde_json::from_str(r#"{"optimizer":{"name":"fedavg","learning_rate":0.25}}"#)
                 .unwrap();
-        let expected = Optimizer::FedAvg {
-            local_steps: 30,
-            learning_rate: 0.25,
-            bound: 1.0,
-        };
+        let expected = Optimizer::FedAvg { local_steps: 30, learning_rate: 0.25, bound: 1.0 };
         assert_eq!(hyper.optimizer, expected);
         let json = serde_json::to_string(&hyper).unwrap();
         assert_eq!(serde_json::from_str::<Hyper>(&json).unwrap(), hyper);
         let bytes = postcard::to_stdvec(&hyper).unwrap();
         assert_eq!(postcard::from_bytes::<Hyper>(&bytes).unwrap(), hyper);
-        assert_eq!(
-            serde_json::from_str::<Hyper>("{}").unwrap(),
-            Hyper::default()
-        );
+        assert_eq!(serde_json::from_str::<Hyper>("{}").unwrap(), Hyper::default());
         let stage = Stage::Train { step: 7 };
-        assert_eq!(
-            serde_json::to_string(&stage).unwrap(),
-            r#"{"train":{"step":7}}"#
-        );
+        assert_eq!(serde_json::to_string(&stage).unwrap(), r#"{"train":{"step":7}}"#);
         let bytes = postcard::to_stdvec(&stage).unwrap();
         assert_eq!(postcard::from_bytes::<Stage>(&bytes).unwrap(), stage);
     }
@@ -810,10 +743,7 @@ mod tests {
 
     #[test]
     fn sums_are_cut_and_read_back() {
-        let sizes = Sizes {
-            items: 3,
-            competencies: 2,
-        };
+        let sizes = Sizes { items: 3, competencies: 2 };
         let optimizer = Optimizer::default();
         let support = segments(&Stage::Support, &optimizer, sizes);
         let sums = name_sums(&support, &[3.0, 1.0, 2.0, 2.0, 0.0]).unwrap();
@@ -843,10 +773,7 @@ mod tests {
         }
         assert_eq!(evaluation.auc(), Some(3.5 / 4.0));
         let optimizer = Optimizer::default();
-        let none = Sizes {
-            items: 0,
-            competencies: 0,
-        };
+        let none = Sizes { items: 0, competencies: 0 };
         let specs = segments(&Stage::Evaluate, &optimizer, none);
         let sums = name_sums(&specs, &evaluation.values()).unwrap();
         assert_eq!(Evaluation::from_segments(&sums).unwrap(), evaluation);
@@ -854,13 +781,7 @@ mod tests {
 
     #[test]
     fn every_probability_has_a_bin() {
-        for (p, expected) in [
-            (0.0, 0),
-            (0.5, 256),
-            (1.0, 511),
-            (1.0 / 512.0, 1),
-            (f64::NAN, 0),
-        ] {
+        for (p, expected) in [(0.0, 0), (0.5, 256), (1.0, 511), (1.0 / 512.0, 1), (f64::NAN, 0)] {
             assert_eq!(bin(p), expected, "{p}");
         }
     }

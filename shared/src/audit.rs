@@ -153,3 +153,132 @@ fn shorten(text: &str, most: usize) -> String {
         Some(_) => text.chars().take(most - 1).chain(['\u{2026}']).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{crypto::SigningKey, journal::Journal};
+
+    struct Site {
+        dir: tempfile::TempDir,
+        key: VerifyingKey,
+        journal: Journal,
+    }
+
+    /// A journal that stays open, as under a running daemon.
+    fn site(entries: u64) -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let pkcs8 = SigningKey::generate_pkcs8().unwrap();
+        let signer = SigningKey::from_pkcs8(pkcs8.expose()).unwrap();
+        let key = signer.verifying_key();
+        let journal = Journal::open(dir.path(), "example.org/log", signer).unwrap();
+        let mut site = Site { dir, key, journal };
+        site.grow(entries);
+        site
+    }
+
+    impl Site {
+        fn grow(&mut self, by: u64) {
+            for n in self.journal.len()..self.journal.len() + by {
+                let entry = json!({
+                    "v": 1,
+                    "at": "2026-08-01T12:00:00.000Z",
+                    "event": { "type": "task_started", "n": n, "task": "t", "list": [1], "text": "a\nb" },
+                });
+                self.journal.append(entry.to_string().as_bytes()).unwrap();
+            }
+            self.journal.commit().unwrap();
+        }
+
+        fn verify(&self) -> Result<Report, Finding> {
+            verify(self.dir.path(), &self.key)
+        }
+    }
+
+    #[test]
+    fn a_sound_journal_verifies_while_it_is_written() {
+        let mut site = site(0);
+        assert_eq!(site.verify().unwrap().entries, 0);
+        site.grow(300);
+        let report = site.verify().unwrap();
+        assert_eq!((report.entries, report.root), (300, site.journal.root()));
+        assert_eq!((report.origin.as_str(), report.unsealed_bytes), ("example.org/log", 0));
+        site.journal.publish().unwrap();
+        site.grow(10);
+        assert_eq!(site.verify().unwrap().entries, 310, "published tiles may be older");
+        // A batch that is being written: no finding.
+        let log = site.dir.path().join("journal.log");
+        let mut bytes = fs::read(&log).unwrap();
+        bytes.extend_from_slice(&[9; 50]);
+        fs::write(&log, bytes).unwrap();
+        assert_eq!(site.verify().unwrap().unsealed_bytes, 50);
+    }
+
+    #[test]
+    fn a_changed_tile_is_named() {
+        let site = site(300);
+        site.journal.publish().unwrap();
+        let tlog = site.dir.path().join("tlog");
+        for name in ["tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000"] {
+            let path = tlog.join(name);
+            let sound = fs::read(&path).unwrap();
+            let mut bytes = sound.clone();
+            bytes[7] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            assert!(matches!(site.verify(), Err(Finding::Tile(found)) if found == path));
+            fs::remove_file(&path).unwrap();
+            assert!(matches!(site.verify(), Err(Finding::Tile(found)) if found == path));
+            fs::write(&path, sound).unwrap();
+        }
+        site.verify().unwrap();
+        fs::write(tlog.join("checkpoint"), "no checkpoint").unwrap();
+        assert!(matches!(site.verify(), Err(Finding::Checkpoint { .. })));
+    }
+
+    #[test]
+    fn an_auditor_misses_a_missing_checkpoint_and_a_wrong_key() {
+        let site = site(3);
+        let other = self::site(0).key;
+        assert!(matches!(verify(site.dir.path(), &other), Err(Finding::Checkpoint { .. })));
+        fs::remove_file(site.dir.path().join("checkpoint")).unwrap();
+        assert!(matches!(site.verify(), Err(Finding::NoCheckpoint(_))));
+    }
+
+    #[test]
+    fn entries_are_listed_in_one_line_each() {
+        let site = site(5);
+        let lines = list(site.dir.path(), &site.key, 3, 10).unwrap();
+        assert_eq!(lines.iter().map(|line| line.index).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(lines[0].kind, "task_started");
+        assert_eq!(lines[0].at, "2026-08-01T12:00:00.000Z");
+        assert_eq!(lines[0].summary, "n=3 task=t text=a\u{fffd}b");
+        assert_eq!(list(site.dir.path(), &site.key, 0, 2).unwrap().len(), 2);
+        assert!(list(site.dir.path(), &site.key, 9, 2).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_shown_can_be_checked_by_itself() {
+        let site = site(300);
+        assert!(show(site.dir.path(), &site.key, 300).unwrap().is_none());
+        let shown = show(site.dir.path(), &site.key, 7).unwrap().unwrap();
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["entry"]["event"]["n"], 7);
+        let digest = |value: &Value| value.as_str().unwrap().parse::<Digest>().unwrap();
+        let path: Vec<Digest> =
+            shown["audit_path"].as_array().unwrap().iter().map(digest).collect();
+        let (leaf, root) = (digest(&shown["leaf_hash"]), digest(&shown["root"]));
+        assert!(verify_inclusion(&leaf, 7, 300, &path, &root));
+        assert_eq!(root, site.journal.root());
+    }
+
+    #[test]
+    fn long_and_foreign_values_are_cut() {
+        let entry = json!({ "event": { "type": 7, "text": "x".repeat(99) } }).to_string();
+        let line = line(0, entry.as_bytes());
+        assert_eq!((line.at.as_str(), line.kind.as_str()), ("?", "7"));
+        assert_eq!(line.summary.chars().count(), "text=".len() + VALUE);
+        assert_eq!(self::line(0, b"\xff").kind, "?");
+    }
+}

@@ -20,7 +20,12 @@ use thiserror::Error;
 #[error("{0:?} is not a time: write it as RFC 3339, for example 2026-08-01T12:00:00Z")]
 pub struct BadTime(String);
 
-/// A point in time: milliseconds since the Unix epoch, within the years -9999 to 9999.
+/// The first and last times that are accepted: the years 0000 to 9999, all that RFC 3339 can
+/// write, less the last two days, which the calendar library keeps for time zones.
+const FIRST: i64 = -62_167_219_200_000;
+const LAST: i64 = 253_402_127_999_999;
+
+/// A point in time: milliseconds since the Unix epoch, within the years 0000 to 9999.
 ///
 /// Written as RFC 3339 in UTC with three decimals where people read, as an integer elsewhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,8 +37,7 @@ impl Timestamp {
 
     /// Milliseconds since the Unix epoch; what lies outside the calendar becomes its nearest end.
     pub fn from_millis(millis: i64) -> Self {
-        let (first, last) = (jiff::Timestamp::MIN, jiff::Timestamp::MAX);
-        Self(millis.clamp(first.as_millisecond(), last.as_millisecond()))
+        Self(millis.clamp(FIRST, LAST))
     }
 
     /// Milliseconds since the Unix epoch, negative before it.
@@ -92,8 +96,11 @@ impl FromStr for Timestamp {
     /// Reads RFC 3339; digits below a millisecond are dropped.
     fn from_str(text: &str) -> Result<Self, BadTime> {
         text.parse::<jiff::Timestamp>()
-            .map(|time| Self(time.as_millisecond()))
-            .map_err(|_| BadTime(text.chars().take(40).collect()))
+            .ok()
+            .map(jiff::Timestamp::as_millisecond)
+            .filter(|millis| (FIRST..=LAST).contains(millis))
+            .map(Self)
+            .ok_or_else(|| BadTime(text.chars().take(40).collect()))
     }
 }
 
@@ -113,9 +120,10 @@ impl<'de> Deserialize<'de> for Timestamp {
             return String::deserialize(deserializer)?.parse().map_err(de::Error::custom);
         }
         let millis = i64::deserialize(deserializer)?;
-        jiff::Timestamp::from_millisecond(millis)
-            .map(|_| Self(millis))
-            .map_err(|_| de::Error::custom(BadTime(millis.to_string())))
+        match Self::from_millis(millis) {
+            time if time.0 == millis => Ok(time),
+            _ => Err(de::Error::custom(BadTime(millis.to_string()))),
+        }
     }
 }
 
@@ -180,6 +188,7 @@ mod tests {
         assert_eq!(time.since(Timestamp::EPOCH), Duration::from_secs(5));
         assert_eq!(Timestamp::EPOCH.since(time), Duration::ZERO);
         assert_eq!((Timestamp::EPOCH - Duration::from_millis(1)).as_seconds(), -1);
+        assert!("-000001-12-31T00:00:00Z".parse::<Timestamp>().is_err());
         for end in [Timestamp::EPOCH + Duration::MAX, Timestamp::EPOCH - Duration::MAX] {
             assert_eq!(end.to_string().parse::<Timestamp>().unwrap(), end);
         }

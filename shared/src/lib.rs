@@ -21,4 +21,5 @@ pub mod roster;
 pub mod secagg;
 pub mod shamir;
 pub mod signed;
+pub mod tensors;
 pub mod token;

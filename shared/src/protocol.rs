@@ -383,6 +383,8 @@ pub struct Manifest {
     pub layout: Digest,
     pub support: Digest,
     pub statistics: Digest,
+    /// Decides, with the support sum, what is shared.
+    pub cohort: Cohort,
     /// The manifest before this one in the same task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    architecture::Sizes,
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
     ids::InstitutionId,
@@ -102,6 +103,10 @@ impl VerifiedRoster {
 
     pub fn previous(&self) -> Option<Digest> {
         self.roster.previous
+    }
+
+    pub fn expires_at(&self) -> Timestamp {
+        self.roster.expires_at
     }
 
     pub fn coordinator(&self) -> &VerifyingKey {
@@ -259,6 +264,12 @@ impl Registry {
         };
         registry.check()?;
         Ok(registry)
+    }
+
+    /// How many items and competencies there are.
+    pub fn sizes(&self) -> Sizes {
+        let count = |names: &[String]| u32::try_from(names.len()).unwrap_or(u32::MAX);
+        Sizes { items: count(&self.items), competencies: count(&self.competencies) }
     }
 
     /// Checks the form.

@@ -52,10 +52,6 @@ struct Package {
     name: String,
     version: String,
     dependencies: Vec<Declared>,
-    /// SPDX expression.
-    license: Option<String>,
-    /// None for the workspace's own.
-    source: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -195,26 +191,24 @@ mod tests {
 
     use super::*;
 
-    /// A workspace of the members named, with (from, to, kind) edges; every name is a package.
-    fn graph(edges: &[(&str, &str, Option<&str>)]) -> Metadata {
-        let names: BTreeSet<_> =
-            edges.iter().flat_map(|(from, to, _)| [*from, *to]).chain(["ring"]).collect();
-        let of = |name: &str| edges.iter().filter(move |(from, ..)| *from == name);
-        let packages: Vec<_> = names
-            .iter()
-            .map(|name| {
-                let declared: Vec<_> = of(name).map(|(_, to, _)| json!({"name": to})).collect();
-                json!({"id": name, "name": name, "version": "1.0.0", "dependencies": declared})
-            })
-            .collect();
-        let nodes: Vec<_> = names
-            .iter()
-            .map(|name| {
-                let deps =
-                    of(name).map(|(_, to, kind)| json!({"pkg": to, "dep_kinds": [{"kind": kind}]}));
-                json!({"id": name, "deps": deps.collect::<Vec<_>>()})
-            })
-            .collect();
+    /// (from, to, kind); every name is a package.
+    type Edges<'a> = [(&'a str, &'a str, Option<&'a str>)];
+
+    fn graph<'a>(edges: &'a Edges<'a>) -> Metadata {
+        let names = edges.iter().flat_map(|(from, to, _)| [*from, *to]).chain(["ring"]);
+        let names: BTreeSet<_> = names.collect();
+        let from = |name: &'a str| edges.iter().filter(move |edge| edge.0 == name);
+        let mut packages = Vec::new();
+        let mut nodes = Vec::new();
+        for name in names.iter().copied() {
+            let declared: Vec<_> = from(name).map(|(_, to, _)| json!({"name": to})).collect();
+            packages.push(
+                json!({"id": name, "name": name, "version": "1.0.0", "dependencies": declared}),
+            );
+            let deps =
+                from(name).map(|(_, to, kind)| json!({"pkg": to, "dep_kinds": [{"kind": kind}]}));
+            nodes.push(json!({"id": name, "deps": deps.collect::<Vec<_>>()}));
+        }
         let members: Vec<_> = names.iter().filter(|n| n.starts_with("collegium-")).collect();
         let metadata = json!({
             "packages": packages, "workspace_members": members, "resolve": {"nodes": nodes},

@@ -34,7 +34,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// A running coordinator with nobody enrolled: `root init`, `init`, `serve`.
+    /// A running coordinator with nobody enrolled: `root init`, `init`, `serve`, `root trust`.
     pub fn start(dir: &Path) -> anyhow::Result<Self> {
         let mut network = Self {
             dir: dir.to_owned(),
@@ -44,17 +44,20 @@ impl Network {
             coordinator: None,
             agents: BTreeMap::new(),
         };
-        fs::create_dir_all(network.exchange())?;
-        let made = network.run(
-            network
-                .coordinator_command(&["root", "init"])
-                .arg("--root-dir")
-                .arg(network.root_dir()),
-        )?;
+        for part in ["agents", "exchange"] {
+            fs::create_dir_all(dir.join(part)).with_context(|| format!("cannot make {part}"))?;
+        }
+        let init = &mut network.coordinator_command(&["root", "init", "--root-dir"]);
+        let made = network.run(init.arg(network.root_dir()))?;
         network.root_fingerprint = fingerprint(&made)?;
         let listen = format!("127.0.0.1:{}", network.port);
         network.coordinator(&["init", "--listen", &listen])?;
+        let public = network.root_dir().join("root.pub.json");
+        network.run(network.coordinator_command(&["root", "trust", "--dir"]).arg(network.coordinator_dir()).arg(public))?;
         network.start_coordinator()?;
+        let trust = &mut network.coordinator_command(&["root", "trust", "--dir"]);
+        let public = network.root_dir().join("root.pub.json");
+        network.run(trust.arg(network.coordinator_dir()).arg(public))?;
         Ok(network)
     }
 
@@ -64,8 +67,8 @@ impl Network {
         let mut network = Self::start(dir)?;
         let files = federation.write_to(&network.dir.join("data"))?;
         let names: Vec<_> = federation.institutions.iter().map(|i| i.name.clone()).collect();
-        for name in &names {
-            network.enrol(name)?;
+        for institution in &federation.institutions {
+            network.enrol(&institution.name, &institution.legal_entity)?;
         }
         network.sign_roster()?;
         network.publish_registry(&files.registry)?;
@@ -157,11 +160,11 @@ impl Network {
     }
 
     /// Invites an institution and enrols its agent.
-    pub fn enrol(&mut self, institution: &InstitutionId) -> anyhow::Result<()> {
+    pub fn enrol(&self, institution: &InstitutionId, legal_entity: &str) -> anyhow::Result<()> {
         let token = self.exchange().join(format!("{institution}.token"));
         let name = institution.as_str();
         self.run(
-            self.coordinator_command(&["invite", name, "--dir"])
+            self.coordinator_command(&["invite", name, "--legal-entity", legal_entity, "--dir"])
                 .arg(self.coordinator_dir())
                 .arg("--out")
                 .arg(&token),
@@ -198,7 +201,7 @@ impl Network {
     fn sign_and_import(&self, kind: &str, draft: &Path) -> anyhow::Result<()> {
         let signed = draft.with_extension("signed");
         self.run(
-            self.coordinator_command(&["root", "sign", "--root-dir"])
+            self.coordinator_command(&["root", "sign", "--yes", "--root-dir"])
                 .arg(self.root_dir())
                 .arg("--in")
                 .arg(draft)
@@ -274,23 +277,20 @@ impl Network {
         mut found: impl FnMut(&Value) -> anyhow::Result<Option<T>>,
     ) -> anyhow::Result<T> {
         eventually(limit, what, || {
-            let daemons = self.coordinator.iter_mut().chain(self.agents.values_mut());
-            daemons.map(Process::expect_running).collect::<anyhow::Result<()>>()?;
+            let mut daemons = self.coordinator.iter_mut().chain(self.agents.values_mut());
+            daemons.try_for_each(Process::expect_running)?;
             found(&self.status()?)
         })
     }
 
-    /// Waits until a task has ended well, at most `limit`; gives its entry in the status.
-    pub fn wait_for_task(&mut self, task: &str, limit: Duration) -> anyhow::Result<Value> {
-        self.wait_until(limit, &format!("task {task} is complete"), |status| {
-            let tasks = status["tasks"].as_array().context("the status lists no tasks")?;
-            let Some(entry) = tasks.iter().find(|entry| entry["task"] == task) else {
-                return Ok(None);
-            };
-            match entry["state"].as_str() {
-                Some("complete") => Ok(Some(entry.clone())),
-                Some("failed") => bail!("task {task} failed: {entry}"),
-                _ => Ok(None),
+    /// Waits until the newest task has ended well, at most `limit`; gives its entry in the status.
+    pub fn wait_for_task(&mut self, limit: Duration) -> anyhow::Result<Value> {
+        self.wait_until(limit, "the task is completed", |status| {
+            let task = &status["task"];
+            match task["ending"]["end"].as_str() {
+                Some("completed") => Ok(Some(task.clone())),
+                Some(_) => bail!("the task failed: {task}"),
+                None => Ok(None),
             }
         })
     }

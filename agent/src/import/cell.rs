@@ -43,7 +43,9 @@ impl Cell<'_> {
             Self::Number(value) if value.fract() == 0.0 && value.abs() <= EXACT => {
                 Ok(Cow::Owned(format!("{:.0}", value + 0.0)))
             }
-            Self::Number(_) | Self::Time(_) | Self::List(_) => Err("expected text or a whole number"),
+            Self::Number(_) | Self::Time(_) | Self::List(_) => {
+                Err("expected text or a whole number")
+            }
         }
     }
 
@@ -196,7 +198,9 @@ mod tests {
         let list = Cell::List(vec![text("b|a"), Cell::Integer(3)]);
         assert_eq!(list.competencies(&split).unwrap(), ["b|a", "3"]);
         let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();
-        for bad in [Cell::Missing, text(""), text("a||b"), text(&many.join("|")), Cell::List(vec![])] {
+        for bad in
+            [Cell::Missing, text(""), text("a||b"), text(&many.join("|")), Cell::List(vec![])]
+        {
             assert!(bad.competencies(&split).is_err(), "{bad:?}");
         }
         assert_eq!(text(&many[..64].join("|")).competencies(&split).unwrap().len(), 64);
@@ -210,7 +214,8 @@ mod tests {
         for wrong in [text("0"), text("false"), Cell::Number(0.0), Cell::Boolean(false)] {
             assert_eq!(wrong.outcome(None), Ok(false), "{wrong:?}");
         }
-        for bad in [text("yes"), text(""), Cell::Integer(2), Cell::Number(f64::NAN), Cell::Missing] {
+        for bad in [text("yes"), text(""), Cell::Integer(2), Cell::Number(f64::NAN), Cell::Missing]
+        {
             assert!(bad.outcome(None).is_err(), "{bad:?}");
         }
         assert_eq!(text("0.6").outcome(Some(0.6)), Ok(true));
@@ -228,10 +233,14 @@ mod tests {
         let earlier = text("2026-03-01T10:30:00+02:00").position(OrderKind::Time).unwrap();
         let later = text("2026-03-01T09:00:00Z").position(OrderKind::Time).unwrap();
         assert!(earlier < later);
-        for bad in [text("nan"), text("x"), Cell::Number(f64::INFINITY), Cell::Missing, Cell::Time(1)] {
+        for bad in
+            [text("nan"), text("x"), Cell::Number(f64::INFINITY), Cell::Missing, Cell::Time(1)]
+        {
             assert!(bad.position(OrderKind::Number).is_err(), "{bad:?}");
         }
-        for bad in [text("2026-03-01"), text("2026-03-01T09:00:00"), Cell::Integer(1), Cell::Missing] {
+        for bad in
+            [text("2026-03-01"), text("2026-03-01T09:00:00"), Cell::Integer(1), Cell::Missing]
+        {
             assert!(bad.position(OrderKind::Time).is_err(), "{bad:?}");
         }
     }

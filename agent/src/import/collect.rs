@@ -296,7 +296,11 @@ impl<'m> Collector<'m> {
         if accepted == 0 {
             let Some(name) = self.only else { return Err(ImportError::Empty { path: path() }) };
             let existing = self.elsewhere.iter().cloned().collect();
-            return Err(ImportError::UnknownInstitution { path: path(), name: name.to_owned(), existing });
+            return Err(ImportError::UnknownInstitution {
+                path: path(),
+                name: name.to_owned(),
+                existing,
+            });
         }
         match self.entries.iter().filter(|entry| entry.conflict).count() as u64 {
             0 => Ok(()),

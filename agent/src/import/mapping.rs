@@ -281,18 +281,12 @@ impl Mapping {
                 self.held_out.is_some() && self.held_out_fraction.is_some(),
                 "held_out and held_out_fraction exclude each other",
             ),
-            (
-                !(0.0..=MOST_HELD_OUT).contains(&fraction),
-                "held_out_fraction must be from 0 to 0.5",
-            ),
+            (!(0.0..=MOST_HELD_OUT).contains(&fraction), "held_out_fraction must be from 0 to 0.5"),
             (
                 !(0.0..=1.0).contains(&self.max_refused_share),
                 "max_refused_share must be from 0 to 1",
             ),
-            (
-                !(1..=MOST_ROWS).contains(&self.max_rows),
-                "max_rows must be from 1 to 1000000000",
-            ),
+            (!(1..=MOST_ROWS).contains(&self.max_rows), "max_rows must be from 1 to 1000000000"),
         ];
         checks.into_iter().find(|(wrong, _)| *wrong).map(|(_, reason)| reason)
     }
@@ -336,7 +330,10 @@ mod tests {
         .unwrap();
         assert_eq!(mapping.columns(), ["u", "i", "k", "o", "c", "s", "sex", "f"]);
         let layout = mapping.layout();
-        assert_eq!((layout.attributes, layout.institution, layout.held_out), (vec![5, 6], Some(5), Some(7)));
+        assert_eq!(
+            (layout.attributes, layout.institution, layout.held_out),
+            (vec![5, 6], Some(5), Some(7))
+        );
         assert_eq!(mapping.held_out_value().as_deref(), Some("0"));
     }
 

@@ -71,7 +71,9 @@ fn check_sizes(metadata: &ParquetMetaData) -> Result<(), String> {
         .flat_map(|group| group.columns())
         .any(|chunk| !(0..=MAX_CHUNK).contains(&chunk.uncompressed_size()));
     if too_large {
-        return Err("a row group holds more than 1 GiB in one column: write smaller row groups".into());
+        return Err(
+            "a row group holds more than 1 GiB in one column: write smaller row groups".into()
+        );
     }
     Ok(())
 }
@@ -119,11 +121,18 @@ fn values(array: &ArrayRef) -> Result<Values, ArrowError> {
             Values::Time(TimestampMicrosecondArray::from(to(target)?.to_data()))
         }
         // 64 bits without a sign and decimals keep all their digits as text.
-        T::UInt64 | T::Decimal32(_, _) | T::Decimal64(_, _) | T::Decimal128(_, _)
-        | T::Decimal256(_, _) | T::Utf8 | T::LargeUtf8 | T::Utf8View | T::Binary
-        | T::LargeBinary | T::BinaryView | T::Null => {
-            Values::Text(StringArray::from(to(T::Utf8)?.to_data()))
-        }
+        T::UInt64
+        | T::Decimal32(_, _)
+        | T::Decimal64(_, _)
+        | T::Decimal128(_, _)
+        | T::Decimal256(_, _)
+        | T::Utf8
+        | T::LargeUtf8
+        | T::Utf8View
+        | T::Binary
+        | T::LargeBinary
+        | T::BinaryView
+        | T::Null => Values::Text(StringArray::from(to(T::Utf8)?.to_data())),
         T::List(_) | T::LargeList(_) => {
             let target = T::List(Field::new_list_field(T::Utf8, true).into());
             Values::List(ListArray::from(to(target)?.to_data()))

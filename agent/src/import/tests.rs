@@ -56,7 +56,8 @@ fn refused(row: &str) -> String {
 
 #[test]
 fn csv_gives_learners_sorted_by_order() {
-    let imported = csv("bob,i1,a,9,1,0\nann,i3,c,3,1,1\nann,i1,a|b,-1,0,1\nann,i2,b,2.5,1,1\n").unwrap();
+    let imported =
+        csv("bob,i1,a,9,1,0\nann,i3,c,3,1,1\nann,i1,a|b,-1,0,1\nann,i2,b,2.5,1,1\n").unwrap();
     let items: Vec<&str> = imported.learners[0].responses.iter().map(|r| r.item.as_str()).collect();
     assert_eq!(items, ["i1", "i2", "i3"]);
     assert_eq!(imported.learners[0].responses[0].competencies, ["a", "b"]);
@@ -100,7 +101,10 @@ fn too_many_competencies_are_refused() {
 #[test]
 fn order_that_is_no_finite_number_is_refused() {
     for order in ["nan", "inf", "-infinity", "1e999", "x", "2026-03-01T09:00:00Z"] {
-        assert!(refused(&format!("ann,i1,a,{order},1,0")).contains("`order` expected a"), "{order}");
+        assert!(
+            refused(&format!("ann,i1,a,{order},1,0")).contains("`order` expected a"),
+            "{order}"
+        );
     }
     assert_eq!(refused("ann,i1,a,,1,0"), "column `order` is missing");
 }
@@ -145,7 +149,13 @@ fn long_names_and_control_characters_are_refused() {
 
 #[test]
 fn refusals_never_repeat_the_value() {
-    for row in ["SECRET,i1,a,x,1,0", "SECRET,i1,a,1,7,0", "SECRET,i1,,1,1,0", "SECRET,i1", "S\u{1}ECRET,i,a,1,1,0"] {
+    for row in [
+        "SECRET,i1,a,x,1,0",
+        "SECRET,i1,a,1,7,0",
+        "SECRET,i1,,1,1,0",
+        "SECRET,i1",
+        "S\u{1}ECRET,i,a,1,1,0",
+    ] {
         assert!(!refused(row).contains("SECRET"), "{row}");
     }
 }
@@ -177,12 +187,21 @@ fn too_many_refused_rows_import_nothing() {
 fn missing_column_lists_what_exists() {
     let (_dir, path) = file("a.csv", "user,item,skill,order,correct,fold\n");
     let error = read(&path, &mapping(""), None).unwrap_err();
-    assert!(matches!(&error, ImportError::MissingColumns { missing, .. } if missing == &["skills"]));
-    assert!(error.to_string().ends_with("it has: user, item, skill, order, correct, fold"), "{error}");
+    assert!(
+        matches!(&error, ImportError::MissingColumns { missing, .. } if missing == &["skills"])
+    );
+    assert!(
+        error.to_string().ends_with("it has: user, item, skill, order, correct, fold"),
+        "{error}"
+    );
     let (_dir, path) = file("a.jsonl", "{\"user\":1,\"item\":2}\n");
     let error = read(&path, &mapping(""), None).unwrap_err().to_string();
-    assert!(error.contains("does not have: skills, order, correct, fold; it has: item, user"), "{error}");
-    let (_dir, path) = parquet_file(vec![("user", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
+    assert!(
+        error.contains("does not have: skills, order, correct, fold; it has: item, user"),
+        "{error}"
+    );
+    let (_dir, path) =
+        parquet_file(vec![("user", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
     let error = read(&path, &mapping(""), None).unwrap_err();
     assert!(matches!(error, ImportError::MissingColumns { .. }));
 }
@@ -196,7 +215,9 @@ fn column_that_exists_twice_is_an_error() {
 
 #[test]
 fn empty_files_are_clear_errors() {
-    for (name, bytes) in [("a.csv", ""), ("a.csv", HEADER), ("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.parquet", "")] {
+    for (name, bytes) in
+        [("a.csv", ""), ("a.csv", HEADER), ("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.parquet", "")]
+    {
         let (_dir, path) = file(name, bytes);
         let error = read(&path, &mapping(""), None).unwrap_err();
         assert!(matches!(error, ImportError::Empty { .. }), "{name} {bytes:?}: {error}");
@@ -247,7 +268,8 @@ fn contradicting_held_out_values_are_counted() {
 
 #[test]
 fn without_a_held_out_column_the_split_depends_on_the_learner_alone() {
-    let text = MAPPING.replace("held_out = { column = \"fold\", equals = 1 }", "held_out_fraction = 0.3");
+    let text =
+        MAPPING.replace("held_out = { column = \"fold\", equals = 1 }", "held_out_fraction = 0.3");
     let mapping = Mapping::parse(&text).unwrap();
     let rows: String = (0..200).map(|n| format!("u{n},i,a,{n},1,0\n")).collect();
     let (_dir, path) = file("a.csv", format!("{HEADER}{rows}"));
@@ -277,7 +299,10 @@ fn institutions_are_chosen_ignored_and_listed() {
     assert!(error.ends_with("the file has: north, south"), "{error}");
     let error = read(&path, &mapping, None).unwrap_err();
     assert!(matches!(error, ImportError::SeveralInstitutions { .. }));
-    assert!(matches!(read_all(&path, &super::tests::mapping("")), Err(ImportError::NoInstitutionColumn)));
+    assert!(matches!(
+        read_all(&path, &super::tests::mapping("")),
+        Err(ImportError::NoInstitutionColumn)
+    ));
     let error = read(&path, &super::tests::mapping(""), Some("north")).unwrap_err();
     assert!(matches!(error, ImportError::NoInstitutionColumn));
 }
@@ -298,18 +323,21 @@ fn delimiter_byte_order_mark_quotes_and_crlf() {
     let (_dir, path) = file("a.csv", rows);
     let learners = read(&path, &mapping("delimiter = \";\""), None).unwrap().learners;
     assert_eq!(learners[0].id, "an;n");
-    let line = "\u{feff}{\"user\":1,\"item\":2,\"skills\":\"a\",\"order\":1,\"correct\":0,\"fold\":0}\n";
+    let line =
+        "\u{feff}{\"user\":1,\"item\":2,\"skills\":\"a\",\"order\":1,\"correct\":0,\"fold\":0}\n";
     let (_dir, path) = file("a.jsonl", line);
     assert_eq!(read(&path, &mapping(""), None).unwrap().learners[0].id, "1");
 }
 
 #[test]
 fn thresholds_and_times() {
-    let text = MAPPING
-        .replace("\"number\"", "\"time\"")
-        .replace("outcome = { column = \"correct\" }", "outcome = { column = \"correct\", threshold = 0.6 }");
+    let text = MAPPING.replace("\"number\"", "\"time\"").replace(
+        "outcome = { column = \"correct\" }",
+        "outcome = { column = \"correct\", threshold = 0.6 }",
+    );
     let mapping = Mapping::parse(&text).unwrap();
-    let rows = "ann,later,a,2026-03-01T09:00:00Z,0.6,0\nann,earlier,a,2026-03-01T10:30:00+02:00,0.5,0\n";
+    let rows =
+        "ann,later,a,2026-03-01T09:00:00Z,0.6,0\nann,earlier,a,2026-03-01T10:30:00+02:00,0.5,0\n";
     let (_dir, path) = file("a.csv", format!("{HEADER}{rows}"));
     let learners = read(&path, &mapping, None).unwrap().learners;
     let found: Vec<(&str, bool)> =
@@ -350,7 +378,9 @@ fn three_formats_give_the_same_learners() {
     let expected = csv(GOOD).unwrap().learners;
     let (_dir, path) = file("a.ndjson", json);
     assert_eq!(read(&path, &mapping(""), None).unwrap().learners, expected);
-    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+    for compression in
+        [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())]
+    {
         let (_dir, path) = compressed(
             vec![
                 ("user", strings(&["ann", "ann", "bob"])),
@@ -376,12 +406,16 @@ fn parquet_type_zoo() {
             Some(vec![Some(7)]),
         ]);
     let binary = as_type(&strings(&["x", "x"]), DataType::Binary);
-    let ids = as_type(&(Arc::new(UInt64Array::from(vec![u64::MAX, 3])) as ArrayRef), DataType::UInt64);
+    let ids =
+        as_type(&(Arc::new(UInt64Array::from(vec![u64::MAX, 3])) as ArrayRef), DataType::UInt64);
     for order in [
         Arc::new(TimestampMillisecondArray::from(vec![2, 1])) as ArrayRef,
         Arc::new(TimestampMillisecondArray::from(vec![2, 1]).with_timezone("+02:00")),
         strings(&["2026-03-01T09:00:00Z", "2025-03-01T09:00:00Z"]),
-        as_type(&(Arc::new(arrow::array::Date32Array::from(vec![20, 10])) as ArrayRef), DataType::Date64),
+        as_type(
+            &(Arc::new(arrow::array::Date32Array::from(vec![20, 10])) as ArrayRef),
+            DataType::Date64,
+        ),
     ] {
         let (_dir, path) = parquet_file(vec![
             ("user", binary.clone()),
@@ -400,9 +434,13 @@ fn parquet_type_zoo() {
 
 #[test]
 fn parquet_nulls_and_wrong_types_are_refused() {
-    let nested: ArrayRef = Arc::new(ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(
-        vec![Some(vec![Some(1)]), None, Some(vec![]), Some(vec![None])],
-    ));
+    let nested: ArrayRef =
+        Arc::new(ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(vec![
+            Some(vec![Some(1)]),
+            None,
+            Some(vec![]),
+            Some(vec![None]),
+        ]));
     let nulls: arrow::array::DictionaryArray<arrow::datatypes::Int32Type> =
         vec![Some("u"), None, Some("u"), Some("u")].into_iter().collect();
     let columns = |user: ArrayRef, skills: ArrayRef| {
@@ -410,7 +448,11 @@ fn parquet_nulls_and_wrong_types_are_refused() {
             ("user", user),
             ("item", strings(&["i"; 4])),
             ("skills", skills),
-            ("order", Arc::new(Float64Array::from(vec![Some(1.0), Some(2.0), None, Some(f64::NAN)])) as ArrayRef),
+            (
+                "order",
+                Arc::new(Float64Array::from(vec![Some(1.0), Some(2.0), None, Some(f64::NAN)]))
+                    as ArrayRef,
+            ),
             ("correct", Arc::new(Int64Array::from(vec![1; 4]))),
             ("fold", Arc::new(Int64Array::from(vec![1; 4]))),
         ]
@@ -424,7 +466,11 @@ fn parquet_nulls_and_wrong_types_are_refused() {
     };
     assert_eq!(
         reasons(&path),
-        ["column `user` is missing", "column `order` is missing", "column `order` expected a finite number"]
+        [
+            "column `user` is missing",
+            "column `order` is missing",
+            "column `order` expected a finite number"
+        ]
     );
     let (_dir, path) = parquet_file(columns(strings(&["u"; 4]), nested.clone()));
     assert_eq!(
@@ -441,7 +487,8 @@ fn damaged_parquet_never_panics() {
     let users: arrow::array::DictionaryArray<arrow::datatypes::Int32Type> =
         (0..500).map(|n| Some(["ann", "bob", "cid"][n % 3])).collect();
     let users = users.downcast_dict::<StringArray>().unwrap();
-    let users: StringArray = users.into_iter().collect::<arrow::array::GenericByteArray<Utf8Type>>();
+    let users: StringArray =
+        users.into_iter().collect::<arrow::array::GenericByteArray<Utf8Type>>();
     let (dir, path) = compressed(
         vec![
             ("user", Arc::new(users)),

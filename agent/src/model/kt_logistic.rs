@@ -194,20 +194,22 @@ impl Chunk {
     /// The gradient of the summed log loss by the dense and by the competency parameters.
     fn gradient(&self, weights: &[f64]) -> Result<(Vec<f64>, Vec<f64>), ModelError> {
         let (dense, skills) = weights.split_at(DENSE.len());
-        let dense = leaf(dense).reshape([DENSE.len(), 1]);
-        let skills = leaf(skills);
-        let logits = self.logits(dense.clone(), skills.clone());
+        let (dense, skills) = (leaf(dense), leaf(skills));
+        let logits = self.logits(dense.clone().reshape([DENSE.len(), 1]), skills.clone());
         // -ln p(outcome) = softplus(z) - y z = (1 - y) z - ln sigmoid(z), stable for any z.
         let loss = (self.wrong.clone() * logits.clone() - log_sigmoid(logits)).sum();
         let mut gradients = loss.backward();
-        let mut read = |leaf: Option<Tensor<1>>| match leaf {
-            Some(tensor) => {
-                tensor.try_into_vec_as::<f64>().map_err(|e| ModelError::Tensor(e.to_string()))
-            }
-            None => Ok(vec![0.0; skills.dims()[0]]),
+        let mut read = |leaf: &Tensor<1>| {
+            let gradient = leaf.grad_remove(&mut gradients);
+            let gradient = gradient.ok_or_else(|| ModelError::Tensor("no gradient".to_owned()))?;
+            let values = gradient.try_into_vec_as::<f64>();
+            values.map_err(|error| ModelError::Tensor(error.to_string()))
         };
-        let by_dense = read(dense.grad_remove(&mut gradients).map(|g| g.reshape([DENSE.len()])))?;
-        Ok((by_dense, read(skills.grad_remove(&mut gradients))?))
+        let by_skills = match self.skills {
+            Some(_) => read(&skills)?,
+            None => vec![0.0; skills.dims()[0]],
+        };
+        Ok((read(&dense)?, by_skills))
     }
 
     /// [rows, 1]

@@ -2,12 +2,7 @@
 //! checked by whoever stores it.
 
 use bytes::Bytes;
-use collegium_shared::{
-    crypto::Digest,
-    ids::RoundId,
-    protocol::UploadHeader,
-    signed::Signed,
-};
+use collegium_shared::{crypto::Digest, ids::RoundId, protocol::UploadHeader, signed::Signed};
 
 use super::{Malformed, digest, required, within};
 use crate::{CHUNK, v1};
@@ -89,7 +84,7 @@ impl From<DownloadFrom> for v1::DownloadRequest {
 /// One message of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownloadPiece {
-    /// At most [`CHUNK`] bytes; empty only for an empty blob, or at its end.
+    /// At most [`CHUNK`] bytes; empty only for an empty blob.
     pub data: Bytes,
     /// The whole length of the blob in bytes, in the first message.
     pub total: u64,

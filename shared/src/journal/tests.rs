@@ -1,1 +1,401 @@
+//! What the journal promises, against files cut, flipped and filled in every way.
 
+use std::fs;
+
+use proptest::{collection::vec, prelude::*};
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::{clock::Timestamp, crypto::VerifyingKey, merkle};
+
+const ORIGIN: &str = "example.org/audit";
+
+/// A directory for a journal, and the key that it is opened with again and again.
+struct Site {
+    dir: tempfile::TempDir,
+    key: Vec<u8>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let key = SigningKey::generate_pkcs8().unwrap().expose().clone();
+        Self { dir: tempfile::tempdir().unwrap(), key }
+    }
+
+    /// A site with one batch per item of `batches`, each of so many small entries.
+    fn with(batches: &[u64]) -> Self {
+        let site = Self::new();
+        let mut journal = site.open();
+        for size in batches {
+            for _ in 0..*size {
+                let entry = format!("entry {}", journal.len() + journal.batch.leaves.len() as u64);
+                journal.append(entry.as_bytes()).unwrap();
+            }
+            journal.commit().unwrap();
+        }
+        site
+    }
+
+    fn signer(&self) -> SigningKey {
+        SigningKey::from_pkcs8(&self.key).unwrap()
+    }
+
+    fn verifier(&self) -> VerifyingKey {
+        self.signer().verifying_key()
+    }
+
+    fn try_open(&self) -> Result<Journal, JournalError> {
+        Journal::open(self.dir.path(), ORIGIN, self.signer())
+    }
+
+    fn open(&self) -> Journal {
+        self.try_open().unwrap()
+    }
+
+    fn finding(&self) -> Finding {
+        match self.try_open() {
+            Err(JournalError::Damaged(finding)) => finding,
+            Err(other) => panic!("{other}"),
+            Ok(journal) => panic!("opened with {} entries", journal.len()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log(&self) -> Vec<u8> {
+        fs::read(self.path(LOG)).unwrap()
+    }
+
+    fn set_log(&self, bytes: &[u8]) {
+        fs::write(self.path(LOG), bytes).unwrap();
+    }
+
+    fn note(&self) -> Vec<u8> {
+        fs::read(self.path(CHECKPOINT)).unwrap()
+    }
+
+    fn set_note(&self, note: &[u8]) {
+        fs::write(self.path(CHECKPOINT), note).unwrap();
+    }
+}
+
+fn entries(journal: &Journal) -> Vec<Vec<u8>> {
+    let mut entries = Vec::new();
+    let collect = |index: u64, payload: &[u8]| {
+        assert_eq!(index, entries.len() as u64);
+        entries.push(payload.to_vec());
+        Ok::<_, JournalError>(())
+    };
+    journal.replay(collect).unwrap();
+    entries
+}
+
+fn root_from_scratch(entries: &[Vec<u8>]) -> Digest {
+    let leaves: Vec<Digest> = entries.iter().map(|entry| merkle::leaf_hash(entry)).collect();
+    merkle::root(&leaves)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn what_is_committed_is_read_back_under_the_same_root(
+        batches in vec(vec(vec(any::<u8>(), 0..40), 0..120), 0..6),
+    ) {
+        let site = Site::new();
+        let mut written: Vec<Vec<u8>> = Vec::new();
+        for batch in batches {
+            let mut journal = site.open();
+            prop_assert_eq!(journal.root(), root_from_scratch(&written));
+            for entry in batch {
+                prop_assert_eq!(journal.append(&entry).unwrap(), written.len() as u64);
+                written.push(entry);
+            }
+            prop_assert_eq!(journal.commit().unwrap(), root_from_scratch(&written));
+            prop_assert_eq!(&entries(&journal), &written);
+        }
+        let journal = site.open();
+        prop_assert_eq!(journal.torn_bytes(), 0);
+        prop_assert_eq!(&entries(&journal), &written);
+        for (index, entry) in written.iter().enumerate().step_by(37) {
+            prop_assert_eq!(&journal.read(index as u64).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_harm(bytes in vec(any::<u8>(), 0..400)) {
+        let site = Site::with(&[1]);
+        let sound = site.log();
+        site.set_log(&bytes);
+        let truncated = matches!(site.finding(), Finding::Truncated { .. } | Finding::Entry { .. } | Finding::Seal { .. });
+        prop_assert!(truncated);
+        // Behind a sound seal, the same bytes are a write that a crash cut off.
+        site.set_log(&[sound, bytes.clone()].concat());
+        prop_assert_eq!(site.open().torn_bytes(), bytes.len() as u64);
+    }
+}
+
+#[test]
+fn a_crash_at_any_byte_of_a_batch_leaves_the_batches_before() {
+    let site = Site::with(&[2, 1]);
+    let (before, note, root) = (site.log(), site.note(), site.open().root());
+    let mut journal = site.open();
+    journal.append(b"third").unwrap();
+    journal.append(b"fourth").unwrap();
+    journal.commit().unwrap();
+    drop(journal);
+    let after = site.log();
+    for cut in before.len()..after.len() {
+        site.set_log(&after[..cut]);
+        site.set_note(&note);
+        let journal = site.open();
+        assert_eq!((journal.len(), journal.root()), (3, root), "cut at {cut}");
+        assert_eq!(journal.torn_bytes(), (cut - before.len()) as u64);
+        drop(journal);
+        assert_eq!(site.log(), before, "cut at {cut}");
+    }
+    // Crashed after the fsync, before the checkpoint was renamed: everything is there.
+    site.set_log(&after);
+    site.set_note(&note);
+    assert_eq!(site.open().len(), 5);
+    assert_ne!(site.note(), note, "the checkpoint is brought up to date");
+}
+
+#[test]
+fn a_torn_batch_may_have_holes_and_zeros() {
+    let site = Site::with(&[2]);
+    let sound = site.log();
+    let torn = [sound.clone(), vec![0; 9_000], b"rest of a page".to_vec()].concat();
+    site.set_log(&torn);
+    let mut journal = site.open();
+    assert_eq!((journal.len(), journal.torn_bytes()), (2, 9_014));
+    journal.append(b"next").unwrap();
+    journal.commit().unwrap();
+    drop(journal);
+    assert_eq!(entries(&site.open()).len(), 3);
+}
+
+#[test]
+fn every_flipped_byte_is_found() {
+    let site = Site::with(&[3, 1, 2]);
+    let (sound, root) = (site.log(), site.open().root());
+    for at in 0..sound.len() {
+        for bit in [0x01, 0x80] {
+            let mut bytes = sound.clone();
+            bytes[at] ^= bit;
+            site.set_log(&bytes);
+            let offset = match site.finding() {
+                Finding::Entry { offset, .. }
+                | Finding::Seal { offset, .. }
+                | Finding::Truncated { offset, .. } => offset,
+                other => panic!("byte {at}: {other}"),
+            };
+            assert!(offset <= at as u64, "byte {at} was reported at {offset}");
+        }
+    }
+    site.set_log(&sound);
+    assert_eq!(site.open().root(), root);
+}
+
+#[test]
+fn damage_is_told_from_a_torn_batch_even_under_an_old_checkpoint() {
+    let site = Site::with(&[1]);
+    let note = site.note();
+    let first = site.log().len();
+    let mut journal = site.open();
+    for entry in [b"second", b"third."] {
+        journal.append(entry).unwrap();
+        journal.commit().unwrap();
+    }
+    drop(journal);
+    let sound = site.log();
+    // The second entry was acknowledged, because the seal of the third follows it.
+    for at in [first, first + 1, first + 10, first + 40] {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        site.set_log(&bytes);
+        site.set_note(&note);
+        match site.finding() {
+            Finding::Entry { index, offset, .. } => assert_eq!((index, offset), (1, first as u64)),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn fewer_entries_than_the_checkpoint_says_is_named() {
+    let site = Site::with(&[2]);
+    let short = site.log();
+    let mut journal = site.open();
+    journal.append(b"third").unwrap();
+    journal.commit().unwrap();
+    drop(journal);
+    site.set_log(&short);
+    let finding = site.finding();
+    assert!(matches!(finding, Finding::Truncated { entries: 2, checkpoint: 3, .. }), "{finding}");
+    site.set_log(b"");
+    let finding = site.finding();
+    assert!(matches!(finding, Finding::Truncated { entries: 0, checkpoint: 3, .. }), "{finding}");
+}
+
+#[test]
+fn a_rewritten_history_of_the_same_size_is_found() {
+    let (site, other) = (Site::with(&[3]), Site::new());
+    let other = Site { key: site.key.clone(), ..other };
+    let mut journal = other.open();
+    for entry in [b"a", b"b", b"c"] {
+        journal.append(entry).unwrap();
+    }
+    journal.commit().unwrap();
+    site.set_log(&other.log());
+    assert!(matches!(site.finding(), Finding::Root { size: 3, .. }));
+}
+
+#[test]
+fn a_checkpoint_lost_in_a_power_cut_is_renewed() {
+    let site = Site::with(&[3]);
+    let note = site.note();
+    for lost in [&b""[..], &[0; 200]] {
+        site.set_note(lost);
+        assert_eq!(site.open().len(), 3);
+        assert_eq!(site.note(), note);
+    }
+    let mut forged = note.clone();
+    forged[ORIGIN.len() + 1] = b'2';
+    site.set_note(&forged);
+    assert!(matches!(site.finding(), Finding::Checkpoint { .. }));
+}
+
+#[test]
+fn another_process_origin_or_key_is_refused() {
+    let site = Site::with(&[1]);
+    let held = site.open();
+    assert!(matches!(site.try_open(), Err(JournalError::InUse(_))));
+    drop(held);
+    let renamed = Journal::open(site.dir.path(), "example.org/other", site.signer());
+    assert!(matches!(renamed, Err(JournalError::OtherOrigin { .. })));
+    let bad = Journal::open(site.dir.path(), "with space", site.signer());
+    assert!(matches!(bad, Err(JournalError::BadOrigin(_))));
+    let stranger = Site::new();
+    let refused = Journal::open(site.dir.path(), ORIGIN, stranger.signer());
+    assert!(matches!(refused, Err(JournalError::Damaged(Finding::Checkpoint { .. }))));
+}
+
+#[test]
+fn only_what_fits_is_taken() {
+    let site = Site::new();
+    let mut journal = site.open();
+    assert!(matches!(journal.append(&[0; MAX_ENTRY + 1]), Err(JournalError::TooLarge(_))));
+    journal.append(&[7; MAX_ENTRY]).unwrap();
+    assert!(journal.is_empty(), "not before the commit");
+    journal.commit().unwrap();
+    assert_eq!(journal.read(0).unwrap(), [7; MAX_ENTRY]);
+    assert!(matches!(journal.read(1), Err(JournalError::NoEntry { index: 1, size: 1 })));
+    let full = (0..).find_map(|_| journal.append(&[0; MAX_ENTRY]).err()).unwrap();
+    assert!(matches!(full, JournalError::BatchFull(_)));
+}
+
+/// `/dev/full` answers every write as a full disk does.
+fn fill_the_disk(journal: &mut Journal) {
+    journal.log = OpenOptions::new().write(true).open("/dev/full").unwrap();
+}
+
+#[test]
+fn a_full_disk_loses_the_batch_and_nothing_else() {
+    let site = Site::with(&[2]);
+    let mut journal = site.open();
+    let root = journal.root();
+    journal.append(b"lost").unwrap();
+    fill_the_disk(&mut journal);
+    assert!(matches!(journal.commit(), Err(JournalError::NotRecorded(_))));
+    assert_eq!((journal.len(), journal.root()), (2, root));
+    assert_eq!(journal.append(b"kept").unwrap(), 2);
+    journal.commit().unwrap();
+    drop(journal);
+    let journal = site.open();
+    assert_eq!((journal.torn_bytes(), journal.read(2).unwrap()), (0, b"kept".to_vec()));
+}
+
+#[test]
+fn a_log_that_cannot_be_cut_back_stops_the_journal() {
+    let site = Site::with(&[2]);
+    let mut journal = site.open();
+    journal.append(b"lost").unwrap();
+    fill_the_disk(&mut journal);
+    fs::rename(site.path(LOG), site.path("away")).unwrap();
+    assert!(matches!(journal.commit(), Err(JournalError::Uncertain(_))));
+    assert!(matches!(journal.append(b"more"), Err(JournalError::Stopped)));
+    assert!(matches!(journal.commit(), Err(JournalError::Stopped)));
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Event {
+    Enrolled { name: String },
+    Measured { loss: f64 },
+}
+
+#[test]
+fn typed_events_come_back_exactly() {
+    let site = Site::new();
+    let at = Timestamp::from_millis(1_785_585_600_000);
+    let events = [
+        Event::Enrolled { name: "school".into() },
+        Event::Measured { loss: 0.1 + 0.2 },
+        Event::Measured { loss: 5e-324 },
+    ];
+    let mut log = Log::open(site.dir.path(), ORIGIN, site.signer()).unwrap();
+    for event in &events {
+        log.append(&Entry { at, event: event.clone() }).unwrap();
+    }
+    log.commit().unwrap();
+    drop(log);
+    let log = Log::<Event>::open(site.dir.path(), ORIGIN, site.signer()).unwrap();
+    let mut seen = Vec::new();
+    log.replay(|_, entry: Entry<Event>| {
+        assert_eq!(entry.at, at);
+        seen.push(entry.event);
+        Ok::<_, JournalError>(())
+    })
+    .unwrap();
+    assert_eq!(seen, events);
+    assert_eq!(log.read(1).unwrap().event, events[1]);
+    assert_eq!(
+        String::from_utf8(log.history().read_entry(0).unwrap().unwrap()).unwrap(),
+        r#"{"v":1,"at":"2026-08-01T12:00:00.000Z","event":{"type":"enrolled","name":"school"}}"#
+    );
+}
+
+#[test]
+fn an_entry_of_another_version_is_named() {
+    let site = Site::new();
+    let mut journal = site.open();
+    journal.append(br#"{"v":2,"time":0}"#).unwrap();
+    journal.append(b"no JSON").unwrap();
+    journal.commit().unwrap();
+    drop(journal);
+    let log = Log::<Event>::open(site.dir.path(), ORIGIN, site.signer()).unwrap();
+    let error = log.read(0).unwrap_err().to_string();
+    assert!(error.contains("entry 0") && error.contains("version 2"), "{error}");
+    assert!(matches!(log.read(1), Err(JournalError::Unreadable { index: 1, .. })));
+}
+
+#[test]
+fn proofs_convince_a_verifier_that_has_only_checkpoints() {
+    let site = Site::with(&[200, 100, 260]);
+    let journal = site.open();
+    let history = journal.history();
+    let old_root = root_from_scratch(&entries(&journal)[..300]);
+    let path = history.consistency_proof(300, 560).unwrap().unwrap();
+    assert!(verify_consistency(300, &old_root, 560, &journal.root(), &path));
+    let leaf = merkle::leaf_hash(&journal.read(299).unwrap());
+    let path = history.inclusion_proof(299, 560).unwrap().unwrap();
+    assert!(verify_inclusion(&leaf, 299, 560, &path, &journal.root()));
+    assert!(!verify_inclusion(&leaf, 298, 560, &path, &journal.root()));
+    assert!(history.inclusion_proof(560, 560).unwrap().is_none());
+    assert!(history.consistency_proof(0, 560).unwrap().is_none());
+    assert!(history.consistency_proof(1, 561).unwrap().is_none());
+    assert_eq!(Checkpoint::open(history.checkpoint(), &site.verifier()).unwrap().size, 560);
+}

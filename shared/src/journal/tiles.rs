@@ -184,3 +184,94 @@ fn remove_partials(full: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tlog_tiles::{Error, Hash, TileHashReader, TileReader};
+
+    use super::*;
+    use crate::{crypto::SigningKey, journal::Journal};
+
+    /// Reads our files for another implementation of tiled logs, which authenticates them.
+    struct Files<'a>(&'a Path);
+
+    impl TileReader for Files<'_> {
+        fn height(&self) -> u8 {
+            8
+        }
+        fn read_tiles(&self, tiles: &[tlog_tiles::Tile]) -> Result<Vec<Vec<u8>>, Error> {
+            let read = |tile: &tlog_tiles::Tile| {
+                let (level, width) = (Some(tile.level().into()), tile.width().into());
+                let ours = Tile { level, number: tile.level_index(), width };
+                fs::read(self.0.join(ours.path())).unwrap()
+            };
+            Ok(tiles.iter().map(read).collect())
+        }
+        fn save_tiles(&self, _: &[tlog_tiles::Tile], _: &[Vec<u8>]) {}
+    }
+
+    fn grow(journal: &mut Journal, to: u64) {
+        for n in journal.len()..to {
+            journal.append(format!("{{\"n\":{n}}}").as_bytes()).unwrap();
+        }
+        journal.commit().unwrap();
+    }
+
+    /// The entries that the bundles in `out` hold, up to `size`.
+    fn bundled(out: &Path, size: u64) -> Vec<Vec<u8>> {
+        let mut entries = Vec::new();
+        for number in 0..size.div_ceil(BUNDLE) {
+            let width = BUNDLE.min(size - number * BUNDLE);
+            let bytes = fs::read(out.join(Tile { level: None, number, width }.path())).unwrap();
+            let mut rest = bytes.as_slice();
+            while let Some((length, after)) = rest.split_first_chunk::<2>() {
+                let (entry, after) = after.split_at(u16::from_be_bytes(*length).into());
+                entries.push(entry.to_vec());
+                rest = after;
+            }
+        }
+        entries
+    }
+
+    #[test]
+    fn another_implementation_authenticates_every_published_tile() {
+        let dir = tempfile::tempdir().unwrap();
+        let pkcs8 = SigningKey::generate_pkcs8().unwrap();
+        let key = SigningKey::from_pkcs8(pkcs8.expose()).unwrap();
+        let verifier = key.verifying_key();
+        let mut journal = Journal::open(dir.path(), "example.org/log", key).unwrap();
+        let out = dir.path().join(DIR);
+        // 65,536 entries are one full tile of level 1, and the first hash of level 2.
+        for size in [1, 255, 256, 257, 700, 65_800] {
+            grow(&mut journal, size);
+            journal.publish().unwrap();
+            journal.publish().unwrap();
+            let signed = published(dir.path(), &verifier).unwrap().unwrap();
+            assert_eq!((signed.size, signed.root), (size, journal.root()));
+            check(journal.history(), dir.path(), &signed).unwrap();
+            let files = Files(&out);
+            let reader = TileHashReader::new(size, Hash(signed.root.0), &files);
+            for entry in [0, size / 2, size - 1] {
+                let path = tlog_tiles::prove_record(size, entry, &reader).unwrap();
+                let leaf = tlog_tiles::record_hash(&journal.read(entry).unwrap());
+                let root = Hash(signed.root.0);
+                tlog_tiles::check_record(&path, size, root, entry, leaf).unwrap();
+            }
+            let entries = bundled(&out, size);
+            assert_eq!(entries.len() as u64, size);
+            assert_eq!(entries[entries.len() - 1], journal.read(size - 1).unwrap());
+        }
+        assert!(!out.join("tile/0/000.p").exists(), "partial tiles go once the tile is full");
+        let fresh = dir.path().join("fresh");
+        export(journal.history(), &fresh).unwrap();
+        assert_eq!(bundled(&fresh, 65_800), bundled(&out, 65_800));
+    }
+
+    #[test]
+    fn paths_are_those_of_the_specification() {
+        let path = |level, number, width| Tile { level, number, width }.path();
+        assert_eq!(path(Some(0), 1_234_067, 256), Path::new("tile/0/x001/x234/067"));
+        assert_eq!(path(Some(2), 5, 17), Path::new("tile/2/005.p/17"));
+        assert_eq!(path(None, 1_000, 256), Path::new("tile/entries/x001/000"));
+    }
+}

@@ -228,3 +228,88 @@ pub fn verify_consistency(
     }
     last == 0 && from_old == *old_root && from_new == *new_root
 }
+
+#[cfg(test)]
+mod tests {
+    use tlog_tiles::Hash;
+
+    use super::*;
+    use crate::merkle::leaf_hash;
+
+    /// A tree of `size` leaves, and the leaves.
+    fn tree(size: u64) -> (Tree, Vec<Digest>) {
+        let leaves: Vec<Digest> = (0..size).map(|n| leaf_hash(&n.to_be_bytes())).collect();
+        let mut tree = Tree::default();
+        assert_eq!(tree.root_with(leaves.iter().copied()), root(&leaves));
+        leaves.iter().for_each(|leaf| tree.push(*leaf));
+        (tree, leaves)
+    }
+
+    fn ranges<'a>(
+        tree: &'a Tree,
+        leaves: &'a [Digest],
+    ) -> Ranges<'a, impl FnMut(u64) -> io::Result<Vec<Digest>>> {
+        let bundle = |n: u64| {
+            let end = leaves.len().min(index((n + 1) * BUNDLE));
+            Ok(leaves[index(n * BUNDLE)..end].to_vec())
+        };
+        Ranges { tree, leaves: bundle }
+    }
+
+    /// Small trees, and those around the borders of bundles.
+    fn sizes() -> impl Iterator<Item = u64> {
+        (1..20).chain([255, 256, 257, 511, 512, 513, 700, 1_025])
+    }
+
+    #[test]
+    fn growing_leaf_by_leaf_gives_the_roots_of_rfc_6962() {
+        let (_, leaves) = tree(600);
+        let mut grown = Tree::default();
+        for (n, leaf) in leaves.iter().enumerate() {
+            assert_eq!(grown.root(), root(&leaves[..n]), "{n} leaves");
+            grown.push(*leaf);
+        }
+    }
+
+    #[test]
+    fn audit_paths_verify_here_and_elsewhere() {
+        for size in sizes() {
+            let (tree, leaves) = tree(size);
+            let root = tree.root();
+            for entry in (0..size).step_by(index(1 + size / 16)).chain([size - 1]) {
+                let path = ranges(&tree, &leaves).inclusion(entry, size).unwrap();
+                let leaf = &leaves[index(entry)];
+                assert!(verify_inclusion(leaf, entry, size, &path, &root), "{entry} of {size}");
+                let theirs = path.iter().map(|hash| Hash(hash.0)).collect();
+                tlog_tiles::check_record(&theirs, size, Hash(root.0), entry, Hash(leaf.0)).unwrap();
+                assert!(!verify_inclusion(&root, entry, size, &path, &leaf_hash(b"")));
+                assert!(!verify_inclusion(leaf, entry + 1, size, &path, &root));
+                let longer = [path, vec![root]].concat();
+                assert!(!verify_inclusion(leaf, entry, size, &longer, &root));
+            }
+        }
+    }
+
+    #[test]
+    fn consistency_proofs_verify_here_and_elsewhere() {
+        for size in sizes() {
+            let (tree, leaves) = tree(size);
+            let new = tree.root();
+            for old in (1..=size).step_by(index(1 + size / 16)).chain([size]) {
+                let path = ranges(&tree, &leaves).consistency(old, size).unwrap();
+                let old_root = root(&leaves[..index(old)]);
+                assert!(verify_consistency(old, &old_root, size, &new, &path), "{old} of {size}");
+                let theirs = path.iter().map(|hash| Hash(hash.0)).collect();
+                let (a, b) = (Hash(old_root.0), Hash(new.0));
+                tlog_tiles::check_tree(&theirs, size, b, old, a).unwrap();
+                let other = leaf_hash(b"other");
+                assert!(!verify_consistency(old, &other, size, &new, &path));
+                assert!(!verify_consistency(old, &old_root, size, &other, &path));
+                let longer = [path, vec![new]].concat();
+                assert!(!verify_consistency(old, &old_root, size, &new, &longer));
+            }
+            assert!(!verify_consistency(0, &root(&[]), size, &new, &[]));
+            assert!(!verify_consistency(size + 1, &new, size, &new, &[]));
+        }
+    }
+}

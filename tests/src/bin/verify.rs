@@ -151,8 +151,7 @@ fn cargo(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(words).current_dir(workspace());
     for (name, _) in env::vars_os() {
-        let own = |start: &&str| name.to_string_lossy().starts_with(*start);
-        if OWN_VARIABLES.iter().any(|start| own(&start)) {
+        if OWN_VARIABLES.iter().any(|start| name.to_string_lossy().starts_with(start)) {
             command.env_remove(&name);
         }
     }
@@ -221,7 +220,7 @@ fn deny() -> anyhow::Result<()> {
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
         succeed(&mut install).context("cannot install cargo-deny")?;
     }
-    let checks = ["check", "bans", "licenses", "sources"];
+    let checks = ["check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
     println!("$ cargo deny {}", checks.join(" "));
     succeed(Command::new(program).args(checks).current_dir(workspace()))
 }

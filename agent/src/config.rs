@@ -1,0 +1,213 @@
+//! `agent.toml`: what the institution's operator decides about this process. Read once at start;
+//! holds no secrets. What the institution consents to is `policy`'s.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use collegium_shared::{
+    config::{self, ConfigError, Log},
+    ids::InstitutionId,
+};
+use serde::Deserialize;
+use thiserror::Error;
+use tonic::transport::Uri;
+
+/// The file's name in the agent's directory; present means enrolled.
+pub const CONFIG_FILE: &str = "agent.toml";
+
+/// Where the coordinator is reached: `https://HOST:PORT`, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CoordinatorUrl(String);
+
+/// A URL that was refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is no coordinator's address: write it as https://HOST:PORT")]
+pub struct BadUrl(String);
+
+impl TryFrom<String> for CoordinatorUrl {
+    type Error = BadUrl;
+
+    fn try_from(text: String) -> Result<Self, BadUrl> {
+        let allowed = |uri: &Uri| {
+            let plain = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
+            uri.scheme_str() == Some("https")
+                && plain
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && uri.path_and_query().is_none_or(|path| path.as_str() == "/")
+        };
+        match text.parse::<Uri>() {
+            Ok(uri) if allowed(&uri) => Ok(Self(text)),
+            _ => Err(BadUrl(text.chars().take(200).collect())),
+        }
+    }
+}
+
+impl CoordinatorUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The agent's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub coordinator: CoordinatorUrl,
+    /// This institution, as the invitation named it.
+    pub institution: InstitutionId,
+    #[serde(default)]
+    pub directories: Directories,
+    #[serde(default)]
+    pub recommender: Recommender,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// Where things are kept; relative paths start at the agent's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directories {
+    /// Learner records, sealed.
+    pub vault: PathBuf,
+    /// The journal, which is the institution's audit log.
+    pub journal: PathBuf,
+    /// Models, opened sums and uploads by their digests.
+    pub blobs: PathBuf,
+}
+
+impl Default for Directories {
+    fn default() -> Self {
+        Self { vault: "vault".into(), journal: "journal".into(), blobs: "blobs".into() }
+    }
+}
+
+/// The local recommender API.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recommender {
+    pub listen: SocketAddr,
+}
+
+impl Default for Recommender {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8471)) }
+    }
+}
+
+impl Config {
+    /// Reads `agent.toml` in `dir`; the directories in what it returns are complete paths.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join(CONFIG_FILE);
+        let mut config: Self = config::read(&path)?;
+        let Directories { vault, journal, blobs } = &mut config.directories;
+        for directory in [vault, journal, blobs] {
+            if directory.as_os_str().is_empty() {
+                return Err(ConfigError::new(&path, "directories: a path is empty"));
+            }
+            *directory = dir.join(&directory);
+        }
+        Ok(config)
+    }
+}
+
+/// The commented file that `enroll` writes.
+pub fn sample(coordinator: &CoordinatorUrl, institution: &InstitutionId) -> String {
+    let Recommender { listen } = Recommender::default();
+    format!(
+        r#"# The Collegium agent of {institution}. Read at start; unknown keys are refused.
+
+# Where the coordinator is reached. The agent calls out to this one address and nowhere else.
+coordinator = "{url}"
+
+# This institution, as the invitation named it. To change it, enrol again in a new directory.
+institution = "{institution}"
+
+# Where things are kept; relative paths start at the directory of this file.
+[directories]
+# Learner records, sealed with keys/vault.key.
+vault = "vault"
+# The journal, which is this institution's audit log.
+journal = "journal"
+# Models, opened sums and uploads.
+blobs = "blobs"
+
+# The recommender API for the learning platform. Keep it on this machine or behind a proxy that
+# authenticates its callers.
+[recommender]
+listen = "{listen}"
+
+[log]
+# error, warn, info, debug, trace, or directives such as "info,collegium_agent=debug".
+level = "info"
+# text or json
+format = "text"
+"#,
+        url = coordinator.as_str(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn url(text: &str) -> Result<CoordinatorUrl, BadUrl> {
+        text.to_owned().try_into()
+    }
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG_FILE), text).unwrap();
+        let mut config = Config::load(dir.path())?;
+        assert_eq!(config.directories.vault, dir.path().join("vault"));
+        config.directories = Directories::default();
+        Ok(config)
+    }
+
+    #[test]
+    fn the_sample_says_what_the_defaults_are() {
+        let text = sample(&url("https://host:8470").unwrap(), &"school-a".parse().unwrap());
+        let short = "coordinator = \"https://host:8470\"\ninstitution = \"school-a\"";
+        assert_eq!(load(&text).unwrap(), load(short).unwrap());
+    }
+
+    #[test]
+    fn bad_values_and_unknown_keys_are_refused_by_name() {
+        let good = "coordinator = \"https://host:8470\"\ninstitution = \"school-a\"\n";
+        let cases = [
+            ("cordinator = 1\n", "cordinator"),
+            ("[directories]\nvalut = \"v\"\n", "valut"),
+            ("[directories]\nvault = \"\"\n", "empty"),
+            ("[recommender]\nlisten = \"8471\"\n", "listen"),
+            ("[log]\nlevle = \"debug\"\n", "levle"),
+        ];
+        for (line, named) in cases {
+            let error = load(&format!("{good}{line}")).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains(CONFIG_FILE), "{line}: {error}");
+        }
+        assert!(load("coordinator = \"https://host\"").is_err());
+    }
+
+    #[test]
+    fn only_plain_https_addresses_are_taken() {
+        for good in ["https://host", "https://host:8470", "https://10.0.0.1:1/", "https://[::1]:2"]
+        {
+            assert!(url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "host:8470",
+            "http://host",
+            "https://",
+            "https://h/x",
+            "https://h?x",
+            "https://a@h",
+        ] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The only door to the coordinator: every byte that leaves the institution for the network, and
+//! every byte that comes from there, passes here. Learner records and unmasked updates never do.
+//!
+//! Each call has its own deadline and is safe to repeat: the coordinator acknowledges the same bytes
+//! again. What arrives is well formed (`collegium_proto::convert`) and not yet believed: signatures
+//! and sense are checked by the session. TLS is set up by whoever makes the [`Endpoint`].
+
+mod backoff;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::{error::Error, future::Future, time::Duration};
+
+use collegium_proto::{
+    MAX_MESSAGE,
+    convert::{Malformed, PollQuery},
+    v1::{self, enrolment_client::EnrolmentClient, federation_client::FederationClient},
+};
+use collegium_shared::{
+    blobs::BlobError,
+    ids::RoundId,
+    protocol::{Phase, Ready, RevealHeader, ShareBody, ShareHeader, Vote},
+    secagg::SharePiece,
+    signed::Signed,
+};
+use thiserror::Error;
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+pub use backoff::Backoff;
+pub use collegium_proto::convert::{Documents, Polled};
+
+/// How long one answer, or one piece of a download, may take.
+const CALL: Duration = Duration::from_secs(60);
+/// How long a poll may take; the coordinator answers after 25 seconds at the latest.
+const POLL: Duration = Duration::from_secs(60);
+/// The most bytes of the answer to an enrolment: a certificate and a key.
+const MAX_ENROL_REPLY: usize = 64 << 10;
+/// The most characters of the coordinator's words in an error.
+const MAX_ACCOUNT: usize = 400;
+
+/// Why a call gave no result.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// Nothing was decided: repeat the same call after a pause ([`Backoff`]).
+    #[error("the coordinator cannot be reached: {reason}")]
+    Unreachable { reason: String },
+    /// The coordinator decided against this request; repeating it unchanged is of no use.
+    #[error("the coordinator refused ({code:?}): {message}")]
+    Refused { code: Code, message: String },
+    #[error("the coordinator does not have it: {message}")]
+    NotFound { message: String },
+    #[error("the coordinator's answer is malformed: {0}; its operator has to look into it")]
+    Malformed(#[from] Malformed),
+    /// What was downloaded could not be stored, or was not what its digest promised.
+    #[error("{0}")]
+    Store(#[from] BlobError),
+    /// The masked vector could not be produced.
+    #[error("the upload could not be produced: {0}")]
+    Source(Box<dyn Error + Send + Sync>),
+}
+
+impl From<Status> for LinkError {
+    fn from(status: Status) -> Self {
+        // A status with a source was made on this side: the transport failed.
+        let retry = status.source().is_some()
+            || matches!(
+                status.code(),
+                Code::Unavailable
+                    | Code::DeadlineExceeded
+                    | Code::Cancelled
+                    | Code::Aborted
+                    | Code::ResourceExhausted
+                    | Code::Internal
+                    | Code::Unknown
+                    | Code::Ok
+            );
+        match status.code() {
+            _ if retry => Self::Unreachable { reason: account(&status) },
+            Code::NotFound => Self::NotFound { message: account(&status) },
+            code => Self::Refused { code, message: account(&status) },
+        }
+    }
+}
+
+/// What a status says, down to its first cause, in one bounded line that is safe to log.
+fn account(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ACCOUNT).collect()
+}
+
+fn unreachable(reason: impl Into<String>) -> LinkError {
+    LinkError::Unreachable { reason: reason.into() }
+}
+
+/// One call, given up after `deadline`.
+async fn call<T>(
+    deadline: Duration,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, LinkError> {
+    match tokio::time::timeout(deadline, answer).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(unreachable(format!("no answer within {} s", deadline.as_secs()))),
+    }
+}
+
+/// The coordinator, as the agent sees it. Cheap to clone; clones share one connection, which is made
+/// when it is needed and made again when it breaks.
+#[derive(Clone)]
+pub struct Link {
+    federation: FederationClient<Channel>,
+    enrolment: EnrolmentClient<Channel>,
+}
+
+impl Link {
+    /// Connects to nothing yet. Must be called inside a tokio runtime.
+    pub fn new(endpoint: Endpoint) -> Self {
+        let channel = endpoint.connect_lazy();
+        Self {
+            federation: FederationClient::new(channel.clone())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+            enrolment: EnrolmentClient::new(channel).max_decoding_message_size(MAX_ENROL_REPLY),
+        }
+    }
+
+    /// Waits for news. Answers at once if `cursor` (from the last answer, empty at first) is out of
+    /// date, else when something changes, or after the coordinator's patience with the same cursor
+    /// and nothing else. `held` is the round whose lists the caller holds, and up to which phase;
+    /// they are left out of the view ([`collegium_shared::protocol::RoundView::complete_from`]).
+    pub async fn poll(
+        &self,
+        cursor: &str,
+        held: Option<(RoundId, Phase)>,
+    ) -> Result<Polled, LinkError> {
+        let query = PollQuery { cursor: cursor.to_owned(), held };
+        let request = v1::PollRequest::from(&query);
+        let mut polled =
+            Polled::try_from(call(POLL, self.federation.clone().poll(request)).await?)?;
+        if polled.cursor.is_empty() {
+            polled.cursor = query.cursor;
+        }
+        Ok(polled)
+    }
+
+    /// Phase 1: takes part.
+    pub async fn ready(&self, ready: &Signed<Ready>) -> Result<(), LinkError> {
+        let request = v1::ReadyMessage::from(ready);
+        call(CALL, self.federation.clone().submit_ready(request)).await.map(drop)
+    }
+
+    /// Phase 2: deals shares to the list.
+    pub async fn share(
+        &self,
+        header: &Signed<ShareHeader>,
+        body: &ShareBody,
+    ) -> Result<(), LinkError> {
+        let request = v1::ShareMessage::from((header, body));
+        call(CALL, self.federation.clone().submit_share(request)).await.map(drop)
+    }
+
+    /// Phase 4: votes.
+    pub async fn vote(&self, vote: &Signed<Vote>) -> Result<(), LinkError> {
+        let request = v1::VoteMessage::from(vote);
+        call(CALL, self.federation.clone().submit_vote(request)).await.map(drop)
+    }
+
+    /// Phase 5: reveals the shares that a quorum asked for.
+    pub async fn reveal(
+        &self,
+        header: &Signed<RevealHeader>,
+        pieces: &[SharePiece],
+    ) -> Result<(), LinkError> {
+        let request = v1::RevealMessage::from((header, pieces));
+        call(CALL, self.federation.clone().submit_reveal(request)).await.map(drop)
+    }
+
+    /// The current roster and registry. Not verified: the caller holds the pinned root.
+    pub async fn documents(&self) -> Result<Documents, LinkError> {
+        let request = v1::DocumentsRequest {};
+        let reply = call(CALL, self.federation.clone().documents(request)).await?;
+        Ok(Documents::try_from(reply)?)
+    }
+
+    /// Spends a token for a client certificate. The answer is checked by the caller, who knows the
+    /// keys that must be in it; here it is bounded to 64 KiB.
+    pub async fn enrol(&self, request: v1::EnrolRequest) -> Result<v1::EnrolReply, LinkError> {
+        call(CALL, self.enrolment.clone().enrol(request)).await
+    }
+}

@@ -1,0 +1,227 @@
+//! From an accepted plan to the integer input of a secure sum: checks everything that the plan says
+//! against what this agent derives itself, runs the stage over the institution's records, encodes.
+//! Sends nothing and keeps nothing; the coordinator's numbers are believed only as far as they fit.
+
+use std::sync::atomic::AtomicBool;
+
+use collegium_shared::{
+    architecture::{
+        self, Architecture, BadSums, SharedSets, SharedStatistics, Sizes, Stage, Sums, Totals,
+        UnknownArchitecture,
+    },
+    blobs::{BlobError, Blobs},
+    crypto::Digest,
+    params::{EncodeError, Quantised},
+    protocol::Plan,
+    roster::Registry,
+    tensors::{self, BadTensors},
+};
+use thiserror::Error;
+
+use crate::{
+    model::ModelError,
+    trainer::{Trainer, Work},
+};
+
+/// Room for a file's header beside its numbers, in bytes.
+const HEADER: u64 = 1 << 16;
+
+/// Why there is no input for a plan.
+#[derive(Debug, Error)]
+pub enum PrepareError {
+    #[error(transparent)]
+    Architecture(#[from] UnknownArchitecture),
+    #[error("the plan names no {0}, which its stage needs")]
+    Missing(&'static str),
+    #[error("the plan's vector is not the one that its stage has: {0}")]
+    Encoding(String),
+    #[error("the plan's parameter layout is not the one that the shared competencies give")]
+    Layout,
+    #[error("the {what} does not fit the plan: {reason}")]
+    Sums { what: &'static str, reason: BadSums },
+    #[error("the {what} does not fit the plan: {reason}")]
+    Tensors { what: &'static str, reason: BadTensors },
+    #[error("the stage cannot be run: {0}")]
+    Stage(#[from] ModelError),
+    #[error("the stage's values cannot be encoded: {0}")]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+/// The blobs that the plan's stage reads.
+pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
+    let given = &plan.inputs;
+    let needs = |all: &[(&'static str, Option<Digest>)]| {
+        all.iter().map(|(what, digest)| digest.ok_or(PrepareError::Missing(what))).collect()
+    };
+    let (support, statistics) = (("support", given.support), ("statistics", given.statistics));
+    let candidate = ("candidate", given.candidate);
+    match plan.stage {
+        Stage::Support => Ok(Vec::new()),
+        Stage::Statistics => needs(&[support]),
+        Stage::Totals => needs(&[support, statistics]),
+        Stage::Train { .. } => {
+            let (totals, start) = (("totals", given.totals), ("start", given.start));
+            needs(&[support, statistics, totals, start, candidate])
+        }
+        Stage::Evaluate => needs(&[support, statistics, candidate]),
+    }
+}
+
+/// The most bytes that an opened sum or a model over this registry can have.
+pub fn largest_blob(registry: &Registry) -> u64 {
+    let Sizes { items, competencies } = registry.sizes();
+    let values = 2 * u64::from(items) + 5 * u64::from(competencies) + 2048;
+    8 * values + HEADER
+}
+
+/// The plan's inputs, read and checked.
+struct Basis<'a> {
+    plan: &'a Plan,
+    registry: &'a Registry,
+    blobs: &'a Blobs,
+}
+
+/// Runs the plan's stage and encodes what it gives. `registry` is the one that the plan names, and
+/// the plan's [`inputs`] are in `blobs`. Long and synchronous; ends early if `cancel` is set.
+pub fn input(
+    plan: &Plan,
+    registry: &Registry,
+    blobs: &Blobs,
+    trainer: &mut Trainer,
+    cancel: &AtomicBool,
+) -> Result<Quantised, PrepareError> {
+    Architecture::lookup(&plan.architecture)?;
+    let basis = Basis { plan, registry, blobs };
+    let values = basis.run(trainer, cancel)?;
+    Ok(plan.encoding.encode(&values)?)
+}
+
+impl Basis<'_> {
+    fn run(&self, trainer: &mut Trainer, cancel: &AtomicBool) -> Result<Vec<f64>, PrepareError> {
+        if self.plan.stage == Stage::Support {
+            self.check_encoding(self.registry.sizes())?;
+            let Registry { items, competencies, .. } = self.registry;
+            return Ok(trainer.run_stage(Work::Support { items, competencies }, cancel)?);
+        }
+        let shared = self.shared()?;
+        self.check_encoding(shared.sizes())?;
+        let layout = architecture::layout(&shared.competencies);
+        if layout.digest().ok() != self.plan.layout {
+            return Err(PrepareError::Layout);
+        }
+        let shared = &shared;
+        if self.plan.stage == Stage::Statistics {
+            return Ok(trainer.run_stage(Work::Statistics { shared }, cancel)?);
+        }
+        let statistics = &self.statistics(shared)?;
+        let values = match self.plan.stage {
+            Stage::Train { .. } => {
+                let (totals, hyper) = (&self.totals(shared)?, &self.plan.hyper);
+                let start = &self.model("start", self.plan.inputs.start, &layout)?;
+                let candidate = &self.model("candidate", self.plan.inputs.candidate, &layout)?;
+                let work = Work::Train { shared, statistics, totals, hyper, start, candidate };
+                trainer.run_stage(work, cancel)?
+            }
+            Stage::Evaluate => {
+                let candidate = &self.model("candidate", self.plan.inputs.candidate, &layout)?;
+                trainer.run_stage(Work::Evaluate { shared, statistics, candidate }, cancel)?
+            }
+            _ => trainer.run_stage(Work::Totals { shared, statistics }, cancel)?,
+        };
+        Ok(values)
+    }
+
+    /// Names, lengths and bounds must be those of the stage; scales follow from bounds.
+    fn check_encoding(&self, sizes: Sizes) -> Result<(), PrepareError> {
+        let Plan { stage, hyper, encoding: given, .. } = self.plan;
+        let expected = architecture::encoding(stage, &hyper.optimizer, sizes, given.n_max())?;
+        if *given == expected {
+            return Ok(());
+        }
+        let differs = given.segments().iter().zip(expected.segments()).find(|(g, e)| g != e);
+        Err(PrepareError::Encoding(match differs {
+            Some((given, expected)) => format!(
+                "segment {} of {} values, bound {}, where {} of {}, bound {} is expected",
+                given.name, given.len, given.bound, expected.name, expected.len, expected.bound
+            ),
+            None => format!(
+                "it has {} segments, expected {}",
+                given.segments().len(),
+                expected.segments().len()
+            ),
+        }))
+    }
+
+    fn read(&self, what: &'static str, digest: Option<Digest>) -> Result<Vec<u8>, PrepareError> {
+        let digest = digest.ok_or(PrepareError::Missing(what))?;
+        Ok(self.blobs.read(&digest, largest_blob(self.registry))?)
+    }
+
+    fn sums(&self, what: &'static str, digest: Option<Digest>) -> Result<Sums, PrepareError> {
+        let bytes = self.read(what, digest)?;
+        tensors::read_sums(&bytes).map_err(|reason| PrepareError::Tensors { what, reason })
+    }
+
+    fn shared(&self) -> Result<SharedSets, PrepareError> {
+        let what = "support sum";
+        let sums = self.sums(what, self.plan.inputs.support)?;
+        let least = self.plan.cohort.least();
+        shared_sets(self.registry, &sums, least)
+            .map_err(|reason| PrepareError::Sums { what, reason })
+    }
+
+    fn statistics(&self, shared: &SharedSets) -> Result<SharedStatistics, PrepareError> {
+        let what = "statistics sum";
+        let sums = self.sums(what, self.plan.inputs.statistics)?;
+        statistics(sums, shared).map_err(|reason| PrepareError::Sums { what, reason })
+    }
+
+    fn totals(&self, shared: &SharedSets) -> Result<Totals, PrepareError> {
+        let what = "totals sum";
+        let mut sums = self.sums(what, self.plan.inputs.totals)?;
+        complete(&mut sums, &Stage::Totals, shared.sizes());
+        Totals::from_segments(&sums, shared).map_err(|reason| PrepareError::Sums { what, reason })
+    }
+
+    fn model(
+        &self,
+        what: &'static str,
+        digest: Option<Digest>,
+        layout: &architecture::Layout,
+    ) -> Result<Vec<f32>, PrepareError> {
+        let bytes = self.read(what, digest)?;
+        tensors::read_model(&bytes, layout).map_err(|reason| PrepareError::Tensors { what, reason })
+    }
+}
+
+/// What at least `least` institutions support, by the opened support sum.
+pub fn shared_sets(
+    registry: &Registry,
+    support: &Sums,
+    least: usize,
+) -> Result<SharedSets, BadSums> {
+    let segment = |name: &'static str, expected: usize| {
+        let values = support.get(name).map(Vec::as_slice).unwrap_or_default();
+        let name = name.to_owned();
+        let found = values.len();
+        if found == expected { Ok(values) } else { Err(BadSums::Length { name, found, expected }) }
+    };
+    let Registry { items, competencies, .. } = registry;
+    let by_item = segment("items", items.len())?;
+    let by_competency = segment("competencies", competencies.len())?;
+    let threshold = u32::try_from(least).unwrap_or(u32::MAX);
+    Ok(SharedSets::from_support(items, competencies, by_item, by_competency, threshold))
+}
+
+/// The shared counts, by the opened statistics sum.
+pub fn statistics(mut sums: Sums, shared: &SharedSets) -> Result<SharedStatistics, BadSums> {
+    complete(&mut sums, &Stage::Statistics, shared.sizes());
+    SharedStatistics::from_segments(&sums, shared)
+}
+
+/// The optimiser decides nothing about which segments are empty.
+fn complete(sums: &mut Sums, stage: &Stage, sizes: Sizes) {
+    architecture::complete_sums(sums, stage, &architecture::Optimizer::default(), sizes);
+}

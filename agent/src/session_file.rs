@@ -1,0 +1,414 @@
+//! The files of this institution's part in rounds: for each attempt the integer input x (`input`) and
+//! the secret rho that all randomness of the attempt comes from (`secrets`), both sealed under keys
+//! derived from the vault key, so that a stolen disk shows nothing. Owns `rounds/`; whether and when
+//! something may be sent is decided by `session`. A file that does not open, or that contradicts the
+//! journal, is an error: the caller then leaves the attempt for good.
+//!
+//! ```text
+//! rounds/<task>-<round>-<attempt>/input     file salt (32), head sealed, pieces of 1 MiB sealed
+//! rounds/<task>-<round>-<attempt>/secrets   file salt (32), rho || commitment || round sealed
+//! ```
+//!
+//! Sealing is AES-256-GCM under HKDF(key, file salt); the nonce is the index of the piece, so one
+//! (key, nonce) seals one message. The commitment is SHA-256(salt || x), x as little-endian words.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use collegium_shared::{
+    crypto::{CryptoError, Digest, Hasher, Key, SEAL_OVERHEAD, Secret, derive, open, random, seal},
+    durable::{self, Unfinished},
+    files::read_bounded,
+    ids::RoundId,
+    params::MAX_DIMENSION,
+    secagg::PIECE_WORDS,
+};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The words of one sealed piece: 1 MiB.
+pub const CHUNK_WORDS: usize = 1 << 18;
+/// The keystream pieces of one sealed piece.
+pub const CHUNK_PIECES: u64 = (CHUNK_WORDS / PIECE_WORDS) as u64;
+
+const WORD: usize = size_of::<u32>();
+const FILE_SALT: usize = 32;
+/// Commitment salt and number of words.
+const HEAD: usize = 32 + 8;
+const HEAD_SEALED: usize = HEAD + SEAL_OVERHEAD;
+const CHUNK_SEALED: usize = CHUNK_WORDS * WORD + SEAL_OVERHEAD;
+/// Far above a round's name.
+const MAX_SECRETS: u64 = 4096;
+
+const INPUT: &str = "input";
+const SECRETS: &str = "secrets";
+
+/// Why the files of an attempt cannot be used.
+#[derive(Debug, Error)]
+pub enum SessionFileError {
+    #[error("the {what} of round {round} is missing")]
+    Missing { what: &'static str, round: RoundId },
+    #[error("the {what} of round {round} does not open, or was changed")]
+    Damaged { what: &'static str, round: RoundId },
+    #[error("the {what} of round {round} belongs to another commitment or round")]
+    Contradiction { what: &'static str, round: RoundId },
+    #[error("an input of {0} values; at most {MAX_DIMENSION} are possible")]
+    TooLong(usize),
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    #[error("{path}: {source}; check the disk's space and the directory's permissions")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl SessionFileError {
+    /// Whether the attempt's secrets can never be used again, as opposed to a passing failure.
+    pub fn burns(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Damaged { .. } | Self::Contradiction { .. })
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> SessionFileError {
+    move |source| SessionFileError::Io { path: path.to_owned(), source }
+}
+
+/// The directory of all attempts.
+pub struct RoundFiles {
+    dir: PathBuf,
+    key: Key,
+}
+
+impl RoundFiles {
+    /// Opens or creates the directory. `key` is derived from the vault key for this use alone.
+    pub fn open(dir: &Path, key: Key) -> Result<Self, SessionFileError> {
+        durable::create_dir(dir).map_err(at(dir))?;
+        Ok(Self { dir: dir.to_owned(), key })
+    }
+
+    fn round_dir(&self, round: &RoundId) -> PathBuf {
+        self.dir.join(format!("{}-{}-{}", round.task, round.round, round.attempt))
+    }
+
+    fn create_round_dir(&self, round: &RoundId) -> Result<PathBuf, SessionFileError> {
+        let dir = self.round_dir(round);
+        durable::create_dir(&dir).map_err(at(&dir))?;
+        durable::remove_unfinished(&dir).map_err(at(&dir))?;
+        durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
+        Ok(dir)
+    }
+
+    fn file_key(&self, label: &str, salt: &[u8]) -> Key {
+        derive(self.key.expose(), label, &[salt])
+    }
+
+    // --- The input -----------------------------------------------------------------------------
+
+    /// Writes x and returns the commitment to it. Durable when this returns; an earlier input of the
+    /// same attempt is replaced.
+    pub fn write_input(&self, round: &RoundId, words: &[u32]) -> Result<Digest, SessionFileError> {
+        if words.len() > MAX_DIMENSION {
+            return Err(SessionFileError::TooLong(words.len()));
+        }
+        let dir = self.create_round_dir(round)?;
+        let path = dir.join(INPUT);
+        let (file_salt, salt) = (random::<FILE_SALT>()?, random::<32>()?);
+        let key = self.file_key("agent/round-input", &file_salt);
+        let mut file = Unfinished::create(&dir).map_err(at(&path))?;
+        let mut head = Zeroizing::new([0; HEAD]);
+        head[..32].copy_from_slice(&salt);
+        head[32..].copy_from_slice(&(words.len() as u64).to_be_bytes());
+        file.write_all(&file_salt).map_err(at(&path))?;
+        file.write_all(&seal(&key, nonce(0), INPUT.as_bytes(), &head[..])?).map_err(at(&path))?;
+        let mut hasher = Hasher::new();
+        hasher.update(&salt);
+        for (index, chunk) in (1..).zip(words.chunks(CHUNK_WORDS)) {
+            let bytes = to_bytes(chunk);
+            hasher.update(&bytes);
+            let sealed = seal(&key, nonce(index), INPUT.as_bytes(), &bytes)?;
+            file.write_all(&sealed).map_err(at(&path))?;
+        }
+        file.persist(&path).map_err(at(&path))?;
+        Ok(hasher.finish())
+    }
+
+    /// Opens the input of an attempt and checks all of it against its commitment.
+    pub fn input(&self, round: &RoundId, commitment: &Digest) -> Result<Input, SessionFileError> {
+        let path = self.round_dir(round).join(INPUT);
+        let damaged = || SessionFileError::Damaged { what: "input", round: round.clone() };
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(SessionFileError::Missing { what: "input", round: round.clone() });
+            }
+            other => other.map_err(at(&path))?,
+        };
+        let mut start = [0; FILE_SALT + HEAD_SEALED];
+        file.read_exact(&mut start).map_err(|_| damaged())?;
+        let (file_salt, head) = start.split_at(FILE_SALT);
+        let key = self.file_key("agent/round-input", file_salt);
+        let head = open(&key, nonce(0), INPUT.as_bytes(), head).map_err(|_| damaged())?;
+        let (salt, len) = head.expose().split_at_checked(32).ok_or_else(damaged)?;
+        let len = len.try_into().map(u64::from_be_bytes).map_err(|_| damaged())?;
+        let words =
+            usize::try_from(len).ok().filter(|n| *n <= MAX_DIMENSION).ok_or_else(damaged)?;
+        let length = file.metadata().map_err(at(&path))?.len();
+        let mut input = Input { file, path, key, words, round: round.clone() };
+        if length != input.file_length() {
+            return Err(damaged());
+        }
+        let mut hasher = Hasher::new();
+        hasher.update(salt);
+        for index in 0..input.chunks() {
+            hasher.update(&to_bytes(&input.chunk(index)?));
+        }
+        if hasher.finish() == *commitment {
+            Ok(input)
+        } else {
+            Err(SessionFileError::Contradiction { what: "input", round: round.clone() })
+        }
+    }
+
+    /// Gives the input of an earlier attempt to a later one, unchanged, with its commitment.
+    pub fn adopt_input(&self, from: &RoundId, to: &RoundId) -> Result<(), SessionFileError> {
+        let (old, new) = (self.round_dir(from), self.create_round_dir(to)?);
+        let target = new.join(INPUT);
+        fs::rename(old.join(INPUT), &target).map_err(at(&target))?;
+        durable::sync_dir(&new).map_err(at(&new))?;
+        durable::sync_dir(&old).map_err(at(&old))
+    }
+
+    // --- The secrets ---------------------------------------------------------------------------
+
+    /// Draws rho for an attempt whose input is fixed. Durable when this returns. Refuses to draw
+    /// again: what was drawn once may have been used.
+    pub fn draw(&self, round: &RoundId, commitment: &Digest) -> Result<(), SessionFileError> {
+        let dir = self.create_round_dir(round)?;
+        let path = dir.join(SECRETS);
+        if path.exists() {
+            return self.secrets(round, commitment).map(|_| ());
+        }
+        let (file_salt, rho) = (random::<FILE_SALT>()?, Key::random()?);
+        let key = self.file_key("agent/round-secrets", &file_salt);
+        let name = round.to_string();
+        let plain = Zeroizing::new(
+            [rho.expose().as_slice(), commitment.as_bytes(), name.as_bytes()].concat(),
+        );
+        let sealed = seal(&key, nonce(0), SECRETS.as_bytes(), &plain)?;
+        durable::write(&path, &[file_salt.as_slice(), &sealed].concat()).map_err(at(&path))
+    }
+
+    /// rho of an attempt.
+    pub fn secrets(&self, round: &RoundId, commitment: &Digest) -> Result<Key, SessionFileError> {
+        let what = "secrets";
+        let path = self.round_dir(round).join(SECRETS);
+        let damaged = || SessionFileError::Damaged { what, round: round.clone() };
+        let bytes = match read_bounded(&path, MAX_SECRETS) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(SessionFileError::Missing { what, round: round.clone() });
+            }
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Err(damaged()),
+            other => other.map_err(at(&path))?,
+        };
+        let (file_salt, sealed) = bytes.split_at_checked(FILE_SALT).ok_or_else(damaged)?;
+        let key = self.file_key("agent/round-secrets", file_salt);
+        let plain = open(&key, nonce(0), SECRETS.as_bytes(), sealed).map_err(|_| damaged())?;
+        let (rho, rest) = plain.expose().split_first_chunk::<32>().ok_or_else(damaged)?;
+        let (bound, name) = rest.split_first_chunk::<32>().ok_or_else(damaged)?;
+        if bound != commitment.as_bytes() || name != round.to_string().as_bytes() {
+            return Err(SessionFileError::Contradiction { what, round: round.clone() });
+        }
+        Ok(Key::new(*rho))
+    }
+
+    // --- The end -------------------------------------------------------------------------------
+
+    /// Erases the secrets of an attempt; without effect if there are none.
+    pub fn erase_secrets(&self, round: &RoundId) -> Result<(), SessionFileError> {
+        let dir = self.round_dir(round);
+        match fs::remove_file(dir.join(SECRETS)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.and_then(|()| durable::sync_dir(&dir)).map_err(at(&dir)),
+        }
+    }
+
+    /// Removes everything but the files of `keep`.
+    pub fn retain(&self, keep: Option<&RoundId>) -> Result<(), SessionFileError> {
+        let keep = keep.map(|round| self.round_dir(round));
+        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
+            let path = entry.map_err(at(&self.dir))?.path();
+            if keep.as_ref() != Some(&path) {
+                fs::remove_dir_all(&path).map_err(at(&path))?;
+            }
+        }
+        durable::sync_dir(&self.dir).map_err(at(&self.dir))
+    }
+}
+
+/// An input whose commitment was checked.
+pub struct Input {
+    file: File,
+    path: PathBuf,
+    key: Key,
+    words: usize,
+    round: RoundId,
+}
+
+impl Input {
+    /// Words of x.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Pieces of [`CHUNK_WORDS`]; the last may be shorter.
+    pub fn chunks(&self) -> usize {
+        self.words.div_ceil(CHUNK_WORDS)
+    }
+
+    fn chunk_words(&self, index: usize) -> usize {
+        self.words.saturating_sub(index * CHUNK_WORDS).min(CHUNK_WORDS)
+    }
+
+    fn file_length(&self) -> u64 {
+        let sealed = self.chunks() * SEAL_OVERHEAD + self.words * WORD;
+        (FILE_SALT + HEAD_SEALED + sealed) as u64
+    }
+
+    /// Piece `index` of x. Wiped when dropped.
+    pub fn chunk(&mut self, index: usize) -> Result<Zeroizing<Vec<u32>>, SessionFileError> {
+        let offset = FILE_SALT + HEAD_SEALED + index * CHUNK_SEALED;
+        let mut sealed = vec![0; self.chunk_words(index) * WORD + SEAL_OVERHEAD];
+        self.file.seek(SeekFrom::Start(offset as u64)).map_err(at(&self.path))?;
+        self.file.read_exact(&mut sealed).map_err(at(&self.path))?;
+        let plain = open(&self.key, nonce(index as u64 + 1), INPUT.as_bytes(), &sealed);
+        let damaged = |_| SessionFileError::Damaged { what: "input", round: self.round.clone() };
+        Ok(to_words(&plain.map_err(damaged)?))
+    }
+}
+
+fn nonce(index: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&index.to_be_bytes());
+    nonce
+}
+
+/// Words as they are hashed and sent: little-endian.
+pub fn to_bytes(words: &[u32]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(words.len() * WORD));
+    words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    bytes
+}
+
+fn to_words(bytes: &Secret<Vec<u8>>) -> Zeroizing<Vec<u32>> {
+    let (words, _) = bytes.expose().as_chunks::<WORD>();
+    Zeroizing::new(words.iter().map(|word| u32::from_le_bytes(*word)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> (tempfile::TempDir, RoundFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = RoundFiles::open(&dir.path().join("rounds"), Key::new([7; 32])).unwrap();
+        (dir, files)
+    }
+
+    fn round(attempt: u32) -> RoundId {
+        RoundId { task: "t-1".parse().unwrap(), round: 4, attempt }
+    }
+
+    fn words(len: usize) -> Vec<u32> {
+        (0..len).map(|i| u32::try_from(i).unwrap().wrapping_mul(2_654_435_761)).collect()
+    }
+
+    #[test]
+    fn the_input_is_read_back_in_pieces_and_is_not_in_the_clear() {
+        let (_dir, files) = files();
+        let x = words(CHUNK_WORDS + 5);
+        let commitment = files.write_input(&round(0), &x).unwrap();
+        let mut input = files.input(&round(0), &commitment).unwrap();
+        assert_eq!((input.words(), input.chunks()), (x.len(), 2));
+        let read = [input.chunk(0).unwrap().to_vec(), input.chunk(1).unwrap().to_vec()].concat();
+        assert!(read == x);
+        let raw = fs::read(files.round_dir(&round(0)).join(INPUT)).unwrap();
+        assert_eq!(raw.len() as u64, input.file_length());
+        let clear = to_bytes(&x[..16]);
+        assert!(!raw.windows(clear.len()).any(|window| window == &clear[..]));
+        assert_ne!(files.write_input(&round(0), &x).unwrap(), commitment, "salted");
+    }
+
+    #[test]
+    fn secrets_are_drawn_once_and_bound_to_their_attempt() {
+        let (_dir, files) = files();
+        let commitment = files.write_input(&round(0), &words(3)).unwrap();
+        files.draw(&round(0), &commitment).unwrap();
+        let rho = files.secrets(&round(0), &commitment).unwrap();
+        files.draw(&round(0), &commitment).unwrap();
+        assert!(rho.expose() == files.secrets(&round(0), &commitment).unwrap().expose());
+        let other = files.secrets(&round(0), &Digest::of(b"other")).err().unwrap();
+        assert!(matches!(other, SessionFileError::Contradiction { .. }) && other.burns());
+        let (from, to) = (files.round_dir(&round(0)), files.create_round_dir(&round(1)).unwrap());
+        fs::copy(from.join(SECRETS), to.join(SECRETS)).unwrap();
+        assert!(files.secrets(&round(1), &commitment).err().unwrap().burns());
+        files.erase_secrets(&round(0)).unwrap();
+        files.erase_secrets(&round(0)).unwrap();
+        let gone = files.secrets(&round(0), &commitment).err().unwrap();
+        assert!(matches!(gone, SessionFileError::Missing { .. }) && gone.burns());
+    }
+
+    #[test]
+    fn any_flipped_byte_or_cut_burns() {
+        let (_dir, files) = files();
+        let commitment = files.write_input(&round(0), &words(40)).unwrap();
+        files.draw(&round(0), &commitment).unwrap();
+        for name in [INPUT, SECRETS] {
+            let path = files.round_dir(&round(0)).join(name);
+            let sound = fs::read(&path).unwrap();
+            let damaged = |bytes: &[u8]| {
+                fs::write(&path, bytes).unwrap();
+                let input = files.input(&round(0), &commitment).err();
+                let secrets = files.secrets(&round(0), &commitment).err();
+                assert!(input.or(secrets).unwrap().burns(), "{name}");
+            };
+            for i in 0..sound.len() {
+                let mut bytes = sound.clone();
+                bytes[i] ^= 1;
+                damaged(&bytes);
+            }
+            for len in [0, 1, 31, 32, sound.len() - 1] {
+                damaged(&sound[..len]);
+            }
+            damaged(&[&sound[..], b"x"].concat());
+            fs::write(&path, &sound).unwrap();
+        }
+        assert!(files.input(&round(0), &commitment).is_ok());
+        let other_key = RoundFiles::open(&files.dir, Key::new([8; 32])).unwrap();
+        assert!(other_key.input(&round(0), &commitment).err().unwrap().burns());
+    }
+
+    #[test]
+    fn a_retry_takes_the_input_over_and_the_rest_is_removed() {
+        let (_dir, files) = files();
+        let commitment = files.write_input(&round(0), &words(9)).unwrap();
+        files.draw(&round(0), &commitment).unwrap();
+        files.erase_secrets(&round(0)).unwrap();
+        files.adopt_input(&round(0), &round(1)).unwrap();
+        files.retain(Some(&round(1))).unwrap();
+        assert!(files.input(&round(1), &commitment).is_ok());
+        files.draw(&round(1), &commitment).unwrap();
+        assert_eq!(fs::read_dir(&files.dir).unwrap().count(), 1);
+        files.retain(None).unwrap();
+        assert_eq!(fs::read_dir(&files.dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn tasks_and_numbers_do_not_collide() {
+        let (_dir, files) = files();
+        let of = |task: &str, round, attempt| {
+            files.round_dir(&RoundId { task: task.parse().unwrap(), round, attempt })
+        };
+        assert_ne!(of("a-1", 2, 3), of("a", 1, 2));
+        assert_ne!(of("a", 11, 2), of("a", 1, 12));
+    }
+}

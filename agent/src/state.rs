@@ -1,0 +1,262 @@
+//! Everything that this institution's agent remembers, as a fold over its journal: what it consented
+//! to, what it refused and why, which documents and models it accepted, and its part in rounds
+//! (`session`). Replaying the same events gives the same state. The journal is the institution's
+//! audit log, so no event holds a learner, a secret or an unmasked number.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use collegium_shared::{
+    clock::Timestamp,
+    crypto::{Digest, VerifyingKey},
+    ids::{InstitutionId, RoundId},
+    journal::{Entry, JournalError, Log},
+    protocol::Metrics,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::session::{History, SessionEvent};
+
+/// A leaf of the institution's audit log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AgentEvent {
+    Local(LocalEvent),
+    Session(SessionEvent),
+}
+
+impl From<LocalEvent> for AgentEvent {
+    fn from(event: LocalEvent) -> Self {
+        Self::Local(event)
+    }
+}
+
+impl From<SessionEvent> for AgentEvent {
+    fn from(event: SessionEvent) -> Self {
+        Self::Session(event)
+    }
+}
+
+/// What happened outside of rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum LocalEvent {
+    /// The first entry: who this is, and which root it was told to believe.
+    Enrolled {
+        institution: InstitutionId,
+        identity: VerifyingKey,
+        root: Digest,
+        coordinator: String,
+    },
+    /// A roster that the root signed became the one to go by.
+    RosterAccepted {
+        roster: Digest,
+        version: u64,
+        members: usize,
+    },
+    /// A registry that the root signed became the one to go by.
+    RegistryAccepted {
+        registry: Digest,
+        version: u64,
+        competencies: usize,
+        items: usize,
+    },
+    /// A file of learner records was taken into the vault. `snapshot` names the vault's new content.
+    DataImported {
+        source: Digest,
+        rows: u64,
+        learners: u64,
+        refused: u64,
+        snapshot: Digest,
+    },
+    /// The policy that plans were checked against from here on.
+    PolicyRead {
+        policy: Digest,
+    },
+    /// The coordinator asked for something that this institution did not do.
+    Refused {
+        round: RoundId,
+        plan: Digest,
+        reason: String,
+    },
+    /// The coordinator showed something that contradicts what was pinned; the file holds it.
+    ConflictSeen {
+        round: RoundId,
+        plan: Digest,
+        reason: String,
+        evidence: Digest,
+    },
+    ModelInstalled {
+        model: Installed,
+    },
+    ModelRefused {
+        manifest: Digest,
+        reason: String,
+    },
+}
+
+/// A released model that was checked and is on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Installed {
+    pub manifest: Digest,
+    pub round: RoundId,
+    pub version: u32,
+    pub weights: Digest,
+    pub metrics: Metrics,
+    pub released_at: Timestamp,
+}
+
+/// A document of the root that is in force here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    pub digest: Digest,
+    pub version: u64,
+}
+
+/// A refusal, for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastRefusal {
+    pub round: RoundId,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+/// The state of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentState {
+    enrolled: bool,
+    history: History,
+    roster: Option<InForce>,
+    registry: Option<InForce>,
+    policy: Option<Digest>,
+    snapshot: Option<Digest>,
+    imports: u64,
+    model: Option<Installed>,
+    model_at: Option<Timestamp>,
+    /// The model before, which takes over if the current one cannot be read.
+    previous: Option<Installed>,
+    /// The newest version of each task that was ever installed.
+    versions: BTreeMap<String, u32>,
+    refused_models: BTreeSet<Digest>,
+    /// What was refused of the newest plan that anything was refused of, and why.
+    refused_plan: Option<Digest>,
+    refused_reasons: BTreeSet<String>,
+    last_refusal: Option<LastRefusal>,
+}
+
+impl AgentState {
+    /// Folds the whole journal.
+    pub fn replay(log: &Log<AgentEvent>) -> Result<Self, JournalError> {
+        let mut state = Self::default();
+        log.replay(|_, entry: Entry<AgentEvent>| {
+            state.apply(&entry.event, entry.at);
+            Ok::<_, JournalError>(())
+        })?;
+        Ok(state)
+    }
+
+    /// Folds one event.
+    pub fn apply(&mut self, event: &AgentEvent, at: Timestamp) {
+        match event {
+            AgentEvent::Session(event) => self.history.apply(event),
+            AgentEvent::Local(event) => self.apply_local(event, at),
+        }
+    }
+
+    fn apply_local(&mut self, event: &LocalEvent, at: Timestamp) {
+        match event {
+            LocalEvent::Enrolled { .. } => self.enrolled = true,
+            LocalEvent::RosterAccepted { roster, version, .. } => {
+                self.roster = Some(InForce { digest: *roster, version: *version });
+            }
+            LocalEvent::RegistryAccepted { registry, version, .. } => {
+                self.registry = Some(InForce { digest: *registry, version: *version });
+            }
+            LocalEvent::DataImported { snapshot, .. } => {
+                self.snapshot = Some(*snapshot);
+                self.imports += 1;
+            }
+            LocalEvent::PolicyRead { policy } => self.policy = Some(*policy),
+            LocalEvent::Refused { round, plan, reason }
+            | LocalEvent::ConflictSeen { round, plan, reason, .. } => {
+                self.refuse(round, plan, reason, at);
+            }
+            LocalEvent::ModelInstalled { model } => {
+                self.versions.insert(model.round.task.to_string(), model.version);
+                self.previous = self.model.replace(model.clone());
+                self.model_at = Some(at);
+            }
+            LocalEvent::ModelRefused { manifest, .. } => {
+                self.refused_models.insert(*manifest);
+            }
+        }
+    }
+
+    fn refuse(&mut self, round: &RoundId, plan: &Digest, reason: &str, at: Timestamp) {
+        if self.refused_plan != Some(*plan) {
+            self.refused_plan = Some(*plan);
+            self.refused_reasons.clear();
+        }
+        self.refused_reasons.insert(reason.to_owned());
+        let (round, reason) = (round.clone(), reason.to_owned());
+        self.last_refusal = Some(LastRefusal { round, reason, at });
+    }
+
+    pub fn enrolled(&self) -> bool {
+        self.enrolled
+    }
+
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub fn roster(&self) -> Option<InForce> {
+        self.roster
+    }
+
+    pub fn registry(&self) -> Option<InForce> {
+        self.registry
+    }
+
+    /// The policy that was last gone by.
+    pub fn policy(&self) -> Option<Digest> {
+        self.policy
+    }
+
+    /// What the vault held after the last import.
+    pub fn snapshot(&self) -> Option<Digest> {
+        self.snapshot
+    }
+
+    pub fn imports(&self) -> u64 {
+        self.imports
+    }
+
+    /// The model that serves, and when it was installed.
+    pub fn model(&self) -> Option<(&Installed, Timestamp)> {
+        self.model.as_ref().zip(self.model_at)
+    }
+
+    /// The model that served before.
+    pub fn previous(&self) -> Option<&Installed> {
+        self.previous.as_ref()
+    }
+
+    /// The newest version of the task's models that was installed here.
+    pub fn newest_version(&self, task: &str) -> Option<u32> {
+        self.versions.get(task).copied()
+    }
+
+    /// Whether this released model was refused before.
+    pub fn refused_model(&self, manifest: &Digest) -> bool {
+        self.refused_models.contains(manifest)
+    }
+
+    /// Whether this very refusal is in the log already.
+    pub fn knows_refusal(&self, plan: &Digest, reason: &str) -> bool {
+        self.refused_plan == Some(*plan) && self.refused_reasons.contains(reason)
+    }
+
+    pub fn last_refusal(&self) -> Option<&LastRefusal> {
+        self.last_refusal.as_ref()
+    }
+}

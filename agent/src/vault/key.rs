@@ -1,0 +1,140 @@
+//! The vault key: where it comes from. Owns its two sources and their checks; never writes it anywhere
+//! but into the one file that `create` is given.
+
+use std::{ffi::OsString, fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
+
+use collegium_shared::crypto::{self, CryptoError, Key, Secret};
+
+use super::VaultError;
+
+/// The credential's name: `LoadCredentialEncrypted=vault-key:...` in the unit (systemd.exec(5)).
+const CREDENTIAL: &str = "vault-key";
+
+/// The 256-bit key under which a vault's learner keys are wrapped.
+pub struct VaultKey(Key);
+
+impl From<Key> for VaultKey {
+    fn from(key: Key) -> Self {
+        Self(key)
+    }
+}
+
+impl VaultKey {
+    /// Makes a key and writes it to `path` (32 bytes, mode 0600); refuses to overwrite. Whoever loses it
+    /// loses the vault: it belongs in a backup other than the vault's.
+    ///
+    /// # Errors
+    /// [`VaultError::Crypto`].
+    pub fn create(path: &Path) -> Result<Self, VaultError> {
+        let key = Key::random()?;
+        crypto::write_secret(path, key.expose())?;
+        Ok(Self(key))
+    }
+
+    /// Takes the key from the systemd credential `vault-key` if there is one, and else from `path`.
+    /// Either holds 32 bytes, or 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`VaultError::Crypto`] (among them a file that others can read), [`VaultError::BadKey`].
+    pub fn load(path: &Path) -> Result<Self, VaultError> {
+        Self::load_with(std::env::var_os("CREDENTIALS_DIRECTORY"), path)
+    }
+
+    pub(super) fn load_with(
+        credentials: Option<OsString>,
+        path: &Path,
+    ) -> Result<Self, VaultError> {
+        if let Some(directory) = credentials {
+            let credential = Path::new(&directory).join(CREDENTIAL);
+            if credential.exists() {
+                return Self::decode(&read_credential(&credential)?, &credential);
+            }
+        }
+        Self::decode(&crypto::read_secret(path)?, path)
+    }
+
+    fn decode(bytes: &Secret<Vec<u8>>, path: &Path) -> Result<Self, VaultError> {
+        let bytes = bytes.expose().as_slice();
+        if let Ok(raw) = <[u8; 32]>::try_from(bytes) {
+            return Ok(Self(Key::new(raw)));
+        }
+        let mut raw = [0; 32];
+        hex::decode_to_slice(bytes.trim_ascii_end(), &mut raw)
+            .map_err(|_| VaultError::BadKey { path: path.to_owned() })?;
+        Ok(Self(Key::new(raw)))
+    }
+
+    /// A key for another use (named by `label`), which tells nothing about this one.
+    pub fn derive(&self, label: &str) -> Key {
+        crypto::derive(self.0.expose(), label, &[])
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.0
+    }
+}
+
+/// systemd grants the service's user access by an ACL, whose mask shows in the group's bits: unlike for
+/// other secret files, only the bits of everybody else say anything here.
+fn read_credential(path: &Path) -> Result<Secret<Vec<u8>>, CryptoError> {
+    let io_error = |source| CryptoError::Io { path: path.display().to_string(), source };
+    let file = File::open(path).map_err(io_error)?;
+    let mode = file.metadata().map_err(io_error)?.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        return Err(CryptoError::Exposed { path: path.display().to_string(), mode });
+    }
+    let mut bytes = Vec::with_capacity(128);
+    file.take(128).read_to_end(&mut bytes).map_err(io_error)?;
+    Ok(Secret::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+
+    use super::*;
+
+    fn write(path: &Path, bytes: &[u8], mode: u32) {
+        fs::write(path, bytes).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn created_key_loads_and_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let key = VaultKey::create(&path).unwrap();
+        let loaded = VaultKey::load_with(None, &path).unwrap();
+        assert!(key.key().expose() == loaded.key().expose());
+        assert!(VaultKey::create(&path).is_err());
+    }
+
+    #[test]
+    fn credential_goes_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        write(&file, &[1; 32], 0o600);
+        let credentials = Some(dir.path().as_os_str().to_owned());
+        let none_yet = VaultKey::load_with(credentials.clone(), &file).unwrap();
+        assert!(none_yet.key().expose() == &[1; 32]);
+        let credential = dir.path().join("vault-key");
+        write(&credential, format!("{}\n", "02".repeat(32)).as_bytes(), 0o440);
+        let key = VaultKey::load_with(credentials.clone(), &file).unwrap();
+        assert!(key.key().expose() == &[2; 32]);
+        write(&credential, &[2; 32], 0o444);
+        let error = VaultKey::load_with(credentials, &file).err().unwrap();
+        assert!(matches!(error, VaultError::Crypto(CryptoError::Exposed { .. })));
+    }
+
+    #[test]
+    fn exposed_short_or_missing_keys_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let load = || VaultKey::load_with(None, &path).err().unwrap();
+        assert!(matches!(load(), VaultError::Crypto(CryptoError::Io { .. })));
+        write(&path, &[1; 31], 0o600);
+        assert!(matches!(load(), VaultError::BadKey { .. }));
+        write(&path, &[1; 32], 0o640);
+        assert!(matches!(load(), VaultError::Crypto(CryptoError::Exposed { .. })));
+    }
+}

@@ -1,0 +1,331 @@
+//! What operators ask of the coordinator, over the control socket or, when it is not running, by
+//! opening its directory: invitations, documents, tasks, status. Runs inside the owner, so that
+//! every decision is an event like any other.
+
+use std::time::Duration;
+
+use collegium_shared::{
+    clock::Timestamp,
+    crypto::{Digest, VerifyingKey},
+    documents::{self, RootPublic, SignedDocument},
+    ids::InstitutionId,
+    journal::JournalError,
+    protocol::{Cohort, Phase},
+    roster::{Member, RootKey},
+    secagg,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    driver::Driver,
+    network::{Event, NetworkEvent},
+    root,
+    task::{Task, TaskSpec},
+};
+
+pub use documents::MAX_DOCUMENT;
+
+/// The longest validity of an invitation.
+const MAX_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
+
+/// An operator's request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum AdminRequest {
+    /// Lets the holder of a token enrol as this institution. The token itself stays with the
+    /// operator.
+    Invite {
+        institution: InstitutionId,
+        legal_entity: String,
+        token_sha256: Digest,
+        expires_at: Timestamp,
+    },
+    Institutions,
+    TrustRoot { public: RootPublic },
+    /// Answers with an unsigned roster of everybody who is enrolled.
+    ExportRoster,
+    ImportRoster { document: Box<SignedDocument> },
+    ImportRegistry { document: Box<SignedDocument> },
+    StartTask { spec: Box<TaskSpec> },
+    Status,
+}
+
+/// Carries out a request. The answer is given once the events behind it are durable.
+pub(crate) fn carry_out(
+    driver: &mut Driver,
+    request: AdminRequest,
+) -> Result<Result<Value, String>, JournalError> {
+    match request {
+        AdminRequest::Invite { institution, legal_entity, token_sha256, expires_at } => {
+            invite(driver, institution, legal_entity, token_sha256, expires_at)
+        }
+        AdminRequest::Institutions => Ok(Ok(institutions(driver))),
+        AdminRequest::TrustRoot { public } => trust_root(driver, &public),
+        AdminRequest::ExportRoster => Ok(export_roster(driver)),
+        AdminRequest::ImportRoster { document } => import_roster(driver, &document),
+        AdminRequest::ImportRegistry { document } => import_registry(driver, &document),
+        AdminRequest::StartTask { spec } => start_task(driver, *spec),
+        AdminRequest::Status => Ok(Ok(status(driver))),
+    }
+}
+
+fn invite(
+    driver: &mut Driver,
+    institution: InstitutionId,
+    legal_entity: String,
+    token_sha256: Digest,
+    expires_at: Timestamp,
+) -> Result<Result<Value, String>, JournalError> {
+    let validity = expires_at.since(driver.now());
+    if validity.is_zero() || validity > MAX_VALIDITY {
+        return Ok(Err("an invitation is valid for at most seven days".into()));
+    }
+    driver.record(Event::Network(NetworkEvent::Invited {
+        institution,
+        legal_entity,
+        token_sha256,
+        expires_at,
+    }))?;
+    Ok(Ok(json!({ "expires_at": expires_at })))
+}
+
+fn institutions(driver: &Driver) -> Value {
+    let now = driver.now();
+    let roster = driver.state.roster.as_deref();
+    let describe = |(name, enrolled): (&InstitutionId, &crate::network::Enrolled)| {
+        json!({
+            "institution": name,
+            "legal_entity": enrolled.legal_entity,
+            "identity_fingerprint": enrolled.identity.fingerprint(),
+            "certificate_expires_at": enrolled.certificate_expires_at,
+            "on_roster": roster.is_some_and(|roster| roster.member(name, now).is_some()),
+        })
+    };
+    driver.state.network.institutions().iter().map(describe).collect()
+}
+
+fn trust_root(
+    driver: &mut Driver,
+    public: &RootPublic,
+) -> Result<Result<Value, String>, JournalError> {
+    if public.root.fingerprint() != public.fingerprint {
+        return Ok(Err("the file's key does not have the fingerprint that it names".into()));
+    }
+    match driver.state.network.root() {
+        Some(known) if known == public.root => {}
+        Some(known) => {
+            return Ok(Err(format!(
+                "this network's root is {}; another cannot take its place",
+                known.fingerprint()
+            )));
+        }
+        None => {
+            driver.record(Event::Network(NetworkEvent::RootTrusted { root: public.root }))?;
+        }
+    }
+    Ok(Ok(json!({ "fingerprint": public.fingerprint })))
+}
+
+fn export_roster(driver: &Driver) -> Result<Value, String> {
+    let now = driver.now();
+    let until = now + Duration::from_secs(400 * 86_400);
+    let previous = driver.state.roster.as_deref();
+    let listed = |name: &InstitutionId, identity: &VerifyingKey| {
+        let known = previous.and_then(|roster| roster.member(name, now));
+        known.filter(|member| member.identity == *identity).cloned()
+    };
+    let members: Vec<Member> = driver
+        .state
+        .network
+        .institutions()
+        .iter()
+        .map(|(name, enrolled)| {
+            listed(name, &enrolled.identity).unwrap_or_else(|| Member {
+                institution: name.clone(),
+                legal_entity: enrolled.legal_entity.clone(),
+                identity: enrolled.identity,
+                valid_from: now,
+                valid_until: until,
+            })
+        })
+        .collect();
+    if members.is_empty() {
+        return Err("nobody is enrolled yet: invite institutions first".into());
+    }
+    let document = root::unsigned_roster(members, driver.key.verifying_key(), previous, now);
+    serde_json::to_value(document).map_err(|error| error.to_string())
+}
+
+fn root_of(driver: &Driver, document: &SignedDocument) -> Result<RootKey, String> {
+    let known = driver.state.network.root();
+    let known = known.ok_or("the consortium's root is not known here yet; run: collegium-coordinator root trust")?;
+    RootKey::pinned(*document.root(), &known.fingerprint()).map_err(|error| error.to_string())
+}
+
+fn keep(driver: &Driver, document: &SignedDocument) -> Result<Digest, String> {
+    let json = serde_json::to_vec(document).map_err(|error| error.to_string())?;
+    driver.workshop.blobs.put(&json).map_err(|error| error.to_string())
+}
+
+fn import_roster(
+    driver: &mut Driver,
+    document: &SignedDocument,
+) -> Result<Result<Value, String>, JournalError> {
+    let checked = || {
+        let SignedDocument::Roster { signed, .. } = document else {
+            return Err("this document is not a roster".to_owned());
+        };
+        let root = root_of(driver, document)?;
+        let roster = root.roster(signed, driver.now()).map_err(|error| error.to_string())?;
+        if *roster.coordinator() != driver.key.verifying_key() {
+            return Err("the roster names another coordinator's key than this one's".to_owned());
+        }
+        if let Some(current) = &driver.state.roster {
+            roster.follows(current).map_err(|error| error.to_string())?;
+        }
+        Ok((keep(driver, document)?, roster))
+    };
+    let (blob, roster) = match checked() {
+        Ok(checked) => checked,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let (version, members) = (roster.version(), roster.members().len());
+    driver.record(Event::Network(NetworkEvent::RosterImported {
+        document: blob,
+        roster: roster.digest(),
+        version,
+        members,
+    }))?;
+    driver.state.roster = Some(std::sync::Arc::new(roster));
+    Ok(Ok(json!({ "version": version, "members": members })))
+}
+
+fn import_registry(
+    driver: &mut Driver,
+    document: &SignedDocument,
+) -> Result<Result<Value, String>, JournalError> {
+    let checked = || {
+        let SignedDocument::Registry { signed, .. } = document else {
+            return Err("this document is not a registry".to_owned());
+        };
+        if running(driver).is_some() {
+            return Err("a task is running; import the registry when it has ended".to_owned());
+        }
+        let root = root_of(driver, document)?;
+        let registry = root.registry(signed).map_err(|error| error.to_string())?;
+        if driver.state.network.registry().is_some_and(|r| r.version > registry.version) {
+            return Err("a newer registry is in force".to_owned());
+        }
+        Ok((keep(driver, document)?, registry))
+    };
+    let (blob, registry) = match checked() {
+        Ok(checked) => checked,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let version = registry.version;
+    let (competencies, items) = (registry.competencies.len(), registry.items.len());
+    driver.record(Event::Network(NetworkEvent::RegistryImported {
+        document: blob,
+        registry: document.digest(),
+        version,
+        competencies,
+        items,
+    }))?;
+    driver.state.registry = Some(std::sync::Arc::new(registry));
+    Ok(Ok(json!({ "version": version, "competencies": competencies, "items": items })))
+}
+
+fn running(driver: &Driver) -> Option<&Task> {
+    driver.state.network.task().filter(|task| task.ending().is_none())
+}
+
+fn start_task(
+    driver: &mut Driver,
+    spec: TaskSpec,
+) -> Result<Result<Value, String>, JournalError> {
+    let (cohort, registry) = match check_task(driver, &spec) {
+        Ok(checked) => checked,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let answer = json!({ "task": spec.task, "rounds": spec.rounds, "cohort": cohort });
+    driver.record(Event::Network(NetworkEvent::TaskStarted { spec, cohort, registry }))?;
+    Ok(Ok(answer))
+}
+
+fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), String> {
+    if let Some(task) = running(driver) {
+        return Err(format!("task {} is running; one task runs at a time", task.spec().task));
+    }
+    if driver.state.network.tasks().iter().any(|task| task.spec().task == spec.task) {
+        return Err(format!("there was a task {} before; choose another name", spec.task));
+    }
+    if !(1..=10_000).contains(&spec.rounds) {
+        return Err("rounds: use 1 to 10000".into());
+    }
+    let registry = driver.state.network.registry();
+    let registry = registry.ok_or("there is no registry yet; run: collegium-coordinator registry import")?;
+    let proposed = driver.cohort(spec.cohort);
+    let (cohort, members) =
+        proposed.ok_or("there is no roster yet; run: collegium-coordinator roster import")?;
+    let (c_max, min_honest) = (usize::from(cohort.c_max), usize::from(cohort.min_honest));
+    secagg::check_cohort(members, c_max, min_honest).map_err(|error| error.to_string())?;
+    Ok((cohort, registry.digest))
+}
+
+/// What an operator wants to know at a glance; the sums, and nothing of one institution's data.
+fn status(driver: &Driver) -> Value {
+    let network = &driver.state.network;
+    let roster = driver.state.roster.as_deref();
+    let expired = |at: Timestamp| at <= driver.now();
+    json!({
+        "root_fingerprint": network.root().map(|root| root.fingerprint()),
+        "institutions": network.institutions().len(),
+        "roster": roster.map(|r| json!({
+            "version": r.version(),
+            "members": r.members().len(),
+            "expires_at": r.expires_at(),
+            "expired": expired(r.expires_at()),
+        })),
+        "registry": driver.state.registry.as_deref().map(|r| json!({
+            "version": r.version,
+            "competencies": r.competencies.len(),
+            "items": r.items.len(),
+        })),
+        "task": network.task().map(task_status),
+        "round": network.open_round().map(|round| {
+            let (done, expected) = round.progress();
+            json!({
+                "id": round.plan().round.to_string(),
+                "stage": round.plan().stage,
+                "phase": round.phase(),
+                "done": done,
+                "waiting_for": expected.saturating_sub(done),
+                "deadline": round.deadline(),
+            })
+        }),
+        "last_round": network.round().filter(|r| r.phase() == Phase::Ended).map(|round| json!({
+            "id": round.plan().round.to_string(),
+            "stage": round.plan().stage,
+            "ending": round.ending(),
+            "uploads": round.uploads().len(),
+        })),
+    })
+}
+
+fn task_status(task: &Task) -> Value {
+    let (completed, failed) = task.rounds();
+    json!({
+        "task": task.spec().task,
+        "architecture": task.spec().architecture,
+        "rounds": task.spec().rounds,
+        "steps": task.candidate().map(|candidate| candidate.step),
+        "rounds_completed": completed,
+        "rounds_failed": failed,
+        "cohort": task.cohort(),
+        "excluded": task.excluded(),
+        "start_metrics": task.baseline(),
+        "release": task.releases().last(),
+        "ending": task.ending(),
+    })
+}

@@ -1,0 +1,257 @@
+//! The numbers: folding masked uploads into one sum, taking the masks off it, and the server's half
+//! of the optimisers. Runs on worker threads; decides nothing about rounds.
+
+use std::collections::BTreeSet;
+
+use collegium_shared::{
+    architecture::{
+        self, BadSums, Evaluation, Layout, Optimizer, SharedSets, Stage, Sums,
+    },
+    blobs::{BlobError, Blobs},
+    crypto::Digest,
+    ids::InstitutionId,
+    params::EncodeError,
+    protocol::{Metrics, Outcome, Ready, ShareHeader},
+    roster::Registry,
+    secagg::{BadBitmap, Bitmap, Member, PIECE_WORDS, RecoverError, Unmasker},
+    signed::Signed,
+    tensors::{self, BadTensors},
+};
+use thiserror::Error;
+
+use crate::{
+    round::{Position, Round},
+    spool::{RoundFiles, SpoolError},
+    task::{Candidate, Opened, Task},
+};
+
+/// The largest model or sum that is read back: 100 M parameters with room to spare.
+pub const MAX_BLOB: u64 = 1 << 30;
+
+/// Why a computation gave nothing.
+#[derive(Debug, Error)]
+pub enum AggregateError {
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Tensors(#[from] BadTensors),
+    #[error(transparent)]
+    Sums(#[from] BadSums),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Bitmap(#[from] BadBitmap),
+    #[error("what {0} shared does not fit what it signed")]
+    BadDealer(InstitutionId),
+    #[error(transparent)]
+    Recover(RecoverError),
+    #[error("{0}")]
+    Inconsistent(&'static str),
+}
+
+/// The running sum of one round's masked uploads: as long as one upload, however many there are.
+pub struct Accumulator {
+    words: Vec<u32>,
+    included: BTreeSet<Position>,
+}
+
+impl Accumulator {
+    pub fn new(dimension: usize) -> Self {
+        Self { words: vec![0; dimension], included: BTreeSet::new() }
+    }
+
+    pub fn included(&self) -> &BTreeSet<Position> {
+        &self.included
+    }
+
+    /// Adds one complete upload, chunk by chunk.
+    pub fn fold(
+        &mut self,
+        position: Position,
+        files: &RoundFiles,
+        from: &InstitutionId,
+    ) -> Result<(), SpoolError> {
+        let mut offset = 0;
+        files.read_upload(from, |chunk| {
+            let (words, _) = chunk.as_chunks::<4>();
+            for (sum, word) in self.words[offset..].iter_mut().zip(words) {
+                *sum = sum.wrapping_add(u32::from_le_bytes(*word));
+            }
+            offset += words.len();
+        })?;
+        self.included.insert(position);
+        Ok(())
+    }
+}
+
+/// Takes the masks off the sum over U and reads it: the values by segment.
+pub fn open_sum(
+    round: &Round,
+    files: &RoundFiles,
+    accumulator: Accumulator,
+) -> Result<Sums, AggregateError> {
+    let (Some(context), Some(Outcome::Survivors { survivors, .. })) =
+        (round.context(), round.proposal())
+    else {
+        return Err(AggregateError::Inconsistent("the round has no certified survivors"));
+    };
+    if !survivors.iter().eq(accumulator.included.iter().copied()) {
+        return Err(AggregateError::Inconsistent("the folded uploads are not the survivors"));
+    }
+    let members = members(round);
+    let sharers = Bitmap::of(members.len(), round.dealt().keys().copied())?;
+    let leaves = leaves(round, files)?;
+    let mut pieces = Vec::new();
+    for (&holder, header) in round.reveals() {
+        let who = &header.body.institution;
+        let revealed = files.read_reveal(&header.body)?;
+        let find = |dealer| leaves.iter().find(|(d, _)| *d == dealer).map(|(_, l)| l.as_slice());
+        let fits = round.fits(who, &revealed, find);
+        let fitting = revealed.into_iter().zip(fits).filter(|(_, fits)| *fits);
+        pieces.extend(fitting.map(|(piece, _)| (holder, piece)));
+    }
+    let unmasker =
+        Unmasker::recover(&context, &members, &sharers, survivors, round.quorum(), &pieces)
+            .map_err(|error| name_dealer(round, error))?;
+    let mut words = accumulator.words;
+    for (piece, chunk) in (0..).zip(words.chunks_mut(PIECE_WORDS)) {
+        unmasker.unmask(piece, chunk);
+    }
+    Ok(round.plan().encoding.decode_sum(&words)?)
+}
+
+fn name_dealer(round: &Round, error: RecoverError) -> AggregateError {
+    match error {
+        RecoverError::BadDealer { dealer } => match round.dealt().get(&dealer) {
+            Some(header) => AggregateError::BadDealer(header.body.institution.clone()),
+            None => AggregateError::Recover(error),
+        },
+        other => AggregateError::Recover(other),
+    }
+}
+
+fn members(round: &Round) -> Vec<Member> {
+    let member = |(ready, index): (&Signed<Ready>, u16)| Member {
+        index,
+        mask_key: ready.body.mask_key,
+        share_key: ready.body.share_key,
+        self_commitment: ready.body.self_commitment,
+    };
+    round.list().iter().zip(0..).map(member).collect()
+}
+
+/// The share hashes of every dealer.
+pub fn leaves(
+    round: &Round,
+    files: &RoundFiles,
+) -> Result<Vec<(Position, Vec<Digest>)>, SpoolError> {
+    let read = |(&dealer, header): (&Position, &Signed<ShareHeader>)| {
+        files.read_share(&header.body).map(|share| (dealer, share.leaves))
+    };
+    round.dealt().iter().map(read).collect()
+}
+
+// --- From one sum to the next model ------------------------------------------------------------
+
+/// What the task's later stages are about: derived from the support sum by everyone alike.
+pub fn shared_sets(task: &Task, registry: &Registry, blobs: &Blobs) -> Result<SharedSets, AggregateError> {
+    let support = task
+        .support()
+        .ok_or(AggregateError::Inconsistent("the support sum is not there yet"))?;
+    let sums = tensors::read_sums(&blobs.read(&support, MAX_BLOB)?)?;
+    let segment = |name| sums.get(name).map(Vec::as_slice).unwrap_or_default();
+    let threshold = u32::try_from(task.cohort().least()).unwrap_or(u32::MAX);
+    Ok(SharedSets::from_support(
+        &registry.items,
+        &registry.competencies,
+        segment("items"),
+        segment("competencies"),
+        threshold,
+    ))
+}
+
+/// The layout's digest.
+pub fn layout_digest(layout: &Layout) -> Result<Digest, AggregateError> {
+    layout.digest().map_err(|_| AggregateError::Inconsistent("the layout cannot be encoded"))
+}
+
+/// The public start of a task.
+pub fn initialise(layout: &Layout, blobs: &Blobs) -> Result<Candidate, AggregateError> {
+    let weights = blobs.put(&tensors::write_model(layout, &layout.initial())?)?;
+    let layout = layout_digest(layout)?;
+    Ok(Candidate { step: 0, weights, start: weights, layout, made: None })
+}
+
+/// The evaluation of the candidate that rode in a sum.
+pub fn metrics(sums: &Sums) -> Result<Metrics, AggregateError> {
+    let evaluation = Evaluation::from_segments(sums)?;
+    Ok(Metrics {
+        responses: whole(evaluation.n),
+        auc: evaluation.auc(),
+        log_loss: evaluation.log_loss(),
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a sum of at most 256 counts of at most 2^22, rounded and not negative"
+)]
+fn whole(count: f64) -> u64 {
+    count.round().max(0.0) as u64
+}
+
+/// The server's half of the optimiser: the next candidate from the sum of moves.
+///
+/// FedAvg (McMahan et al. 2017): w' = start + sum of moves, the moves being weighted by examples
+/// over a fixed total at the institutions. Curvature weights with Nesterov's momentum (Nesterov
+/// 1983; Sutskever et al. 2013 for the form): step' = start + sum of moves, and training goes on
+/// from step' + (r - 1)/(r + 2) (step' - step), where r counts the steps from 1.
+pub fn step(
+    opened: &Opened,
+    task: &Task,
+    layout: &Layout,
+    sums: &Sums,
+    blobs: &Blobs,
+) -> Result<Candidate, AggregateError> {
+    let (Stage::Train { step }, Some(before)) = (&opened.stage, task.candidate()) else {
+        return Err(AggregateError::Inconsistent("no optimiser step is due"));
+    };
+    let read = |digest| -> Result<Vec<f32>, AggregateError> {
+        Ok(tensors::read_model(&blobs.read(digest, MAX_BLOB)?, layout)?)
+    };
+    let start = read(&before.start)?;
+    let moves = sums.get("move").filter(|m| m.len() == start.len());
+    let moves = moves.ok_or(AggregateError::Inconsistent("the sum has no moves of this layout"))?;
+    let weights: Vec<f32> =
+        start.iter().zip(moves).map(|(w, z)| narrow(f64::from(*w) + z)).collect();
+    let written = blobs.put(&tensors::write_model(layout, &weights)?)?;
+    let next = match task.spec().hyper.optimizer {
+        Optimizer::FedAvg { .. } => written,
+        Optimizer::CurvatureNesterov { .. } => {
+            let momentum = f64::from(step - 1) / f64::from(step + 2);
+            let beyond = |(new, old): (&f32, &f32)| {
+                let (new, old) = (f64::from(*new), f64::from(*old));
+                narrow(new + momentum * (new - old))
+            };
+            let previous = read(&before.weights)?;
+            let beyond: Vec<f32> = weights.iter().zip(&previous).map(beyond).collect();
+            blobs.put(&tensors::write_model(layout, &beyond)?)?
+        }
+    };
+    let layout = before.layout;
+    let made = Some(opened.made.clone());
+    Ok(Candidate { step: *step, weights: written, start: next, layout, made })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+/// The layout over the shared competencies.
+pub fn layout_of(shared: &SharedSets) -> Layout {
+    architecture::layout(&shared.competencies)
+}

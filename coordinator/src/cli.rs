@@ -1,0 +1,458 @@
+//! `collegium-coordinator`: what operators type. Parses, asks the owner, prints; decides nothing.
+
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use collegium_shared::{
+    audit,
+    clock::Clock,
+    config::ConfigError,
+    crypto::{SigningKey, VerifyingKey},
+    documents::{self, UnsignedDocument},
+    files,
+    ids::InstitutionId,
+    token::TokenFile,
+};
+use serde_json::Value;
+
+use crate::{
+    admin::AdminRequest,
+    config::{Config, DEFAULT_LISTEN},
+    root, service,
+};
+
+/// Leads a Collegium network: enrols institutions, sums their masked updates, releases models.
+#[derive(Parser)]
+#[command(name = "collegium-coordinator", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Home {
+    /// The coordinator's directory.
+    #[arg(long, env = "COLLEGIUM_COORDINATOR_DIR", default_value = "/var/lib/collegium/coordinator")]
+    dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new directory: certificate authority, signing key, commented config.
+    Init {
+        #[command(flatten)]
+        home: Home,
+        /// Where agents will connect.
+        #[arg(long, default_value = DEFAULT_LISTEN)]
+        listen: SocketAddr,
+    },
+    /// Run the coordinator.
+    Serve {
+        #[command(flatten)]
+        home: Home,
+    },
+    /// Write a one-off invitation for one institution.
+    Invite {
+        institution: InstitutionId,
+        #[command(flatten)]
+        home: Home,
+        /// The file to write (mode 0600); hand it over on a channel that both sides trust.
+        #[arg(long)]
+        out: PathBuf,
+        /// The legal entity behind the institution; its name if left out.
+        #[arg(long)]
+        legal_entity: Option<String>,
+        /// How long the invitation is valid.
+        #[arg(long, default_value_t = 24)]
+        valid_hours: u32,
+    },
+    /// List who is enrolled, with fingerprints to compare.
+    Institutions {
+        #[command(flatten)]
+        home: Home,
+        #[arg(long)]
+        json: bool,
+    },
+    /// The consortium's root: make it and sign with it offline, name it to the coordinator.
+    #[command(subcommand)]
+    Root(RootCommand),
+    /// The roster of members.
+    #[command(subcommand)]
+    Roster(RosterCommand),
+    /// The registry of competencies and shared items.
+    #[command(subcommand)]
+    Registry(RegistryCommand),
+    /// Training tasks.
+    #[command(subcommand)]
+    Task(TaskCommand),
+    /// What is going on.
+    Status {
+        #[command(flatten)]
+        home: Home,
+        #[arg(long)]
+        json: bool,
+    },
+    /// The network's audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Subcommand)]
+enum RootCommand {
+    /// Make the root key. Do this away from the coordinator.
+    Init {
+        #[arg(long)]
+        root_dir: PathBuf,
+    },
+    /// Sign a roster or a registry. Shows what is signed first.
+    Sign {
+        #[arg(long)]
+        root_dir: PathBuf,
+        #[arg(long = "in")]
+        input: PathBuf,
+        #[arg(long)]
+        out: PathBuf,
+        /// Do not ask; for scripts that have compared already.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Name the root to the coordinator, once.
+    Trust {
+        /// The file root.pub.json that `root init` made.
+        public: PathBuf,
+        #[command(flatten)]
+        home: Home,
+    },
+}
+
+#[derive(Subcommand)]
+enum RosterCommand {
+    /// Write the unsigned roster of everybody who is enrolled.
+    Export {
+        #[command(flatten)]
+        home: Home,
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Put a signed roster into force.
+    Import {
+        file: PathBuf,
+        #[command(flatten)]
+        home: Home,
+    },
+}
+
+#[derive(Subcommand)]
+enum RegistryCommand {
+    /// Make an unsigned registry from a table (CSV: kind, id, title, competencies).
+    Build {
+        table: PathBuf,
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        version: u64,
+    },
+    /// Put a signed registry into force.
+    Import {
+        file: PathBuf,
+        #[command(flatten)]
+        home: Home,
+    },
+}
+
+#[derive(Subcommand)]
+enum TaskCommand {
+    /// Start a training task from a file.
+    Start {
+        file: PathBuf,
+        #[command(flatten)]
+        home: Home,
+    },
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// List entries.
+    List {
+        #[command(flatten)]
+        home: Home,
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        #[arg(long, default_value_t = 50)]
+        count: u64,
+    },
+    /// Show one entry with its proof.
+    Show {
+        index: u64,
+        #[command(flatten)]
+        home: Home,
+    },
+    /// Check every entry, the tree and the checkpoint's signature.
+    Verify {
+        #[command(flatten)]
+        home: Home,
+    },
+}
+
+impl Cli {
+    /// Runs the command: exit code 0, 78 for a bad config (sysexits.h), 1 for everything else.
+    pub fn run(self) -> ExitCode {
+        match run(self.command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                let bad_config = error.downcast_ref::<ConfigError>().is_some();
+                ExitCode::from(if bad_config { 78 } else { 1 })
+            }
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Init { home, listen } => {
+            let key = service::init(&home.dir, listen, Clock::system().now())?;
+            println!("initialised    {}", home.dir.display());
+            println!("signing key    {}", key.fingerprint());
+            println!("next           root init (elsewhere), root trust, serve, invite");
+            Ok(())
+        }
+        Command::Serve { home } => serve(&home.dir),
+        Command::Invite { institution, home, out, legal_entity, valid_hours } => {
+            invite(&home.dir, institution, legal_entity, valid_hours, &out)
+        }
+        Command::Institutions { home, json } => institutions(&home.dir, json),
+        Command::Root(command) => run_root(command),
+        Command::Roster(command) => run_roster(command),
+        Command::Registry(command) => run_registry(command),
+        Command::Task(TaskCommand::Start { file, home }) => start_task(&home.dir, &file),
+        Command::Status { home, json } => status(&home.dir, json),
+        Command::Audit(command) => run_audit(command),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")
+}
+
+fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<Value> {
+    runtime()?.block_on(service::ask(dir, request))
+}
+
+fn serve(dir: &Path) -> anyhow::Result<()> {
+    service::log_to_stderr(&Config::load(dir)?.log)?;
+    let stop = async {
+        if let Err(error) = service::stop_signal().await {
+            tracing::error!(%error, "signals cannot be received; stopping");
+        }
+    };
+    runtime()?.block_on(service::serve(dir, stop))
+}
+
+fn invite(
+    dir: &Path,
+    institution: InstitutionId,
+    legal_entity: Option<String>,
+    valid_hours: u32,
+    out: &Path,
+) -> anyhow::Result<()> {
+    if out.exists() {
+        bail!("{} exists already; choose another file", out.display());
+    }
+    let ca = files::read_bounded(&dir.join("ca.pem"), 64 << 10)
+        .with_context(|| format!("{} is not a coordinator's directory", dir.display()))?;
+    let expires_at = Clock::system().now() + Duration::from_secs(u64::from(valid_hours) * 3_600);
+    let ca = String::from_utf8(ca).context("ca.pem is damaged")?;
+    let token = TokenFile::new(institution.clone(), expires_at, ca, String::new())?;
+    let legal_entity = legal_entity.unwrap_or_else(|| institution.to_string());
+    let token_sha256 = token.token_sha256();
+    let request = AdminRequest::Invite {
+        institution: institution.clone(),
+        legal_entity,
+        token_sha256,
+        expires_at,
+    };
+    ask(dir, request)?;
+    token.write(out)?;
+    println!("invited        {institution}");
+    println!("file           {} (readable by you alone)", out.display());
+    println!("valid until    {expires_at}, once");
+    Ok(())
+}
+
+fn institutions(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let answer = ask(dir, AdminRequest::Institutions)?;
+    if json {
+        println!("{answer}");
+        return Ok(());
+    }
+    for entry in answer.as_array().into_iter().flatten() {
+        let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        let state = if entry["on_roster"] == true { "on the roster" } else { "awaiting roster" };
+        println!("{:<28} {:<16} {}", text("institution"), state, text("identity_fingerprint"));
+    }
+    Ok(())
+}
+
+fn run_root(command: RootCommand) -> anyhow::Result<()> {
+    match command {
+        RootCommand::Init { root_dir } => {
+            let public = root::init(&root_dir)?;
+            println!("root made in   {}", root_dir.display());
+            println!("fingerprint    {}", public.fingerprint);
+            println!("Keep this directory offline. Give the fingerprint to every institution by a");
+            println!("channel that the coordinator does not control.");
+        }
+        RootCommand::Sign { root_dir, input, out, yes } => {
+            let confirm = |words: &str| {
+                println!("{words}");
+                yes || !std::io::stdin().is_terminal() || confirmed()
+            };
+            let document = root::sign(&root_dir, &input, &out, Clock::system().now(), confirm)?;
+            println!("signed         {} ({})", out.display(), document.digest());
+        }
+        RootCommand::Trust { public, home } => {
+            let public = documents::read(&public)?;
+            let answer = ask(&home.dir, AdminRequest::TrustRoot { public })?;
+            println!("root           {}", answer["fingerprint"].as_str().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// Asks the person at the terminal.
+fn confirmed() -> bool {
+    print!("Compare every fingerprint out of band. Sign? [yes/no] ");
+    let mut answer = String::new();
+    std::io::stdout().flush().is_ok()
+        && std::io::stdin().lock().read_line(&mut answer).is_ok()
+        && answer.trim() == "yes"
+}
+
+fn run_roster(command: RosterCommand) -> anyhow::Result<()> {
+    match command {
+        RosterCommand::Export { home, out } => {
+            let answer = ask(&home.dir, AdminRequest::ExportRoster)?;
+            let document: UnsignedDocument = serde_json::from_value(answer)?;
+            documents::write(&out, &document)?;
+            println!("wrote          {}; have the consortium's root sign it", out.display());
+        }
+        RosterCommand::Import { file, home } => {
+            let document = Box::new(documents::read(&file)?);
+            let answer = ask(&home.dir, AdminRequest::ImportRoster { document })?;
+            println!("roster         version {}, {} members", answer["version"], answer["members"]);
+        }
+    }
+    Ok(())
+}
+
+fn run_registry(command: RegistryCommand) -> anyhow::Result<()> {
+    match command {
+        RegistryCommand::Build { table, out, version } => {
+            let registry = root::build_registry(&table, version)?;
+            let (competencies, items) = (registry.competencies.len(), registry.items.len());
+            documents::write(&out, &UnsignedDocument::Registry(registry))?;
+            println!("registry       {competencies} competencies, {items} items");
+            println!("wrote          {}; have the consortium's root sign it", out.display());
+        }
+        RegistryCommand::Import { file, home } => {
+            let document = Box::new(documents::read(&file)?);
+            let answer = ask(&home.dir, AdminRequest::ImportRegistry { document })?;
+            let (competencies, items) = (&answer["competencies"], &answer["items"]);
+            println!("registry       {competencies} competencies, {items} items");
+        }
+    }
+    Ok(())
+}
+
+fn start_task(dir: &Path, file: &Path) -> anyhow::Result<()> {
+    let text = files::read_bounded(file, 64 << 10).with_context(|| file.display().to_string())?;
+    let text = String::from_utf8(text).with_context(|| file.display().to_string())?;
+    let spec = toml::from_str(&text).with_context(|| file.display().to_string())?;
+    let answer = ask(dir, AdminRequest::StartTask { spec: Box::new(spec) })?;
+    println!("task           {}", answer["task"].as_str().unwrap_or_default());
+    println!("rounds         {}", answer["rounds"]);
+    println!(
+        "cohort         c_max {}, min_honest {}",
+        answer["cohort"]["c_max"], answer["cohort"]["min_honest"]
+    );
+    Ok(())
+}
+
+fn status(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let answer = ask(dir, AdminRequest::Status)?;
+    if json {
+        println!("{answer}");
+    } else {
+        print_status(&answer);
+    }
+    Ok(())
+}
+
+fn print_status(answer: &Value) {
+    let line = |name: &str, text: String| println!("{name:<15}{text}");
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    line("root", plain(&answer["root_fingerprint"]));
+    line("enrolled", plain(&answer["institutions"]));
+    match &answer["roster"] {
+        Value::Null => line("roster", "none yet".into()),
+        r => line("roster", format!("version {}, {} members, until {}", r["version"], r["members"], plain(&r["expires_at"]))),
+    }
+    match &answer["registry"] {
+        Value::Null => line("registry", "none yet".into()),
+        r => line("registry", format!("version {}, {} competencies, {} items", r["version"], r["competencies"], r["items"])),
+    }
+    match &answer["task"] {
+        Value::Null => line("task", "none yet".into()),
+        t => {
+            let ending = match &t["ending"] {
+                Value::Null => "running".into(),
+                ending => plain(&ending["end"]),
+            };
+            line("task", format!("{} ({ending})", plain(&t["task"])));
+            line("steps", format!("{} of {}", t["steps"], t["rounds"]));
+            line("rounds", format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]));
+            if !t["release"].is_null() {
+                line("model", format!("version {}, AUC {}", t["release"]["version"], t["release"]["metrics"]["auc"]));
+            }
+        }
+    }
+    if !answer["round"].is_null() {
+        let r = &answer["round"];
+        let waiting = format!("{} done, waiting for {}", r["done"], r["waiting_for"]);
+        line("round", format!("{} {}: {waiting}", plain(&r["id"]), plain(&r["phase"])));
+    }
+}
+
+fn log_key(dir: &Path) -> anyhow::Result<VerifyingKey> {
+    Ok(SigningKey::load(&dir.join(crate::SIGNING_KEY))?.verifying_key())
+}
+
+fn run_audit(command: AuditCommand) -> anyhow::Result<()> {
+    match command {
+        AuditCommand::List { home, from, count } => {
+            for line in audit::list(&home.dir.join("journal"), &log_key(&home.dir)?, from, count)? {
+                println!("{:>6}  {}  {:<20} {}", line.index, line.at, line.kind, line.summary);
+            }
+        }
+        AuditCommand::Show { index, home } => {
+            match audit::show(&home.dir.join("journal"), &log_key(&home.dir)?, index)? {
+                Some(entry) => println!("{entry}"),
+                None => bail!("there is no entry {index}"),
+            }
+        }
+        AuditCommand::Verify { home } => {
+            let report = audit::verify(&home.dir.join("journal"), &log_key(&home.dir)?)?;
+            println!("verified       {} entries of {}", report.entries, report.origin);
+            println!("root           {}", report.root);
+        }
+    }
+    Ok(())
+}

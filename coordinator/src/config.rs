@@ -1,0 +1,201 @@
+//! `coordinator.toml`: what the operator decides about this process. Read once at start; holds no
+//! secrets. What the network decides (tasks, members) is never here.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use collegium_shared::config::{self, ConfigError, Log};
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+
+use crate::listener;
+
+/// The file's name in the coordinator's directory; present means initialised.
+pub const CONFIG_FILE: &str = "coordinator.toml";
+
+/// The address that `init` proposes.
+pub const DEFAULT_LISTEN: &str = "0.0.0.0:8470";
+
+/// The longest that a poll may stay open: proxies commonly cut a silent request after a minute.
+const MAX_PATIENCE: u64 = 55;
+
+/// The coordinator's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// The host names and IP addresses that stand in the server's certificate.
+    #[serde(default = "default_names")]
+    pub names: Vec<String>,
+    /// The first line of the network's log checkpoints; never changes once the log has begun.
+    pub origin: String,
+    /// How long a poll without news stays open.
+    #[serde(default = "default_patience")]
+    poll_patience_seconds: u64,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// What one process takes on at most.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    connections: usize,
+    strangers: usize,
+    handshakes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let listener::Limits { connections, strangers, handshakes, .. } = Default::default();
+        Self { connections, strangers, handshakes }
+    }
+}
+
+impl Limits {
+    pub fn listener(&self) -> listener::Limits {
+        listener::Limits {
+            connections: self.connections,
+            strangers: self.strangers,
+            handshakes: self.handshakes,
+            ..listener::Limits::default()
+        }
+    }
+}
+
+fn default_patience() -> u64 {
+    25
+}
+
+/// The names that work on the coordinator's own machine, and the machine's own.
+pub fn default_names() -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let hostname = hostname.trim();
+    if hostname != "localhost" && ServerName::try_from(hostname).is_ok() {
+        names.push(hostname.to_owned());
+    }
+    names
+}
+
+impl Config {
+    /// Reads `coordinator.toml` in `dir`.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join(CONFIG_FILE);
+        let config: Self = config::read(&path)?;
+        config.check().map_err(|reason| ConfigError::new(&path, reason))?;
+        Ok(config)
+    }
+
+    pub fn poll_patience(&self) -> Duration {
+        Duration::from_secs(self.poll_patience_seconds)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for name in &self.names {
+            ServerName::try_from(name.as_str())
+                .map_err(|_| format!("names: {name:?} is neither a host name nor an IP address"))?;
+        }
+        let bad_origin = |c: char| c.is_whitespace() || c.is_control() || c == '+';
+        let Limits { connections, strangers, handshakes } = self.limits;
+        if self.names.is_empty() {
+            Err("names: give at least one, or agents cannot check the server".into())
+        } else if self.origin.is_empty()
+            || self.origin.len() > 255
+            || self.origin.contains(bad_origin)
+        {
+            Err("origin: use 1 to 255 characters without spaces and '+'".into())
+        } else if !(1..=MAX_PATIENCE).contains(&self.poll_patience_seconds) {
+            Err(format!("poll_patience_seconds: use 1 to {MAX_PATIENCE}"))
+        } else if connections == 0 || strangers == 0 || handshakes == 0 {
+            Err("limits: each must be at least 1".into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The commented file that `init` writes.
+pub fn sample(listen: SocketAddr, origin: &str) -> String {
+    let names: Vec<String> = default_names().iter().map(|name| format!("{name:?}")).collect();
+    let names = names.join(", ");
+    let Limits { connections, strangers, handshakes } = Limits::default();
+    format!(
+        r#"# The Collegium coordinator. Read at start; unknown keys are refused.
+
+# Where agents connect: one port, TLS 1.3.
+listen = "{listen}"
+
+# The host names and IP addresses by which agents reach it. They stand in the server's certificate,
+# which is made anew at each start, so a change here needs a restart and nothing else.
+names = [{names}]
+
+# The name of the network's log, the first line of every checkpoint. Do not change it later.
+origin = "{origin}"
+
+# How long a poll without news stays open. Lower it if a proxy cuts silent requests earlier.
+poll_patience_seconds = {patience}
+
+[limits]
+# Open connections; of these, connections without a client certificate (enrolment); TLS handshakes
+# at the same time.
+connections = {connections}
+strangers = {strangers}
+handshakes = {handshakes}
+
+[log]
+# error, warn, info, debug, trace, or directives such as "info,collegium_coordinator=debug".
+level = "info"
+# text or json
+format = "text"
+"#,
+        patience = default_patience(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG_FILE), text).unwrap();
+        Config::load(dir.path())
+    }
+
+    #[test]
+    fn the_sample_says_what_the_defaults_are() {
+        let text = sample(DEFAULT_LISTEN.parse().unwrap(), "collegium.network/test");
+        let config = load(&text).unwrap();
+        let short = "listen = \"0.0.0.0:8470\"\norigin = \"collegium.network/test\"";
+        assert_eq!(load(short).unwrap(), config);
+        assert_eq!(config.poll_patience(), Duration::from_secs(25));
+        assert_eq!(config.limits.listener(), listener::Limits::default());
+    }
+
+    #[test]
+    fn bad_values_and_unknown_keys_are_refused_by_name() {
+        let good = "listen = \"127.0.0.1:0\"\norigin = \"o\"\n";
+        assert!(load(good).is_ok());
+        let cases = [
+            ("lisen = 1\n", "lisen"),
+            ("names = []\n", "names"),
+            ("names = [\"not a name\"]\n", "not a name"),
+            ("poll_patience_seconds = 90\n", "poll_patience_seconds"),
+            ("[limits]\nconnections = 0\n", "limits"),
+            ("[limits]\nconections = 5\n", "conections"),
+            ("[log]\nformat = \"xml\"\n", "xml"),
+        ];
+        for (line, named) in cases {
+            let error = load(&format!("{good}{line}")).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains(CONFIG_FILE), "{line}: {error}");
+        }
+        assert!(load("listen = \"8470\"\norigin = \"o\"").is_err());
+        assert!(load("listen = \"127.0.0.1:0\"\norigin = \"a b\"").is_err());
+        assert!(load("origin = \"o\"").is_err());
+    }
+}

@@ -1,0 +1,640 @@
+//! The one owner of the coordinator's state. It drains its queue, steps the machines, makes the
+//! events durable with one fsync, and only then answers, publishes the new state and starts work.
+//! Everything else holds a [`Handle`]. If the journal refuses an event, the process stops: nothing
+//! that is not durable is ever acknowledged.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+
+use collegium_shared::{
+    architecture,
+    blobs::Blobs,
+    clock::{Clock, Timestamp},
+    crypto::{Digest, SigningKey, VerifyingKey},
+    documents::SignedDocument,
+    ids::InstitutionId,
+    journal::{Entry, JournalError, Log},
+    protocol::{Cohort, Ending, Manifest, Metrics, Phase, Plan},
+    roster::{Registry, RootKey, VerifiedRoster},
+    signed::Signed,
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    admin::{self, AdminRequest},
+    aggregate::{self, Accumulator, AggregateError},
+    ca::Ca,
+    config::Config,
+    enrol::CheckedEnrolment,
+    network::{Event, Network, NetworkEvent},
+    round::{Admission, Message, Refusal, RoundEvent},
+    spool::Spool,
+    store::{Snapshot, Store},
+    task::{Next, Release, TaskEnding},
+    work::{self, Digested, Done, Workshop},
+};
+
+/// Requests that wait for the owner at most; more callers wait in line.
+const QUEUE: usize = 1_024;
+/// Journal entries between two snapshots of the view.
+const SNAPSHOT_EVERY: u64 = 512;
+
+/// Why a request was not carried out.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    #[error("{0} is not a member of the current roster")]
+    NotAMember(InstitutionId),
+    #[error("there is no open round")]
+    NoRound,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the token is {0}; ask the coordinator's operator for a new invitation")]
+    Token(&'static str),
+    #[error("the consortium's root is not known here yet; run: collegium-coordinator root trust")]
+    NoRoot,
+    #[error("the certificate could not be issued: {0}")]
+    Certificate(#[from] crate::ca::CaError),
+    #[error("the coordinator is shutting down")]
+    Stopping,
+}
+
+/// What an institution gets for its token.
+pub struct Enrolment {
+    pub certificate_pem: String,
+    pub root: VerifyingKey,
+}
+
+enum Command {
+    Enrol(Box<CheckedEnrolment>, oneshot::Sender<Result<Enrolment, DriverError>>),
+    Submit(InstitutionId, Box<Message>, oneshot::Sender<Result<(), DriverError>>),
+    Admin(AdminRequest, oneshot::Sender<Result<serde_json::Value, String>>),
+    Worked(Done),
+}
+
+/// What everybody may read: the durable state and the documents in force.
+#[derive(Clone, Default)]
+pub struct Published {
+    pub network: Arc<Network>,
+    pub roster: Option<Arc<VerifiedRoster>>,
+    pub registry: Option<Arc<Registry>>,
+}
+
+/// The way to the owner. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    published: watch::Receiver<Published>,
+    pub workshop: Workshop,
+}
+
+impl Handle {
+    pub fn published(&self) -> Published {
+        self.published.borrow().clone()
+    }
+
+    /// Wakes whenever something durable has changed.
+    pub fn watch(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+
+    pub async fn enrol(&self, request: CheckedEnrolment) -> Result<Enrolment, DriverError> {
+        self.ask(|reply| Command::Enrol(Box::new(request), reply)).await?
+    }
+
+    /// Hands in a member's message; durable when this returns.
+    pub async fn submit(&self, from: InstitutionId, message: Message) -> Result<(), DriverError> {
+        self.ask(|reply| Command::Submit(from, Box::new(message), reply)).await?
+    }
+
+    /// Carries out an operator's request.
+    pub async fn admin(&self, request: AdminRequest) -> Result<serde_json::Value, String> {
+        let answer = self.ask(|reply| Command::Admin(request, reply)).await;
+        answer.map_err(|error| error.to_string())?
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, DriverError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| DriverError::Stopping)?;
+        answer.await.map_err(|_| DriverError::Stopping)
+    }
+}
+
+/// The owner.
+pub struct Driver {
+    pub(crate) clock: Clock,
+    pub(crate) key: SigningKey,
+    pub(crate) ca: Ca,
+    log: Log<Event>,
+    store: Option<Store>,
+    snapshot_at: u64,
+    /// Never goes back, whatever the clock does.
+    last_at: Timestamp,
+    pub(crate) state: Published,
+    uncommitted: bool,
+    publish: watch::Sender<Published>,
+    commands: mpsc::Receiver<Command>,
+    worker: mpsc::Sender<Command>,
+    pub(crate) workshop: Workshop,
+    accumulator: Option<Accumulator>,
+    working: bool,
+}
+
+/// Answers that wait until what they say is durable.
+type Replies = Vec<Box<dyn FnOnce() + Send>>;
+
+// --- Start and loop ----------------------------------------------------------------------------
+
+impl Driver {
+    /// Opens the directory: journal, view, blobs, keys. Replays what the view has not seen.
+    pub fn open(dir: &Path, config: &Config, clock: Clock) -> anyhow::Result<(Self, Handle)> {
+        let key = SigningKey::load(&dir.join(crate::SIGNING_KEY))?;
+        let signer = SigningKey::load(&dir.join(crate::SIGNING_KEY))?;
+        let log = Log::open(&dir.join("journal"), &config.origin, signer)?;
+        let store = Store::open(&dir.join("view"))
+            .inspect_err(|error| tracing::warn!(%error, "going on without the view"))
+            .ok();
+        let (network, last_at) = recover(&log, store.as_ref())?;
+        let workshop =
+            Workshop { blobs: Blobs::open(&dir.join("blobs"))?, spool: Spool::open(&dir.join("rounds"))? };
+        let (worker, commands) = mpsc::channel(QUEUE);
+        let (publish, published) = watch::channel(Published::default());
+        let handle = Handle { commands: worker.clone(), published, workshop: workshop.clone() };
+        let mut driver = Self {
+            clock,
+            key,
+            ca: Ca::load(dir)?,
+            snapshot_at: log.len(),
+            log,
+            store,
+            last_at,
+            state: Published { network: Arc::new(network), roster: None, registry: None },
+            uncommitted: false,
+            publish,
+            commands,
+            worker,
+            workshop,
+            accumulator: None,
+            working: false,
+        };
+        driver.load_documents()?;
+        driver.publish.send_replace(driver.state.clone());
+        Ok((driver, handle))
+    }
+
+    /// Serves requests until `shutdown`, or until the journal refuses an event.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), JournalError> {
+        tokio::pin!(shutdown);
+        self.settle(Vec::new())?;
+        loop {
+            let wait = self.until_deadline();
+            let first = tokio::select! {
+                command = self.commands.recv() => command,
+                () = tokio::time::sleep(wait) => None,
+                () = &mut shutdown => break,
+            };
+            let mut replies = Replies::new();
+            let mut next = first;
+            let mut taken = 0;
+            while let Some(command) = next {
+                self.handle(command, &mut replies)?;
+                taken += 1;
+                next = if taken < QUEUE { self.commands.try_recv().ok() } else { None };
+            }
+            self.settle(replies)?;
+        }
+        self.save_view();
+        self.log.publish()
+    }
+
+    /// How long nothing happens by itself.
+    fn until_deadline(&self) -> Duration {
+        let idle = Duration::from_secs(3_600);
+        let now = self.now();
+        let round = self.state.network.open_round();
+        // At most a second: the wall clock, which deadlines are set by, may be moved.
+        round.and_then(|r| r.deadline()).map_or(idle, |d| d.since(now).min(Duration::from_secs(1)))
+    }
+
+    /// Steps everything that is due, commits, answers, publishes, and starts work.
+    fn settle(&mut self, replies: Replies) -> Result<(), JournalError> {
+        while self.advance()? {}
+        if self.uncommitted {
+            tokio::task::block_in_place(|| self.log.commit())?;
+            self.uncommitted = false;
+            self.publish.send_replace(self.state.clone());
+            if self.log.len() >= self.snapshot_at + SNAPSHOT_EVERY {
+                self.save_view();
+            }
+        }
+        for reply in replies {
+            reply();
+        }
+        self.tidy();
+        self.start_work();
+        Ok(())
+    }
+
+    /// One thing that completeness, the clock or the task makes happen; false if there is none.
+    fn advance(&mut self) -> Result<bool, JournalError> {
+        let now = self.now();
+        if let Some(round) = self.state.network.open_round() {
+            let due = round.due(now);
+            return due.map_or(Ok(false), |event| self.record(Event::Round(event)).map(|()| true));
+        }
+        match self.state.network.task().and_then(|task| task.next()) {
+            Some(Next::End(ending)) => {
+                self.record(Event::Network(NetworkEvent::TaskEnded { ending }))?;
+                Ok(true)
+            }
+            Some(Next::Round(stage)) => match self.draft(stage, now) {
+                Ok(Some((plan, expected))) => {
+                    let plan = Signed::sign(plan, &self.key);
+                    self.record(Event::Round(RoundEvent::Planned { plan, expected }))?;
+                    Ok(true)
+                }
+                Ok(None) => Ok(false),
+                Err(error) => {
+                    let ending = TaskEnding::Failed { reason: error.to_string() };
+                    self.record(Event::Network(NetworkEvent::TaskEnded { ending }))?;
+                    Ok(true)
+                }
+            },
+            _ => Ok(false),
+        }
+    }
+
+    fn handle(&mut self, command: Command, replies: &mut Replies) -> Result<(), JournalError> {
+        match command {
+            Command::Enrol(request, reply) => {
+                let answer = self.enrol(*request)?;
+                replies.push(Box::new(move || drop(reply.send(answer))));
+            }
+            Command::Submit(from, message, reply) => {
+                let answer = self.submit(&from, &message)?;
+                replies.push(Box::new(move || drop(reply.send(answer))));
+            }
+            Command::Admin(request, reply) => {
+                let answer = admin::carry_out(self, request)?;
+                replies.push(Box::new(move || drop(reply.send(answer))));
+            }
+            Command::Worked(done) => self.worked(done)?,
+        }
+        Ok(())
+    }
+
+    /// Appends an event and folds it. Visible to others only after the next commit.
+    pub(crate) fn record(&mut self, event: Event) -> Result<(), JournalError> {
+        let at = self.now();
+        let entry = Entry { at, event };
+        self.log.append(&entry)?;
+        Arc::make_mut(&mut self.state.network).apply(&entry.event, at);
+        self.last_at = at;
+        self.uncommitted = true;
+        Ok(())
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now().max(self.last_at)
+    }
+
+    fn save_view(&mut self) {
+        let Some(store) = &self.store else { return };
+        let network = Network::clone(&self.state.network);
+        let snapshot = Snapshot { position: self.log.len(), root: self.log.root(), network };
+        match store.save(&snapshot) {
+            Ok(()) => self.snapshot_at = snapshot.position,
+            Err(error) => tracing::warn!(%error, "the view was not saved"),
+        }
+    }
+}
+
+/// The state after the whole journal: from the view if it can be used, else from the beginning.
+fn recover(log: &Log<Event>, store: Option<&Store>) -> Result<(Network, Timestamp), JournalError> {
+    let usable = |s: &Snapshot| {
+        s.position < log.len() || (s.position == log.len() && s.root == log.root())
+    };
+    let (mut network, position) = match store.and_then(Store::load).filter(usable) {
+        Some(snapshot) => (snapshot.network, snapshot.position),
+        None => (Network::default(), 0),
+    };
+    let mut last_at = Timestamp::EPOCH;
+    log.replay(|index, entry| -> Result<(), JournalError> {
+        if index >= position {
+            network.apply(&entry.event, entry.at);
+        }
+        last_at = entry.at;
+        Ok(())
+    })?;
+    Ok((network, last_at))
+}
+
+// --- Documents and plans -----------------------------------------------------------------------
+
+impl Driver {
+    /// Reads the documents in force back into memory.
+    pub(crate) fn load_documents(&mut self) -> anyhow::Result<()> {
+        if let Some(in_force) = self.state.network.roster() {
+            let document = self.document(&in_force.document)?;
+            let SignedDocument::Roster { root, signed } = document else {
+                anyhow::bail!("blob {} is not a roster", in_force.document);
+            };
+            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
+            self.state.roster = Some(Arc::new(root.roster_at_rest(&signed)?));
+        }
+        if let Some(in_force) = self.state.network.registry() {
+            let document = self.document(&in_force.document)?;
+            let SignedDocument::Registry { root, signed } = document else {
+                anyhow::bail!("blob {} is not a registry", in_force.document);
+            };
+            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
+            self.state.registry = Some(Arc::new(root.registry(&signed)?));
+        }
+        Ok(())
+    }
+
+    fn document(&self, blob: &Digest) -> anyhow::Result<SignedDocument> {
+        Ok(serde_json::from_slice(&self.workshop.blobs.read(blob, admin::MAX_DOCUMENT)?)?)
+    }
+
+    fn root_fingerprint(&self) -> Result<Digest, DriverError> {
+        self.state.network.root().map(|root| root.fingerprint()).ok_or(DriverError::NoRoot)
+    }
+
+    /// The next plan and who is expected; none while the documents that it needs are missing.
+    fn draft(
+        &self,
+        stage: architecture::Stage,
+        now: Timestamp,
+    ) -> Result<Option<(Plan, BTreeSet<InstitutionId>)>, AggregateError> {
+        let (Some(task), Some(roster), Some(registry)) =
+            (self.state.network.task(), &self.state.roster, &self.state.registry)
+        else {
+            return Ok(None);
+        };
+        if roster.expires_at() <= now {
+            return Ok(None);
+        }
+        let expected: BTreeSet<InstitutionId> = roster
+            .active(now)
+            .map(|member| member.institution.clone())
+            .filter(|institution| !task.excluded().contains(institution))
+            .collect();
+        let (sizes, layout) = match stage {
+            architecture::Stage::Support => (registry.sizes(), None),
+            _ => {
+                let shared = aggregate::shared_sets(task, registry, &self.workshop.blobs)?;
+                let layout = aggregate::layout_digest(&aggregate::layout_of(&shared))?;
+                (shared.sizes(), Some(layout))
+            }
+        };
+        let n_max = u32::try_from(expected.len().max(1)).unwrap_or(u32::MAX);
+        let spec = task.spec();
+        let encoding = architecture::encoding(&stage, &spec.hyper.optimizer, sizes, n_max)?;
+        let plan = Plan {
+            round: task.round_id(),
+            architecture: spec.architecture.id().to_owned(),
+            layout,
+            inputs: task.inputs(&stage),
+            stage,
+            hyper: spec.hyper.clone(),
+            encoding,
+            cohort: task.cohort(),
+            roster: roster.digest(),
+            registry: task.registry(),
+            deadlines: spec.deadlines,
+            aborted: task.aborted().cloned(),
+            issued_at: now,
+        };
+        Ok(Some((plan, expected)))
+    }
+
+    /// The cohort of a task: what was asked for, or what is proposed for the roster.
+    pub(crate) fn cohort(&self, asked: Option<Cohort>) -> Option<(Cohort, usize)> {
+        let members = self.state.roster.as_ref()?.active(self.now()).count();
+        Some((asked.unwrap_or_else(|| Cohort::proposed(members)), members))
+    }
+}
+
+// --- Requests ----------------------------------------------------------------------------------
+
+impl Driver {
+    fn enrol(
+        &mut self,
+        request: CheckedEnrolment,
+    ) -> Result<Result<Enrolment, DriverError>, JournalError> {
+        let now = self.now();
+        let CheckedEnrolment { institution, token_sha256, csr, identity } = request;
+        let network = &self.state.network;
+        let refused = match (network.root(), network.invitation(&token_sha256)) {
+            (None, _) => return Ok(Err(DriverError::NoRoot)),
+            (_, None) => Some("unknown"),
+            (_, Some(i)) if i.institution != institution => Some("for another institution"),
+            (_, Some(i)) if i.spent => Some("already used"),
+            (_, Some(i)) if i.expires_at <= now => Some("expired"),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            tracing::warn!(%institution, reason, "enrolment refused");
+            // Only tokens that an operator made are worth a line: strangers cannot fill the log.
+            if network.invitation(&token_sha256).is_some() {
+                let reason = format!("the token is {reason}");
+                self.record(Event::Network(NetworkEvent::EnrolmentRefused { institution, reason }))?;
+            }
+            return Ok(Err(DriverError::Token(reason)));
+        }
+        let certificate = match self.ca.issue_client(&csr, &institution, now) {
+            Ok(certificate) => certificate,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let root = network.root();
+        self.record(Event::Network(NetworkEvent::Enrolled {
+            institution,
+            identity,
+            tls_key: certificate.key_digest,
+            token_sha256,
+            certificate_expires_at: certificate.not_after,
+        }))?;
+        let enrolment = root.map(|root| Enrolment { certificate_pem: certificate.pem, root });
+        Ok(enrolment.ok_or(DriverError::NoRoot))
+    }
+
+    fn submit(
+        &mut self,
+        from: &InstitutionId,
+        message: &Message,
+    ) -> Result<Result<(), DriverError>, JournalError> {
+        let Some(round) = self.state.network.open_round() else {
+            return Ok(Err(DriverError::NoRound));
+        };
+        let roster = self.state.roster.as_ref();
+        let Some(member) = roster.and_then(|roster| roster.member(from, self.now())) else {
+            return Ok(Err(DriverError::NotAMember(from.clone())));
+        };
+        match round.admit(from, &member.identity, message) {
+            Ok(Admission::Known) => Ok(Ok(())),
+            Ok(Admission::Accept(event)) => {
+                self.record(Event::Round(*event))?;
+                Ok(Ok(()))
+            }
+            Err(refusal) => {
+                tracing::warn!(institution = %from, reason = %refusal, "message refused");
+                if let Refusal::Equivocation { phase, .. } = refusal {
+                    self.keep_evidence(from, phase, message)?;
+                }
+                Ok(Err(refusal.into()))
+            }
+        }
+    }
+
+    /// Keeps the second signed statement; the first one is in the log already.
+    fn keep_evidence(
+        &mut self,
+        from: &InstitutionId,
+        phase: Phase,
+        message: &Message,
+    ) -> Result<(), JournalError> {
+        let Some(round) = self.state.network.open_round().map(|r| r.plan().round.clone()) else {
+            return Ok(());
+        };
+        if self.state.network.knows_equivocation(from, &round, phase) {
+            return Ok(());
+        }
+        self.record(Event::Network(NetworkEvent::Equivocated {
+            institution: from.clone(),
+            round,
+            phase,
+            statement: message.statement(),
+        }))
+    }
+}
+
+// --- Work --------------------------------------------------------------------------------------
+
+impl Driver {
+    /// Erases the files of rounds that are over.
+    fn tidy(&mut self) {
+        let open = self.state.network.open_round().map(|round| &round.plan().round);
+        if open.is_none() && !self.working {
+            self.accumulator = None;
+        }
+        if let Err(error) = self.workshop.spool.erase_except(open) {
+            tracing::warn!(%error, "files of ended rounds could not be erased");
+        }
+    }
+
+    fn start_work(&mut self) {
+        if self.working {
+            return;
+        }
+        let Some(work) = work::pending(&self.state.network, &mut self.accumulator) else { return };
+        self.working = true;
+        let (workshop, worker) = (self.workshop.clone(), self.worker.clone());
+        let Published { network, registry, .. } = self.state.clone();
+        tokio::task::spawn_blocking(move || {
+            let done = workshop.run(work, &network, registry);
+            // Nobody listens any more only when the owner is gone.
+            drop(worker.blocking_send(Command::Worked(done)));
+        });
+    }
+
+    fn worked(&mut self, done: Done) -> Result<(), JournalError> {
+        self.working = false;
+        match done {
+            Done::Folded(Ok(accumulator)) => {
+                self.accumulator = Some(accumulator);
+                Ok(())
+            }
+            Done::Folded(Err(error)) => self.end_round(&AggregateError::from(error)),
+            Done::Opened(Ok(sum)) => {
+                self.record(Event::Round(RoundEvent::Ended { ending: Ending::Released { sum } }))
+            }
+            Done::Opened(Err(error)) => self.end_round(&error),
+            Done::Initialised(Ok(candidate)) => {
+                self.record(Event::Network(NetworkEvent::ModelStepped { candidate }))
+            }
+            Done::Digested(opened, Ok(digested)) => self.digested(&opened.stage, digested),
+            Done::Initialised(Err(error)) | Done::Digested(_, Err(error)) => {
+                tracing::error!(%error, "the task cannot go on");
+                let ending = TaskEnding::Failed { reason: error.to_string() };
+                self.record(Event::Network(NetworkEvent::TaskEnded { ending }))
+            }
+        }
+    }
+
+    fn end_round(&mut self, error: &AggregateError) -> Result<(), JournalError> {
+        tracing::error!(%error, "the round gives no sum");
+        if self.state.network.open_round().is_none() {
+            return Ok(());
+        }
+        let ending = match error {
+            AggregateError::BadDealer(dealer) => Ending::Failed { dealer: dealer.clone() },
+            other => Ending::Abandoned { reason: other.to_string() },
+        };
+        self.record(Event::Round(RoundEvent::Ended { ending }))
+    }
+
+    /// Metrics, the release of the model that they are about, and the next candidate.
+    fn digested(
+        &mut self,
+        stage: &architecture::Stage,
+        digested: Digested,
+    ) -> Result<(), JournalError> {
+        let Some(task) = self.state.network.task() else { return Ok(()) };
+        let step = task.candidate().map_or(0, |candidate| candidate.step);
+        if !task.evaluated(step) {
+            match self.release(step, digested.metrics) {
+                Ok(event) => self.record(Event::Network(event))?,
+                Err(error) => {
+                    let ending = TaskEnding::Failed { reason: error.to_string() };
+                    return self.record(Event::Network(NetworkEvent::TaskEnded { ending }));
+                }
+            }
+        }
+        let event = match digested.candidate {
+            Some(candidate) => NetworkEvent::ModelStepped { candidate },
+            None if *stage == architecture::Stage::Evaluate => {
+                NetworkEvent::TaskEnded { ending: TaskEnding::Completed }
+            }
+            None => return Ok(()),
+        };
+        self.record(Event::Network(event))
+    }
+
+    /// Signs and keeps the manifest of the candidate; the public start is only evaluated.
+    fn release(&self, step: u32, metrics: Metrics) -> Result<NetworkEvent, AggregateError> {
+        let missing = AggregateError::Inconsistent("the candidate's lineage is incomplete");
+        let task = self.state.network.task().ok_or(AggregateError::Inconsistent("no task"))?;
+        let Some(candidate) = task.candidate() else { return Err(missing) };
+        let Some(made) = &candidate.made else {
+            return Ok(NetworkEvent::StartEvaluated { metrics });
+        };
+        let (Some(support), Some(statistics)) = (task.support(), task.statistics()) else {
+            return Err(missing);
+        };
+        let manifest = Manifest {
+            architecture: task.spec().architecture.id().to_owned(),
+            version: step,
+            round: made.round.clone(),
+            weights: candidate.weights,
+            layout: candidate.layout,
+            support,
+            statistics,
+            cohort: task.cohort(),
+            parent: task.releases().last().map(|release| release.manifest),
+            plan: made.plan,
+            roster: made.roster,
+            registry: task.registry(),
+            uploads: made.uploads.clone(),
+            metrics,
+            released_at: self.now(),
+        };
+        let signed = Signed::sign(manifest, &self.key);
+        let json = serde_json::to_vec(&signed)
+            .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;
+        let manifest = self.workshop.blobs.put(&json)?;
+        Ok(NetworkEvent::ModelReleased { release: Release { version: step, manifest, metrics } })
+    }
+}

@@ -1,0 +1,322 @@
+//! The network port: TCP and TLS 1.3 in, authenticated connections out. Owns the limits on who may
+//! hold a connection and for how long; never reads a request. A client certificate is optional
+//! here, because enrolment has none yet: what needs one asks [`peer`].
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use collegium_shared::{crypto::Digest, ids::InstitutionId};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+use socket2::{SockRef, TcpKeepalive};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Sleep, sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+use crate::ca::{self, Ca, INSTITUTION_URI, ServerCertificate};
+
+/// Why the port cannot be opened.
+#[derive(Debug, Error)]
+pub enum ListenerError {
+    #[error(
+        "{0} is in use by another program: stop that program, or choose another address (`listen` in coordinator.toml)"
+    )]
+    InUse(SocketAddr),
+    #[error("{0} cannot be opened: {1}; check `listen` in coordinator.toml")]
+    Bind(SocketAddr, io::Error),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("client certificates cannot be checked: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// What one process takes on at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: usize,
+    /// Open connections without a client certificate, so that strangers cannot keep members out.
+    pub strangers: usize,
+    /// TLS handshakes at the same time.
+    pub handshakes: usize,
+    /// How long a handshake may take.
+    pub handshake_time: Duration,
+    /// How long a connection without a client certificate may stay: enrolment is one call.
+    pub stranger_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2_048,
+            strangers: 64,
+            handshakes: 256,
+            handshake_time: Duration::from_secs(10),
+            stranger_time: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Who is at the other end, by the verified client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub institution: InstitutionId,
+    /// [`ca::key_digest`] of the certificate's key.
+    pub key_digest: Digest,
+}
+
+/// What is known of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    pub remote: SocketAddr,
+    /// None without a client certificate.
+    pub peer: Option<Peer>,
+}
+
+/// Who sent this request; none if the connection carries no client certificate.
+pub fn peer<T>(request: &tonic::Request<T>) -> Option<Peer> {
+    request.extensions().get::<ConnectionInfo>()?.peer.clone()
+}
+
+/// TLS 1.3 with HTTP/2, the given server certificate, and clients of `ca`. Sessions are never
+/// resumed, so that every connection proves the key anew.
+pub fn tls_config(
+    ca: &Ca,
+    certificate: ServerCertificate,
+) -> Result<Arc<ServerConfig>, ListenerError> {
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.certificate().clone())?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate.certificate], certificate.key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Opens `address` and returns the address that was opened (port 0 means any) with the stream of
+/// connections. Dropping the stream closes the port; the stream itself never ends nor fails.
+pub async fn bind(
+    address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    limits: Limits,
+) -> Result<(SocketAddr, ReceiverStream<io::Result<Connection>>), ListenerError> {
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => ListenerError::InUse(address),
+        _ => ListenerError::Bind(address, error),
+    };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    let (ready, incoming) = mpsc::channel(16);
+    let door = Arc::new(Door {
+        tls: TlsAcceptor::from(tls),
+        connections: Arc::new(Semaphore::new(limits.connections)),
+        strangers: Arc::new(Semaphore::new(limits.strangers)),
+        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+        limits,
+        ready,
+    });
+    tokio::spawn(accept_all(listener, door));
+    Ok((bound, ReceiverStream::new(incoming)))
+}
+
+/// What every handshake needs.
+struct Door {
+    tls: TlsAcceptor,
+    connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+    limits: Limits,
+    ready: mpsc::Sender<io::Result<Connection>>,
+}
+
+async fn accept_all(listener: TcpListener, door: Arc<Door>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // While all handshakes are taken, newcomers wait in the kernel's queue.
+        let Ok(handshake) = Arc::clone(&door.handshakes).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = door.ready.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, remote)) => {
+                pause = FIRST_PAUSE;
+                admit(&door, stream, remote, handshake);
+            }
+            Err(error) if concerns_one_connection(&error) => {
+                tracing::debug!(%error, "a connection ended before it was accepted");
+            }
+            Err(error) => {
+                // Out of file descriptors or memory: trying again at once would only spin.
+                tracing::warn!(%error, "no connection can be accepted just now");
+                sleep(pause).await;
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
+        }
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Starts the handshake of one connection, or drops it when too many are open.
+fn admit(door: &Arc<Door>, stream: TcpStream, remote: SocketAddr, slot: OwnedSemaphorePermit) {
+    let Ok(permit) = Arc::clone(&door.connections).try_acquire_owned() else {
+        tracing::warn!(%remote, limit = door.limits.connections, "too many connections: refused");
+        return;
+    };
+    let door = Arc::clone(door);
+    tokio::spawn(async move {
+        let connection = handshake(&door, stream, remote, permit).await;
+        drop(slot);
+        match connection {
+            // Nobody takes it any more: the server is shutting down.
+            Ok(connection) => drop(door.ready.send(Ok(connection)).await),
+            Err(error) => tracing::debug!(%remote, %error, "no TLS connection"),
+        }
+    });
+}
+
+async fn handshake(
+    door: &Door,
+    stream: TcpStream,
+    remote: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(20))
+        .with_retries(3);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    let stream = timeout(door.limits.handshake_time, door.tls.accept(stream)).await??;
+    let peer = match stream.get_ref().1.peer_certificates() {
+        None => None,
+        Some(chain) => Some(
+            chain
+                .first()
+                .and_then(|certificate| identify(certificate))
+                .ok_or_else(|| io::Error::other("the certificate names no institution"))?,
+        ),
+    };
+    let stranger = match peer {
+        Some(_) => None,
+        None => Some(stranger(door)?),
+    };
+    let info = ConnectionInfo { remote, peer };
+    Ok(Connection { stream, info, stranger, _permit: permit })
+}
+
+fn stranger(door: &Door) -> io::Result<Stranger> {
+    let permit = Arc::clone(&door.strangers)
+        .try_acquire_owned()
+        .map_err(|_| io::Error::other("too many connections without a client certificate"))?;
+    Ok(Stranger { until: Box::pin(sleep(door.limits.stranger_time)), _permit: permit })
+}
+
+/// Reads whom our own authority named in a certificate that was verified before.
+fn identify(der: &[u8]) -> Option<Peer> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let [GeneralName::URI(uri)] = names.value.general_names[..] else { return None };
+    let institution = uri.strip_prefix(INSTITUTION_URI)?.parse().ok()?;
+    Some(Peer { institution, key_digest: ca::key_digest(certificate.public_key().raw) })
+}
+
+/// A TLS connection whose handshake is done. Counts against the limits until it is dropped.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    info: ConnectionInfo,
+    stranger: Option<Stranger>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What holds back a connection without a client certificate.
+struct Stranger {
+    until: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl Connection {
+    /// Ready with an error once a stranger has stayed too long.
+    fn poll_stay(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(stranger) = &mut self.stranger else { return Poll::Pending };
+        ready!(stranger.until.as_mut().poll(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(error) = self.poll_stay(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(error) = self.poll_stay(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

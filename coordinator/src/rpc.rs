@@ -1,0 +1,525 @@
+//! The coordinator's side of the wire. Identifies the caller by its certificate, converts, keeps
+//! bodies in the round's files, and hands statements to the owner. Decides nothing by itself, and
+//! builds every gRPC status in one place.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Seek, SeekFrom},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use collegium_proto::{
+    CHUNK, MAX_MESSAGE,
+    convert::{Documents, DownloadFrom, DownloadPiece, Malformed, PollQuery, UploadPiece},
+    v1::{
+        self,
+        enrolment_server::{Enrolment, EnrolmentServer},
+        federation_server::{Federation, FederationServer},
+    },
+};
+use collegium_shared::{
+    blobs::BlobError,
+    crypto::Digest,
+    documents::SignedDocument,
+    ids::{InstitutionId, RoundId},
+    protocol::{Phase, RevealHeader, ShareBody, ShareHeader, UploadHeader},
+    secagg::SharePiece,
+    signed::Signed,
+};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    admin::MAX_DOCUMENT,
+    driver::{DriverError, Handle, Published},
+    enrol,
+    listener::peer,
+    round::{Message, Position, Refusal, Round},
+    spool::SpoolError,
+    views::{self, Dealings},
+};
+
+/// How long an upload may be silent before it is cut; the sender resumes where it was.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Both services.
+#[derive(Clone)]
+pub struct Rpc {
+    handle: Handle,
+    patience: Duration,
+    dealings: Arc<Mutex<Option<(Digest, Dealings)>>>,
+    /// One upload at a time for each institution.
+    uploads: Arc<Mutex<BTreeMap<InstitutionId, Arc<AsyncMutex<()>>>>>,
+}
+
+impl Rpc {
+    pub fn new(handle: Handle, patience: Duration) -> Self {
+        Self { handle, patience, dealings: Arc::default(), uploads: Arc::default() }
+    }
+
+    /// The services, bounded in message size.
+    pub fn services(self) -> (EnrolmentServer<Self>, FederationServer<Self>) {
+        let enrolment = EnrolmentServer::new(self.clone()).max_decoding_message_size(64 << 10);
+        let federation = FederationServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        (enrolment, federation)
+    }
+
+    /// The institution behind a verified certificate, if that certificate is its current one.
+    fn member<T>(&self, request: &Request<T>) -> Result<InstitutionId, Status> {
+        let peer = peer(request)
+            .ok_or_else(|| Status::unauthenticated("this call needs a client certificate: enrol first"))?;
+        let published = self.handle.published();
+        match published.network.institutions().get(&peer.institution) {
+            Some(enrolled) if enrolled.tls_key == peer.key_digest => Ok(peer.institution),
+            _ => Err(Status::permission_denied(
+                "this certificate is not, or no longer, the institution's current one",
+            )),
+        }
+    }
+
+    async fn submit(&self, from: InstitutionId, message: Message) -> Result<Response<v1::Ack>, Status> {
+        self.handle.submit(from, message).await.map_err(|error| driver_status(&error))?;
+        Ok(Response::new(v1::Ack {}))
+    }
+
+    /// The dealings of this round: read from its files once.
+    async fn dealings(&self, round: &Round) -> Result<Dealings, Status> {
+        let plan = round.plan_digest();
+        let kept = self.dealings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, dealings)) = kept.filter(|(digest, d)| *digest == plan && d.len() == round.dealt().len()) {
+            return Ok(dealings);
+        }
+        let (spool, round) = (self.handle.workshop.spool.clone(), round.clone());
+        let dealings = blocking(move || {
+            let files = spool.round(&round.plan().round)?;
+            views::read_dealings(&round, &files)
+        })
+        .await?
+        .map_err(|error| spool_status(&error))?;
+        *self.dealings.lock().unwrap_or_else(PoisonError::into_inner) = Some((plan, Arc::clone(&dealings)));
+        Ok(dealings)
+    }
+
+    async fn answer(
+        &self,
+        published: &Published,
+        member: &InstitutionId,
+        query: &PollQuery,
+    ) -> Result<v1::PollReply, Status> {
+        let held = query.held.as_ref();
+        let dealings = match views::round_of(published, member) {
+            Some(round) if views::needs_dealings(round, held) => Some(self.dealings(round).await?),
+            _ => None,
+        };
+        Ok((&views::answer(published, member, held, dealings.as_ref())).into())
+    }
+
+    fn open_round(&self, id: Option<&RoundId>) -> Result<Published, Status> {
+        let published = self.handle.published();
+        let open = published.network.open_round().map(|round| &round.plan().round);
+        match (open, id) {
+            (Some(_), None) => Ok(published),
+            (Some(open), Some(id)) if open == id => Ok(published),
+            _ => Err(driver_status(&DriverError::NoRound)),
+        }
+    }
+
+    /// Refuses what the published state already rules out, before anything is written.
+    fn pre_admit(&self, published: &Published, from: &InstitutionId, message: &Message) -> Result<(), Status> {
+        let (Some(round), Some(roster)) = (published.network.open_round(), &published.roster) else {
+            return Err(driver_status(&DriverError::NoRound));
+        };
+        let key = roster.members().iter().find(|m| m.institution == *from).map(|m| m.identity);
+        let key = key.ok_or_else(|| driver_status(&DriverError::NotAMember(from.clone())))?;
+        match round.admit(from, &key, message) {
+            // The owner refuses it as well, and keeps the evidence.
+            Ok(_) | Err(Refusal::Equivocation { .. }) => Ok(()),
+            Err(refusal) => Err(driver_status(&refusal.into())),
+        }
+    }
+
+    async fn take_share(
+        &self,
+        from: InstitutionId,
+        header: Signed<ShareHeader>,
+        body: ShareBody,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let published = self.open_round(None)?;
+        let message = Message::Share { header: header.clone(), body: body.clone() };
+        self.pre_admit(&published, &from, &message)?;
+        let (spool, id) = (self.handle.workshop.spool.clone(), open_id(&published)?);
+        blocking(move || spool.round(&id)?.write_share(&header.body, &body))
+            .await?
+            .map_err(|error| spool_status(&error))?;
+        self.submit(from, message).await
+    }
+
+    async fn take_reveal(
+        &self,
+        from: InstitutionId,
+        header: Signed<RevealHeader>,
+        pieces: Vec<SharePiece>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let published = self.open_round(None)?;
+        let round = published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
+        if round.phase() < Phase::Reveal {
+            let refusal = Refusal::WrongPhase { wants: Phase::Reveal, is: round.phase() };
+            return Err(driver_status(&refusal.into()));
+        }
+        let dealings = self.dealings(round).await?;
+        let leaves = |dealer: Position| {
+            let found = dealings.binary_search_by_key(&dealer, |(d, _)| *d).ok()?;
+            dealings.get(found).map(|(_, body)| body.leaves.as_slice())
+        };
+        let fits = round.fits(&from, &pieces, leaves);
+        let message = Message::Reveal { header: header.clone(), pieces: pieces.clone(), fits };
+        self.pre_admit(&published, &from, &message)?;
+        let (spool, id) = (self.handle.workshop.spool.clone(), open_id(&published)?);
+        blocking(move || spool.round(&id)?.write_reveal(&header.body, &pieces))
+            .await?
+            .map_err(|error| spool_status(&error))?;
+        self.submit(from, message).await
+    }
+
+    fn upload_lock(&self, from: &InstitutionId) -> Arc<AsyncMutex<()>> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(uploads.entry(from.clone()).or_default())
+    }
+
+    async fn take_upload(
+        &self,
+        from: InstitutionId,
+        mut pieces: Streaming<v1::UploadChunk>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let lock = self.upload_lock(&from);
+        let _one_at_a_time = lock
+            .try_lock()
+            .map_err(|_| Status::aborted("another upload of this institution is under way"))?;
+        let mut target: Option<Target> = None;
+        loop {
+            let next = tokio::time::timeout(SILENCE, pieces.next()).await;
+            let next = next.map_err(|_| Status::deadline_exceeded("the upload fell silent; resume it"))?;
+            let Some(chunk) = next else {
+                return Err(Status::aborted("the upload ended without its header; resume it"));
+            };
+            let piece = UploadPiece::try_from(chunk?).map_err(|error| malformed_status(&error))?;
+            let target = match (&mut target, &piece.round) {
+                (Some(target), None) => target,
+                (none @ None, Some(round)) => none.insert(self.target(&from, round)?),
+                _ => return Err(Status::invalid_argument("the first message names the round, and no other")),
+            };
+            if !piece.data.is_empty() {
+                self.append(&from, target, piece.offset, piece.data).await?;
+            }
+            if let Some(header) = piece.header {
+                return self.finish_upload(from, target, header).await;
+            }
+        }
+    }
+
+    /// Where an upload goes, if this institution may upload now.
+    fn target(&self, from: &InstitutionId, id: &RoundId) -> Result<Target, Status> {
+        let published = self.open_round(Some(id))?;
+        let round = published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
+        let position = round.position(from).filter(|position| round.dealt().contains_key(position));
+        let position = position.ok_or_else(|| driver_status(&Refusal::NotDealt(from.clone()).into()))?;
+        let taken = round.uploads().contains_key(&position);
+        if !taken && round.phase() != Phase::Upload {
+            let refusal = Refusal::WrongPhase { wants: Phase::Upload, is: round.phase() };
+            return Err(driver_status(&refusal.into()));
+        }
+        let bytes = 4 * round.plan().encoding.dimension() as u64;
+        Ok(Target { id: id.clone(), bytes, taken })
+    }
+
+    async fn append(
+        &self,
+        from: &InstitutionId,
+        target: &Target,
+        offset: u64,
+        data: bytes::Bytes,
+    ) -> Result<(), Status> {
+        if target.taken {
+            return Err(Status::failed_precondition("this upload is complete; send its header alone"));
+        }
+        let (spool, id, from, limit) =
+            (self.handle.workshop.spool.clone(), target.id.clone(), from.clone(), target.bytes);
+        blocking(move || spool.round(&id)?.append_upload(&from, offset, &data, limit))
+            .await?
+            .map_err(|error| spool_status(&error))
+    }
+
+    async fn finish_upload(
+        &self,
+        from: InstitutionId,
+        target: &Target,
+        header: Signed<UploadHeader>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let announced = header.body.upload;
+        let upload = if target.taken {
+            announced
+        } else {
+            let (spool, id, who, bytes) =
+                (self.handle.workshop.spool.clone(), target.id.clone(), from.clone(), target.bytes);
+            blocking(move || spool.round(&id)?.finish_upload(&who, bytes, &announced))
+                .await?
+                .map_err(|error| spool_status(&error))?
+        };
+        self.submit(from, Message::Upload { header, upload }).await
+    }
+
+    async fn documents(&self) -> Result<Documents, Status> {
+        let network = self.handle.published().network;
+        let blobs = self.handle.workshop.blobs.clone();
+        blocking(move || {
+            let read = |digest: Digest| -> Result<SignedDocument, Status> {
+                let json = blobs.read(&digest, MAX_DOCUMENT).map_err(|error| blob_status(&error))?;
+                serde_json::from_slice(&json).map_err(|_| Status::internal("a document is damaged"))
+            };
+            let mut documents = Documents::default();
+            if let Some(in_force) = network.roster() {
+                if let SignedDocument::Roster { signed, .. } = read(in_force.document)? {
+                    documents.roster = Some(signed);
+                }
+            }
+            if let Some(in_force) = network.registry() {
+                if let SignedDocument::Registry { signed, .. } = read(in_force.document)? {
+                    documents.registry = Some(signed);
+                }
+            }
+            Ok(documents)
+        })
+        .await?
+    }
+}
+
+/// Where an upload goes.
+struct Target {
+    id: RoundId,
+    /// The exact length of an upload of this round.
+    bytes: u64,
+    /// The upload was accepted before.
+    taken: bool,
+}
+
+fn open_id(published: &Published) -> Result<RoundId, Status> {
+    let open = published.network.open_round().map(|round| round.plan().round.clone());
+    open.ok_or_else(|| driver_status(&DriverError::NoRound))
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Status::internal("the coordinator is shutting down"))
+}
+
+#[tonic::async_trait]
+impl Enrolment for Rpc {
+    async fn enrol(
+        &self,
+        request: Request<v1::EnrolRequest>,
+    ) -> Result<Response<v1::EnrolReply>, Status> {
+        let checked = enrol::check(request.get_ref())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let enrolment = self.handle.enrol(checked).await.map_err(|error| driver_status(&error))?;
+        Ok(Response::new(v1::EnrolReply {
+            certificate: enrolment.certificate_pem,
+            root_key: enrolment.root.as_bytes().to_vec(),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Federation for Rpc {
+    async fn poll(
+        &self,
+        request: Request<v1::PollRequest>,
+    ) -> Result<Response<v1::PollReply>, Status> {
+        let member = self.member(&request)?;
+        let query = PollQuery::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        let mut watch = self.handle.watch();
+        let news = async {
+            loop {
+                let published = watch.borrow_and_update().clone();
+                if views::cursor(&published, &member) != query.cursor {
+                    return Some(published);
+                }
+                watch.changed().await.ok()?;
+            }
+        };
+        match tokio::time::timeout(self.patience, news).await {
+            Ok(Some(published)) => self.answer(&published, &member, &query).await.map(Response::new),
+            Ok(None) => Err(Status::unavailable("the coordinator is shutting down")),
+            Err(_) => Ok(Response::new(v1::PollReply::default())),
+        }
+    }
+
+    async fn submit_ready(
+        &self,
+        request: Request<v1::ReadyMessage>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        let ready = Signed::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        self.submit(from, Message::Ready(ready)).await
+    }
+
+    async fn submit_share(
+        &self,
+        request: Request<v1::ShareMessage>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        let (header, body) =
+            request.into_inner().try_into().map_err(|e: Malformed| malformed_status(&e))?;
+        self.take_share(from, header, body).await
+    }
+
+    async fn submit_vote(
+        &self,
+        request: Request<v1::VoteMessage>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        let vote = Signed::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        self.submit(from, Message::Vote(vote)).await
+    }
+
+    async fn submit_reveal(
+        &self,
+        request: Request<v1::RevealMessage>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        let (header, pieces) =
+            request.into_inner().try_into().map_err(|e: Malformed| malformed_status(&e))?;
+        self.take_reveal(from, header, pieces).await
+    }
+
+    async fn upload_offset(
+        &self,
+        request: Request<v1::UploadOffsetRequest>,
+    ) -> Result<Response<v1::UploadOffsetReply>, Status> {
+        let from = self.member(&request)?;
+        let id = RoundId::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        let target = self.target(&from, &id)?;
+        let spool = self.handle.workshop.spool.clone();
+        let offset = if target.taken {
+            target.bytes
+        } else {
+            blocking(move || spool.round(&id)?.received(&from))
+                .await?
+                .map_err(|error| spool_status(&error))?
+        };
+        Ok(Response::new(v1::UploadOffsetReply { offset }))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<v1::UploadChunk>>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        self.take_upload(from, request.into_inner()).await
+    }
+
+    async fn documents(
+        &self,
+        request: Request<v1::DocumentsRequest>,
+    ) -> Result<Response<v1::DocumentsReply>, Status> {
+        self.member(&request)?;
+        let documents = Rpc::documents(self).await?;
+        Ok(Response::new((&documents).into()))
+    }
+
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::DownloadChunk, Status>> + Send>>;
+
+    async fn download(
+        &self,
+        request: Request<v1::DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        self.member(&request)?;
+        let from = DownloadFrom::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        let blobs = self.handle.workshop.blobs.clone();
+        let (file, total) = blobs.open_blob(&from.digest).map_err(|error| blob_status(&error))?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(2);
+        tokio::task::spawn_blocking(move || {
+            let failed = |error: std::io::Error| Status::internal(format!("blob: {error}"));
+            if let Err(error) = send_file(file, from.offset, total, &sender) {
+                // A receiver that has gone away needs no error.
+                drop(sender.blocking_send(Err(failed(error))));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Sends a file from an offset on, in chunks; stops when the receiver is gone.
+fn send_file(
+    mut file: std::fs::File,
+    mut offset: u64,
+    total: u64,
+    sender: &tokio::sync::mpsc::Sender<Result<v1::DownloadChunk, Status>>,
+) -> std::io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    loop {
+        let mut data = Vec::with_capacity(CHUNK);
+        file.by_ref().take(CHUNK as u64).read_to_end(&mut data)?;
+        offset += data.len() as u64;
+        let last = data.is_empty() || offset >= total;
+        let piece = DownloadPiece { data: data.into(), total };
+        if sender.blocking_send(Ok(piece.into())).is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+// --- Errors on the wire --------------------------------------------------------------------------
+
+fn malformed_status(error: &Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn driver_status(error: &DriverError) -> Status {
+    let message = error.to_string();
+    match error {
+        DriverError::NotAMember(_) => Status::permission_denied(message),
+        DriverError::NoRound | DriverError::NoRoot => Status::failed_precondition(message),
+        DriverError::Token(_) => Status::permission_denied(message),
+        DriverError::Certificate(_) => Status::invalid_argument(message),
+        DriverError::Stopping => Status::unavailable(message),
+        DriverError::Refused(refusal) => match refusal {
+            Refusal::WrongPhase { .. } => Status::failed_precondition(message),
+            Refusal::Equivocation { .. } => Status::already_exists(message),
+            Refusal::NotExpected(_) | Refusal::NotListed(_) | Refusal::NotDealt(_) => {
+                Status::permission_denied(message)
+            }
+            _ => Status::invalid_argument(message),
+        },
+    }
+}
+
+fn spool_status(error: &SpoolError) -> Status {
+    match error {
+        SpoolError::Io { .. } | SpoolError::Damaged { .. } => {
+            // The path is the operator's business, not the caller's.
+            tracing::error!(%error, "round files");
+            Status::internal("the coordinator cannot keep the round's files; its operator's log says why")
+        }
+        SpoolError::Offset { .. } => Status::out_of_range(error.to_string()),
+        SpoolError::TooLong { .. } | SpoolError::Incomplete { .. } => {
+            Status::invalid_argument(error.to_string())
+        }
+    }
+}
+
+fn blob_status(error: &BlobError) -> Status {
+    match error {
+        BlobError::Missing(digest) => Status::not_found(format!("there is no blob {digest}")),
+        other => {
+            tracing::error!(error = %other, "blob");
+            Status::internal("the coordinator cannot read this blob; its operator's log says why")
+        }
+    }
+}

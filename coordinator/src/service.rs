@@ -1,0 +1,145 @@
+//! A running coordinator: the owner, the wire and the control socket, from start to drained stop.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context;
+use collegium_shared::{
+    clock::{Clock, Timestamp},
+    control, durable,
+};
+use tokio::sync::watch;
+
+use crate::{
+    admin::AdminRequest, ca::Ca, config::Config, driver::Driver, listener, rpc::Rpc,
+};
+
+/// How long calls that are under way may take after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where the control socket lies.
+pub fn control_socket(dir: &Path) -> std::path::PathBuf {
+    dir.join("run").join("control.sock")
+}
+
+/// Serves the directory until `shutdown`. Writes the address that it listens on to `run/address`.
+pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let config = Config::load(dir)?;
+    let clock = Clock::system();
+    let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
+    let certificate = Ca::load(dir)?.issue_server(&config.names, clock.now())?;
+    let tls = listener::tls_config(&Ca::load(dir)?, certificate)?;
+    let (address, incoming) = listener::bind(config.listen, tls, config.limits.listener()).await?;
+    let control = control::Listener::bind(&control_socket(dir)).await?;
+    durable::write(&dir.join("run").join("address"), format!("{address}\n").as_bytes())
+        .context("cannot write the address file")?;
+    tracing::info!(%address, "serving");
+
+    let (stop, stopped) = watch::channel(false);
+    let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
+        // An error means that the sender is gone, which is a stop as well.
+        drop(stopped.wait_for(|stop| *stop).await);
+    };
+    let owner = tokio::spawn(driver.run(until_stopped(stopped.clone())));
+    let admin = handle.clone();
+    let answer = move |request: AdminRequest| {
+        let admin = admin.clone();
+        async move { admin.admin(request).await }
+    };
+    let control = tokio::spawn(control.serve(answer, until_stopped(stopped.clone())));
+    let (enrolment, federation) = Rpc::new(handle, config.poll_patience()).services();
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .concurrency_limit_per_connection(32)
+        .add_service(enrolment)
+        .add_service(federation)
+        .serve_with_incoming_shutdown(incoming, until_stopped(stopped));
+    let server = tokio::spawn(server);
+
+    let owner = wait(owner, shutdown, &stop).await?;
+    // Long polls end by themselves only after their patience; a drain does not wait for that.
+    if tokio::time::timeout(DRAIN.min(Duration::from_secs(2)), server).await.is_err() {
+        tracing::debug!("calls that were still open were cut off");
+    }
+    drop(tokio::time::timeout(DRAIN, control).await);
+    owner
+}
+
+/// Waits for the stop or for the owner's failure; the owner always ends first, so that whatever was
+/// acknowledged is durable.
+async fn wait(
+    mut owner: tokio::task::JoinHandle<Result<(), collegium_shared::journal::JournalError>>,
+    shutdown: impl Future<Output = ()>,
+    stop: &watch::Sender<bool>,
+) -> anyhow::Result<anyhow::Result<()>> {
+    let ended = tokio::select! {
+        ended = &mut owner => Some(ended),
+        () = shutdown => None,
+    };
+    stop.send_replace(true);
+    let ended = match ended {
+        Some(ended) => ended,
+        None => tokio::time::timeout(DRAIN, owner).await.context("the journal did not close in time")?,
+    };
+    Ok(ended.context("the owner of the journal failed")?.context("the journal refused an event"))
+}
+
+/// Carries out one request: by the running coordinator, or, if there is none, by opening the
+/// directory for a moment.
+pub async fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<serde_json::Value> {
+    match control::call(&control_socket(dir), &request).await {
+        Err(control::ControlError::NotRunning { .. }) => {}
+        other => return Ok(other?),
+    }
+    let config = Config::load(dir)?;
+    let (driver, handle) = Driver::open(dir, &config, Clock::system())?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let owner = tokio::spawn(driver.run(async { drop(stopped.await) }));
+    let answer = handle.admin(request).await;
+    drop(stop);
+    owner.await??;
+    answer.map_err(anyhow::Error::msg)
+}
+
+/// Resolves when the process is asked to stop.
+pub async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Makes a new coordinator directory: CA, signing key, commented config.
+pub fn init(
+    dir: &Path,
+    listen: std::net::SocketAddr,
+    now: Timestamp,
+) -> anyhow::Result<collegium_shared::crypto::VerifyingKey> {
+    use collegium_shared::{crypto, files::Setup};
+    let setup = Setup::begin(dir, crate::config::CONFIG_FILE)?;
+    Ca::create(setup.path(), now)?;
+    let key = crypto::SigningKey::create(&setup.path().join(crate::SIGNING_KEY))?;
+    let name = hex::encode(crypto::random::<4>()?);
+    let config = crate::config::sample(listen, &format!("collegium.network/{name}"));
+    durable::write(&setup.path().join(crate::config::CONFIG_FILE), config.as_bytes())?;
+    setup.commit()?;
+    Ok(key.verifying_key())
+}
+
+/// Sets up what the process writes about its work.
+pub fn log_to_stderr(log: &collegium_shared::config::Log) -> anyhow::Result<()> {
+    use collegium_shared::config::LogFormat;
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .with_context(|| format!("log.level {:?} is not a level", log.level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let done = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
+}
+

@@ -1,0 +1,317 @@
+//! Strategies over domain values, wide enough to reach every field and every limit.
+
+use bytes::Bytes;
+use collegium_shared::{
+    architecture::{Hyper, Optimizer, Stage},
+    clock::Timestamp,
+    crypto::{AgreementKey, Digest, Signature, VerifyingKey},
+    ids::{InstitutionId, RoundId, TaskId},
+    params::Encoding,
+    protocol::{
+        Certificate, Cohort, Deadlines, Ending, Inputs, Outcome, Phase, Plan, Ready, RevealHeader,
+        RoundView, ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
+    },
+    roster::{Member, Registry, Roster},
+    secagg::{Bitmap, SEALED_SHARE_LEN, ShareKind, SharePiece},
+    signed::Signed,
+};
+use proptest::{
+    collection::{btree_set, vec},
+    option,
+    prelude::*,
+};
+
+use super::super::{Documents, DownloadFrom, PollQuery, Polled, UploadPiece};
+
+const NAME: &str = "[a-z0-9][a-z0-9._-]{0,63}";
+
+pub(super) fn digest() -> impl Strategy<Value = Digest> + Clone {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn signature() -> impl Strategy<Value = Signature> {
+    (any::<[u8; 32]>(), any::<[u8; 32]>()).prop_map(|(r, s)| {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&r);
+        bytes[32..].copy_from_slice(&s);
+        Signature(bytes)
+    })
+}
+
+fn institution() -> impl Strategy<Value = InstitutionId> {
+    NAME.prop_map(|name| name.parse().unwrap())
+}
+
+fn signed<T: std::fmt::Debug>(body: impl Strategy<Value = T>) -> impl Strategy<Value = Signed<T>> {
+    (body, signature()).prop_map(|(body, signature)| Signed { body, signature })
+}
+
+pub(super) fn round_id() -> impl Strategy<Value = RoundId> {
+    (NAME, any::<u32>(), any::<u32>()).prop_map(|(task, round, attempt)| {
+        let task: TaskId = task.parse().unwrap();
+        RoundId { task, round, attempt }
+    })
+}
+
+pub(super) fn phase() -> impl Strategy<Value = Phase> {
+    prop::sample::select(vec![
+        Phase::Ready,
+        Phase::Share,
+        Phase::Upload,
+        Phase::Vote,
+        Phase::Reveal,
+        Phase::Open,
+        Phase::Ended,
+    ])
+}
+
+pub(super) fn ready() -> impl Strategy<Value = Signed<Ready>> {
+    let keys = (any::<[u8; 32]>(), any::<[u8; 32]>());
+    let body = (digest(), institution(), digest(), keys, digest()).prop_map(
+        |(plan, institution, commitment, (mask, share), self_commitment)| Ready {
+            plan,
+            institution,
+            commitment,
+            mask_key: AgreementKey(mask),
+            share_key: AgreementKey(share),
+            self_commitment,
+        },
+    );
+    signed(body)
+}
+
+pub(super) fn share_header() -> impl Strategy<Value = Signed<ShareHeader>> {
+    let body = (digest(), digest(), institution(), digest(), digest()).prop_map(
+        |(plan, list, institution, shares, sealed)| ShareHeader {
+            plan,
+            list,
+            institution,
+            shares,
+            sealed,
+        },
+    );
+    signed(body)
+}
+
+fn sealed() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), SEALED_SHARE_LEN)
+}
+
+pub(super) fn shares() -> impl Strategy<Value = (Signed<ShareHeader>, ShareBody)> {
+    let body = vec((digest(), digest(), sealed()), 0..8).prop_map(|holders| ShareBody {
+        leaves: holders.iter().flat_map(|(own, pair, _)| [*own, *pair]).collect(),
+        sealed: holders.into_iter().map(|(_, _, sealed)| sealed).collect(),
+    });
+    (share_header(), body)
+}
+
+pub(super) fn upload_header() -> impl Strategy<Value = Signed<UploadHeader>> {
+    let body = (digest(), institution(), digest())
+        .prop_map(|(context, institution, upload)| UploadHeader { context, institution, upload });
+    signed(body)
+}
+
+pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
+    let set = (1_usize..=256).prop_flat_map(|size| {
+        vec(any::<bool>(), size).prop_map(move |bits| {
+            let held = (0_u16..).zip(bits).filter(|(_, held)| *held);
+            Bitmap::of(size, held.map(|(index, _)| index)).unwrap()
+        })
+    });
+    prop_oneof![
+        (digest(), set, digest()).prop_map(|(context, survivors, uploads)| Outcome::Survivors {
+            context,
+            survivors,
+            uploads
+        }),
+        digest().prop_map(|context| Outcome::Abort { context }),
+    ]
+}
+
+pub(super) fn vote() -> impl Strategy<Value = Signed<Vote>> {
+    signed(
+        (institution(), outcome()).prop_map(|(institution, outcome)| Vote { institution, outcome }),
+    )
+}
+
+pub(super) fn certificate() -> impl Strategy<Value = Certificate> {
+    (outcome(), vec((institution(), signature()), 0..8))
+        .prop_map(|(outcome, votes)| Certificate { outcome, votes })
+}
+
+pub(super) fn piece() -> impl Strategy<Value = SharePiece> {
+    let kind = prop_oneof![Just(ShareKind::SelfMask), Just(ShareKind::PairMask)];
+    (0_u16..256, kind, any::<[u8; 32]>(), any::<[u8; 32]>())
+        .prop_map(|(dealer, kind, scalar, salt)| SharePiece { dealer, kind, scalar, salt })
+}
+
+pub(super) fn revealed() -> impl Strategy<Value = (Signed<RevealHeader>, Vec<SharePiece>)> {
+    (digest(), institution(), signature(), vec(piece(), 0..8)).prop_map(
+        |(context, institution, signature, pieces)| {
+            let body = RevealHeader { context, institution, pieces: pieces_digest(&pieces) };
+            (Signed { body, signature }, pieces)
+        },
+    )
+}
+
+pub(super) fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        digest().prop_map(|sum| Ending::Released { sum }),
+        Just(Ending::Aborted),
+        institution().prop_map(|dealer| Ending::Failed { dealer }),
+        ".{0,200}".prop_map(|reason| Ending::Abandoned { reason }),
+    ]
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    prop_oneof![
+        Just(Stage::Support),
+        Just(Stage::Statistics),
+        Just(Stage::Totals),
+        any::<u32>().prop_map(|step| Stage::Train { step }),
+        Just(Stage::Evaluate),
+    ]
+}
+
+fn hyper() -> impl Strategy<Value = Hyper> {
+    let optimizer = prop_oneof![
+        (1_u32..1_000, 1e-6..1e3)
+            .prop_map(|(local_steps, bound)| Optimizer::CurvatureNesterov { local_steps, bound }),
+        (1_u32..1_000, 1e-6..1e2, 1e-6..1e3).prop_map(|(local_steps, learning_rate, bound)| {
+            Optimizer::FedAvg { local_steps, learning_rate, bound }
+        }),
+    ];
+    (optimizer, 1e-9..1e6, 1e-9..1e6).prop_map(|(optimizer, ridge_dense, ridge_skill)| Hyper {
+        optimizer,
+        ridge_dense,
+        ridge_skill,
+    })
+}
+
+fn encoding() -> impl Strategy<Value = Encoding> {
+    (vec((1_u32..10_000, 1e-6..1e6), 1..6), 1_u32..257).prop_map(|(segments, n_max)| {
+        let named = (0..).zip(segments).map(|(i, (len, bound))| (format!("s{i}"), len, bound));
+        Encoding::new(named, n_max).unwrap()
+    })
+}
+
+fn inputs() -> impl Strategy<Value = Inputs> {
+    let one = || option::of(digest());
+    (one(), one(), one(), one(), one()).prop_map(
+        |(support, statistics, totals, start, candidate)| Inputs {
+            support,
+            statistics,
+            totals,
+            start,
+            candidate,
+        },
+    )
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    (0_i64..4_000_000_000_000).prop_map(Timestamp::from_millis)
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let what = (round_id(), option::of(digest()), stage(), hyper(), encoding());
+    let cohort =
+        (any::<u16>(), any::<u16>()).prop_map(|(c_max, min_honest)| Cohort { c_max, min_honest });
+    let deadlines = any::<[u32; 5]>().prop_map(|[ready, share, upload, vote, reveal]| Deadlines {
+        ready,
+        share,
+        upload,
+        vote,
+        reveal,
+    });
+    let rest = (digest(), digest(), inputs(), option::of(certificate()), time());
+    (what, cohort, deadlines, rest).prop_map(
+        |((round, layout, stage, hyper, encoding), cohort, deadlines, rest)| {
+            let (roster, registry, inputs, aborted, issued_at) = rest;
+            Plan {
+                round,
+                architecture: "kt-logistic/1".into(),
+                layout,
+                stage,
+                hyper,
+                encoding,
+                cohort,
+                roster,
+                registry,
+                inputs,
+                deadlines,
+                aborted,
+                issued_at,
+            }
+        },
+    )
+}
+
+pub(super) fn view() -> impl Strategy<Value = RoundView> {
+    let sets =
+        (vec(ready(), 0..4), vec((share_header(), sealed()), 0..4), vec(upload_header(), 0..4));
+    let ends = (option::of(outcome()), option::of(certificate()), option::of(ending()));
+    (phase(), signed(plan()), sets, ends).prop_map(
+        |(phase, plan, (list, headers, uploads), (proposal, certificate, ending))| RoundView {
+            phase,
+            plan,
+            list,
+            headers,
+            proposal,
+            uploads,
+            certificate,
+            ending,
+        },
+    )
+}
+
+pub(super) fn polled() -> impl Strategy<Value = Polled> {
+    let news = ("[0-9a-z]{1,64}", option::of(digest()), option::of(digest()), option::of(view()))
+        .prop_map(|(cursor, roster, release, round)| Polled { cursor, roster, release, round });
+    prop_oneof![1 => Just(Polled::default()), 9 => news]
+}
+
+pub(super) fn query() -> impl Strategy<Value = PollQuery> {
+    ("[0-9a-z]{0,64}", option::of((round_id(), phase())))
+        .prop_map(|(cursor, held)| PollQuery { cursor, held })
+}
+
+pub(super) fn upload_piece() -> impl Strategy<Value = UploadPiece> {
+    let data = vec(any::<u8>(), 0..256).prop_map(Bytes::from);
+    (option::of(round_id()), any::<u64>(), data, option::of(upload_header()))
+        .prop_map(|(round, offset, data, header)| UploadPiece { round, offset, data, header })
+}
+
+pub(super) fn download_from() -> impl Strategy<Value = DownloadFrom> {
+    (digest(), any::<u64>()).prop_map(|(digest, offset)| DownloadFrom { digest, offset })
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    (institution(), ".{0,40}", any::<[u8; 32]>(), time(), time()).prop_map(
+        |(institution, legal_entity, identity, valid_from, valid_until)| Member {
+            institution,
+            legal_entity,
+            identity: VerifyingKey(identity),
+            valid_from,
+            valid_until,
+        },
+    )
+}
+
+pub(super) fn documents() -> impl Strategy<Value = Documents> {
+    let chain = (any::<u64>(), option::of(digest()), any::<[u8; 32]>());
+    let roster = (chain, time(), time(), vec(member(), 0..4)).prop_map(
+        |((version, previous, coordinator), issued_at, expires_at, members)| Roster {
+            version,
+            previous,
+            coordinator: VerifyingKey(coordinator),
+            issued_at,
+            expires_at,
+            members,
+        },
+    );
+    let names = || btree_set(".{1,20}", 1..8);
+    let registry = (any::<u64>(), names(), names())
+        .prop_map(|(version, skills, items)| Registry::new(version, skills, items).unwrap());
+    (option::of(signed(roster)), option::of(signed(registry)))
+        .prop_map(|(roster, registry)| Documents { roster, registry })
+}
