@@ -73,6 +73,8 @@ pub enum InstallError {
         "the {what} of the installed model was changed; the one before it is used if it is sound"
     )]
     Changed { what: &'static str },
+    #[error("the release does not fit its registry: {0}")]
+    TooLarge(BlobError),
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("{path}: {source}; check the disk's space and the directory's permissions")]

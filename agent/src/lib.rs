@@ -2,14 +2,26 @@
 //! sends masked updates only, and serves recommendations locally.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod cli;
 pub mod config;
+pub mod desk;
 pub mod enrol;
 pub mod evaluate;
+pub mod home;
 pub mod identity;
 pub mod import;
+pub mod install;
 pub mod link;
 pub mod model;
+pub mod policy;
+pub mod prepare;
 pub mod recommend;
 pub mod records;
+pub mod rounds;
+pub mod runner;
+pub mod session;
+pub mod session_file;
+pub mod state;
+pub mod status;
 pub mod trainer;
 pub mod vault;

@@ -161,9 +161,10 @@ fn novelty(history: Option<ItemHistory>, answers: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use collegium_shared::architecture::Hyper;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::{
@@ -256,6 +257,7 @@ mod tests {
         };
         // The best of several: other tests share the machine.
         let best = (0..10).map(time).min().unwrap();
+        println!("1,000 candidates in {best:.1?}");
         assert!(best < Duration::from_millis(5), "{best:?}");
     }
 }

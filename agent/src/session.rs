@@ -28,7 +28,7 @@ use crate::policy::Policy;
 pub enum SessionEvent {
     /// The plan passed every check that needs no computation.
     PlanAccepted {
-        plan: Signed<Plan>,
+        plan: Box<Signed<Plan>>,
     },
     /// The input is fixed: only its salted hash leaves before the masks exist.
     Committed {
@@ -67,12 +67,14 @@ pub enum SessionEvent {
 }
 
 /// Why this institution does not do what the coordinator asks for.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     #[error("the plan is not signed by the coordinator's key on the roster")]
     NotTheCoordinator,
     #[error("the plan names another roster than the one this institution holds")]
     OtherRoster,
+    #[error("roster {version} expired at {expires_at}: the consortium has to sign a new one")]
+    RosterExpired { version: u64, expires_at: Timestamp },
     #[error("the plan names another registry than the one this institution holds")]
     OtherRegistry,
     #[error("this institution's policy does not allow {0}")]
@@ -269,10 +271,9 @@ impl History {
     /// (`check_retry`), so nothing of that attempt counts as given any more.
     fn accepted(&mut self, plan: &Signed<Plan>) {
         let id = plan.body.round.clone();
-        if let Some(old) = self.sent.remove(id.task.as_str()) {
-            if let Some(key) = once(old.plan()).filter(|_| same_round(old.id(), &id)) {
-                self.given.remove(&key);
-            }
+        let sent = self.sent.remove(id.task.as_str()).filter(|old| same_round(old.id(), &id));
+        if let Some(key) = sent.and_then(|old| once(old.plan())) {
+            self.given.remove(&key);
         }
         self.last.insert(id.task.to_string(), id);
         self.session = Some(Session::accepted(plan.clone()));
@@ -331,7 +332,7 @@ impl History {
     fn consider(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
         self.check_plan(&view.plan, around)?;
         let mut events = self.leave(view.id());
-        events.push(SessionEvent::PlanAccepted { plan: view.plan.clone() });
+        events.push(SessionEvent::PlanAccepted { plan: Box::new(view.plan.clone()) });
         Ok(Step { events, action: Action::Prepare })
     }
 
@@ -341,13 +342,16 @@ impl History {
         if plan.roster != around.roster.digest() {
             return Err(Refusal::OtherRoster);
         }
+        if around.roster.expires_at() <= around.now {
+            let (version, expires_at) = (around.roster.version(), around.roster.expires_at());
+            return Err(Refusal::RosterExpired { version, expires_at });
+        }
         around.policy.check(plan).map_err(Refusal::Policy)?;
         check_form(plan)?;
-        if let Some(last) = self.last.get(plan.round.task.as_str()) {
-            if plan.round <= *last {
-                let (given, last) = (plan.round.clone(), last.clone());
-                return Err(Refusal::Replayed { given, last });
-            }
+        let last = self.last.get(plan.round.task.as_str());
+        if let Some(last) = last.filter(|last| plan.round <= **last) {
+            let (given, last) = (plan.round.clone(), last.clone());
+            return Err(Refusal::Replayed { given, last });
         }
         self.check_retry(plan, around.roster)
     }

@@ -60,12 +60,14 @@ pub enum LocalEvent {
         competencies: usize,
         items: usize,
     },
-    /// A file of learner records was taken into the vault. `snapshot` names the vault's new content.
+    /// A file of learner records was taken into the vault. `snapshot` names the vault's new content;
+    /// how many rows were refused is not known of an import that a crash interrupted.
     DataImported {
         source: Digest,
         rows: u64,
         learners: u64,
-        refused: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<u64>,
         snapshot: Digest,
     },
     /// The policy that plans were checked against from here on.

@@ -130,6 +130,7 @@ impl Vault {
         let header = Sealer::header(&key)?;
         let file = new_log(dir, &header)?;
         publish(dir, &file)?;
+        sync_dir(dir)?;
         Self::open_locked(dir, key, lock)
     }
 
@@ -316,7 +317,8 @@ impl Vault {
     /// other files may bring the learner back.
     ///
     /// # Errors
-    /// [`VaultError::UnknownLearner`]; after any other error the vault is as it was.
+    /// [`VaultError::UnknownLearner`]; after any other error the vault is as it was, or the learner is gone:
+    /// asking again tells which.
     pub fn erase(&mut self, id: &str) -> Result<Snapshot, VaultError> {
         let tag = self.sealer.tag(id);
         if self.places(&tag)?.is_none() {
@@ -330,8 +332,10 @@ impl Vault {
         let path = self.dir.join(NEW_LOG);
         let head = out.finish().map_err(at(&path))?;
         publish(&self.dir, &file)?;
+        // From the rename on the old log is gone: nothing may be appended to it, whatever happens next.
         (self.log, self.header, self.head, self.sealer) = (file, header, head, sealer);
         (self.imports, self.learners) = (imports, self.learners - 1);
+        sync_dir(&self.dir)?;
         self.rebuild_index()?;
         Ok(self.snapshot())
     }
@@ -666,11 +670,14 @@ fn new_log(dir: &Path, header: &Header) -> Result<File, VaultError> {
     Ok(file)
 }
 
-/// Puts the new log in the place of the one in use, durably.
+/// Puts the new log in the place of the one in use; durable once the directory is synced.
 fn publish(dir: &Path, file: &File) -> Result<(), VaultError> {
     let path = dir.join(NEW_LOG);
     file.sync_all().map_err(at(&path))?;
-    fs::rename(&path, dir.join(LOG)).map_err(at(&path))?;
+    fs::rename(&path, dir.join(LOG)).map_err(at(&path))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), VaultError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 

@@ -63,7 +63,7 @@ pub struct Ca {
     pem: String,
 }
 
-/// The server's certificate and key. Made at each start: agents pin the authority, not this.
+/// A certificate and key of the server's: `listener` makes them anew as time goes by.
 pub struct ServerCertificate {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: PrivateKeyDer<'static>,
@@ -138,7 +138,7 @@ impl Ca {
     }
 
     /// A fresh key and certificate for a server that is reached under `names` (host names or IP
-    /// addresses). Valid for 90 days: a server that runs longer has to make another.
+    /// addresses). Valid for 90 days.
     pub fn issue_server(
         &self,
         names: &[String],

@@ -311,9 +311,12 @@ fn run_root(command: RootCommand) -> anyhow::Result<()> {
             println!("channel that the coordinator does not control.");
         }
         RootCommand::Sign { root_dir, input, out, yes } => {
+            if !yes && !std::io::stdin().is_terminal() {
+                bail!("nobody can be asked here: compare every fingerprint out of band, then pass --yes");
+            }
             let confirm = |words: &str| {
                 println!("{words}");
-                yes || !std::io::stdin().is_terminal() || confirmed()
+                yes || confirmed()
             };
             let document = root::sign(&root_dir, &input, &out, Clock::system().now(), confirm)?;
             println!("signed         {} ({})", out.display(), document.digest());

@@ -169,10 +169,10 @@ mod tests {
 
     #[test]
     fn the_sample_says_what_the_defaults_are() {
-        let text = sample(DEFAULT_LISTEN.parse().unwrap(), "collegium.network/test");
-        let config = load(&text).unwrap();
-        let short = "listen = \"0.0.0.0:8470\"\norigin = \"collegium.network/test\"";
-        assert_eq!(load(short).unwrap(), config);
+        let origin = "collegium.network/test";
+        let config = load(&sample(DEFAULT_LISTEN.parse().unwrap(), origin)).unwrap();
+        let short = format!("listen = \"0.0.0.0:8470\"\norigin = {origin:?}");
+        assert_eq!(load(&short).unwrap(), config);
         assert_eq!(config.poll_patience(), Duration::from_secs(25));
         assert_eq!(config.limits.listener(), listener::Limits::default());
     }

@@ -17,13 +17,14 @@ use collegium_shared::{
     roster::{Registry, RootKey, VerifiedRoster},
     signed::Signed,
 };
+use rcgen::PublicKeyData;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     admin::{self, AdminRequest},
     aggregate::{self, Accumulator, AggregateError},
-    ca::Ca,
+    ca::{self, Ca},
     config::Config,
     enrol::CheckedEnrolment,
     network::{Event, Network, NetworkEvent},
@@ -428,11 +429,16 @@ impl Driver {
         let now = self.now();
         let CheckedEnrolment { institution, token_sha256, csr, identity } = request;
         let network = &self.state.network;
+        // The same request again, because the answer was lost, gets a certificate over the same key.
+        let again = network.institutions().get(&institution).is_some_and(|enrolled| {
+            let key = ca::csr_key(&csr).map(|key| ca::key_digest(&key.subject_public_key_info()));
+            enrolled.identity == identity && key.is_ok_and(|key| enrolled.tls_key == key)
+        });
         let refused = match (network.root(), network.invitation(&token_sha256)) {
             (None, _) => return Ok(Err(DriverError::NoRoot)),
             (_, None) => Some("unknown"),
             (_, Some(i)) if i.institution != institution => Some("for another institution"),
-            (_, Some(i)) if i.spent => Some("already used"),
+            (_, Some(i)) if i.spent && !again => Some("already used"),
             (_, Some(i)) if i.expires_at <= now => Some("expired"),
             _ => None,
         };

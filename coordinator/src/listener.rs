@@ -3,19 +3,24 @@
 //! here, because enrolment has none yet: what needs one asks [`peer`].
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use collegium_shared::{crypto::Digest, ids::InstitutionId};
+use collegium_shared::{
+    clock::{Clock, Timestamp},
+    crypto::Digest,
+    ids::InstitutionId,
+};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
 use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
@@ -30,7 +35,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use crate::ca::{self, Ca, INSTITUTION_URI, ServerCertificate};
+use crate::ca::{self, Ca, CaError, INSTITUTION_URI, ServerCertificate};
 
 /// Why the port cannot be opened.
 #[derive(Debug, Error)]
@@ -43,6 +48,8 @@ pub enum ListenerError {
     Bind(SocketAddr, io::Error),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Certificate(#[from] CaError),
     #[error("client certificates cannot be checked: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
@@ -95,11 +102,21 @@ pub fn peer<T>(request: &tonic::Request<T>) -> Option<Peer> {
     request.extensions().get::<ConnectionInfo>()?.peer.clone()
 }
 
-/// TLS 1.3 with HTTP/2, the given server certificate, and clients of `ca`. Sessions are never
-/// resumed, so that every connection proves the key anew.
+/// The server's side of TLS with certificates for `names` that are renewed while it runs.
 pub fn tls_config(
+    ca: Arc<Ca>,
+    names: Vec<String>,
+    clock: Clock,
+) -> Result<Arc<ServerConfig>, ListenerError> {
+    let renewing = Renewing::new(Arc::clone(&ca), names, clock)?;
+    server_config(&ca, Arc::new(renewing))
+}
+
+/// TLS 1.3 with HTTP/2 and clients of `ca`. Sessions are never resumed, so that every connection
+/// proves the key anew.
+fn server_config(
     ca: &Ca,
-    certificate: ServerCertificate,
+    resolver: Arc<dyn ResolvesServerCert>,
 ) -> Result<Arc<ServerConfig>, ListenerError> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -111,11 +128,57 @@ pub fn tls_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![certificate.certificate], certificate.key)?;
+        .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+fn certified(certificate: ServerCertificate) -> Result<CertifiedKey, ListenerError> {
+    let ServerCertificate { certificate, key } = certificate;
+    Ok(CertifiedKey::new(vec![certificate], ring::sign::any_ecdsa_type(&key)?))
+}
+
+/// The server's certificate, made at start and again long before it expires, so that a server may
+/// run for as long as it likes. Agents pin the authority and do not notice.
+struct Renewing {
+    ca: Arc<Ca>,
+    names: Vec<String>,
+    clock: Clock,
+    current: Mutex<(Timestamp, Arc<CertifiedKey>)>,
+}
+
+impl Renewing {
+    fn new(ca: Arc<Ca>, names: Vec<String>, clock: Clock) -> Result<Self, ListenerError> {
+        let now = clock.now();
+        let current = Mutex::new((now, certify(&ca, &names, now)?));
+        Ok(Self { ca, names, clock, current })
+    }
+}
+
+impl fmt::Debug for Renewing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewing").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Renewing {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let now = self.clock.now();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.since(current.0) > ca::LEAF_LIFETIME / 3 {
+            match certify(&self.ca, &self.names, now) {
+                Ok(key) => *current = (now, key),
+                Err(error) => tracing::warn!(%error, "the server's certificate was not renewed"),
+            }
+        }
+        Some(Arc::clone(&current.1))
+    }
+}
+
+fn certify(ca: &Ca, names: &[String], now: Timestamp) -> Result<Arc<CertifiedKey>, ListenerError> {
+    Ok(Arc::new(certified(ca.issue_server(names, now)?)?))
 }
 
 /// Opens `address` and returns the address that was opened (port 0 means any) with the stream of

@@ -25,6 +25,9 @@ use collegium_shared::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+#[cfg(test)]
+mod tests;
+
 /// A position in the frozen list L.
 pub type Position = u16;
 

@@ -1,6 +1,6 @@
 //! A running coordinator: the owner, the wire and the control socket, from start to drained stop.
 
-use std::{path::Path, time::Duration};
+use std::{io::IsTerminal, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use collegium_shared::{
@@ -26,8 +26,7 @@ pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Re
     let config = Config::load(dir)?;
     let clock = Clock::system();
     let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
-    let certificate = Ca::load(dir)?.issue_server(&config.names, clock.now())?;
-    let tls = listener::tls_config(&Ca::load(dir)?, certificate)?;
+    let tls = listener::tls_config(Arc::new(Ca::load(dir)?), config.names.clone(), clock)?;
     let (address, incoming) = listener::bind(config.listen, tls, config.limits.listener()).await?;
     let control = control::Listener::bind(&control_socket(dir)).await?;
     durable::write(&dir.join("run").join("address"), format!("{address}\n").as_bytes())
@@ -135,7 +134,10 @@ pub fn log_to_stderr(log: &collegium_shared::config::Log) -> anyhow::Result<()> 
     use collegium_shared::config::LogFormat;
     let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
         .with_context(|| format!("log.level {:?} is not a level", log.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let done = match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

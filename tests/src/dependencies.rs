@@ -227,6 +227,51 @@ mod tests {
         assert_eq!(lawful.violations(), [""; 0]);
     }
 
+    /// One line for each package that tests would have compiled a second time, because a dependency that
+    /// only tests have turns on features of it: then all that depends on it is built twice, with and
+    /// without tests.
+    fn built_twice() -> anyhow::Result<Vec<String>> {
+        let without = features("normal,build")?;
+        let with = features("normal,build,dev")?;
+        let twice = without.iter().filter(|(package, own)| with.get(*package) != Some(own));
+        let line = |package: &str| format!("{package} has other features when tests are built");
+        Ok(twice.map(|(package, _)| line(package)).collect())
+    }
+
+    /// The features of each package of the workspace's tree ("name version"), as sets: a package that is
+    /// built for the compiler and for the target has one for each.
+    fn features(edges: &str) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--workspace",
+                "--locked",
+                "--offline",
+                "--prefix",
+                "none",
+                "--no-dedupe",
+            ])
+            .args(["--edges", edges, "--format", "{p}\t{f}"])
+            .current_dir(workspace())
+            .output()
+            .context("cannot start cargo")?;
+        if !output.status.success() {
+            bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            if let Some((package, set)) = line.split_once('\t') {
+                features.entry(package.to_owned()).or_default().insert(set.to_owned());
+            }
+        }
+        Ok(features)
+    }
+
+    #[test]
+    fn nothing_is_built_twice() {
+        assert_eq!(built_twice().unwrap(), [""; 0]);
+    }
+
     #[test]
     fn each_rule_bites() {
         for (edge, word) in [

@@ -270,7 +270,13 @@ impl Process {
         peak_rss(self.id())
     }
 
-    fn last_words(&self) -> String {
+    /// What its log files are called after.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self) -> String {
         let read = |path: &Path| fs::read(path).map(|bytes| tail(&bytes)).unwrap_or_default();
         [read(&self.stdout), read(&self.stderr)].join("\n").trim().to_owned()
     }

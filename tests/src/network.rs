@@ -31,6 +31,8 @@ pub struct Network {
     root_fingerprint: String,
     coordinator: Option<Process>,
     agents: BTreeMap<InstitutionId, Process>,
+    /// Processes that run several agents each.
+    hosts: Vec<Process>,
 }
 
 impl Network {
@@ -43,6 +45,7 @@ impl Network {
             root_fingerprint: String::new(),
             coordinator: None,
             agents: BTreeMap::new(),
+            hosts: Vec::new(),
         };
         for part in ["agents", "exchange"] {
             fs::create_dir_all(dir.join(part)).with_context(|| format!("cannot make {part}"))?;
@@ -52,8 +55,6 @@ impl Network {
         network.root_fingerprint = fingerprint(&made)?;
         let listen = format!("127.0.0.1:{}", network.port);
         network.coordinator(&["init", "--listen", &listen])?;
-        let public = network.root_dir().join("root.pub.json");
-        network.run(network.coordinator_command(&["root", "trust", "--dir"]).arg(network.coordinator_dir()).arg(public))?;
         network.start_coordinator()?;
         let trust = &mut network.coordinator_command(&["root", "trust", "--dir"]);
         let public = network.root_dir().join("root.pub.json");
@@ -82,6 +83,11 @@ impl Network {
         Ok(network)
     }
 
+    /// The directory that everything lies in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn coordinator_dir(&self) -> PathBuf {
         self.dir.join("coordinator")
     }
@@ -100,6 +106,11 @@ impl Network {
         self.dir.join("logs")
     }
 
+    /// What every institution compares with the root's key: SHA-256, hexadecimal.
+    pub fn root_fingerprint(&self) -> &str {
+        &self.root_fingerprint
+    }
+
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
@@ -113,6 +124,11 @@ impl Network {
         let mut command = Command::new(&self.binaries.coordinator);
         command.args(words);
         command
+    }
+
+    /// The programs, for telling people what to type.
+    pub fn binaries(&self) -> &Binaries {
+        self.binaries
     }
 
     fn run(&self, command: &mut Command) -> anyhow::Result<Output> {
@@ -240,6 +256,20 @@ impl Network {
         Ok(())
     }
 
+    /// Starts the agents of several institutions in one process: `program host DIR...`, which must
+    /// run each as `collegium-agent run` does.
+    pub fn start_host(
+        &mut self,
+        program: &Path,
+        institutions: &[InstitutionId],
+    ) -> anyhow::Result<()> {
+        let mut command = Command::new(program);
+        command.arg("host").args(institutions.iter().map(|name| self.agent_dir(name)));
+        let name = format!("host-{}", self.hosts.len() + 1);
+        self.hosts.push(Process::spawn(&name, &mut command, &self.logs())?);
+        Ok(())
+    }
+
     /// An institution's daemon.
     pub fn agent_process(&mut self, institution: &InstitutionId) -> anyhow::Result<&mut Process> {
         let found = self.agents.get_mut(institution);
@@ -268,6 +298,31 @@ impl Network {
             .with_context(|| format!("the status of {institution} is not JSON"))
     }
 
+    /// Every daemon that was started.
+    fn daemons(&mut self) -> impl Iterator<Item = &mut Process> {
+        let agents = self.agents.values_mut().chain(&mut self.hosts);
+        self.coordinator.iter_mut().chain(agents)
+    }
+
+    /// An error with the end of its log if any daemon has ended.
+    pub fn expect_running(&mut self) -> anyhow::Result<()> {
+        self.daemons().try_for_each(Process::expect_running)
+    }
+
+    /// The end of the coordinator's log, if it was started.
+    pub fn last_words(&self) -> Option<String> {
+        self.coordinator.as_ref().map(Process::last_words)
+    }
+
+    /// Asks all daemons to end, agents first, and waits until they have; none may fail.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let agents = self.agents.values_mut().chain(&mut self.hosts);
+        stop(agents.collect())?;
+        stop(self.coordinator.iter_mut().collect())?;
+        (self.agents, self.hosts, self.coordinator) = Default::default();
+        Ok(())
+    }
+
     /// Waits until `found` sees what it wants in the coordinator's status, at most `limit`; the end
     /// of any daemon ends the wait.
     pub fn wait_until<T>(
@@ -277,8 +332,7 @@ impl Network {
         mut found: impl FnMut(&Value) -> anyhow::Result<Option<T>>,
     ) -> anyhow::Result<T> {
         eventually(limit, what, || {
-            let mut daemons = self.coordinator.iter_mut().chain(self.agents.values_mut());
-            daemons.try_for_each(Process::expect_running)?;
+            self.expect_running()?;
             found(&self.status()?)
         })
     }
@@ -296,6 +350,21 @@ impl Network {
     }
 }
 
+fn stop(mut processes: Vec<&mut Process>) -> anyhow::Result<()> {
+    processes.iter_mut().try_for_each(|process| process.terminate())?;
+    for process in processes {
+        let status = process.wait(COMMAND_LIMIT)?;
+        if !status.success() {
+            bail!(
+                "{} did not end well ({status}); it said:\n{}",
+                process.name(),
+                process.last_words()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The 64 hexadecimal digits that `root init` prints.
 fn fingerprint(made: &Output) -> anyhow::Result<String> {
     let said = String::from_utf8_lossy(&made.stdout);
@@ -303,4 +372,21 @@ fn fingerprint(made: &Output) -> anyhow::Result<String> {
     let mut digests = words.filter(|word| word.len() == 64 && hex::decode(word).is_ok());
     let found = digests.next().context("root init does not print the root's fingerprint")?;
     Ok(found.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_is_set_up_and_comes_back_after_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut network = Network::start(dir.path()).unwrap();
+        let before = network.status().unwrap();
+        assert_eq!(before["root_fingerprint"], network.root_fingerprint.as_str());
+        network.coordinator_process().unwrap().kill().unwrap();
+        assert!(network.wait_until(COMMAND_LIMIT, "never", |_| Ok(Some(()))).is_err());
+        network.start_coordinator().unwrap();
+        assert_eq!(network.status().unwrap(), before);
+    }
 }

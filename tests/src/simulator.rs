@@ -229,7 +229,7 @@ impl Registry {
             table.write_record(["competency", c.id, c.title, ""])?;
         }
         for item in &self.items {
-            let competencies = item.competencies.join("|");
+            let competencies = item.competencies.join(";");
             table.write_record(["item", &item.id, &item.title, &competencies])?;
         }
         Ok(table.into_inner()?)

@@ -1,7 +1,13 @@
 //! Apache Parquet files, through arrow's record batches. Owns the map from the many column types to the
 //! few kinds of cell; reads the mapping's columns only.
 
-use std::{borrow::Cow, fs::File, path::Path};
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use arrow::{
     array::{
@@ -15,7 +21,6 @@ use arrow::{
 };
 use parquet::{
     arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder},
-    errors::ParquetError,
     file::metadata::ParquetMetaData,
 };
 
@@ -34,29 +39,33 @@ pub(super) fn read(
 ) -> Result<(), ImportError> {
     let malformed =
         |reason: String| ImportError::Malformed { path: path.to_owned(), reason: short(&reason) };
-    let of_parquet = |error: ParquetError| malformed(error.to_string());
-    let of_arrow = |error: ArrowError| malformed(error.to_string());
-
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(of_parquet)?;
+    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)).map_err(malformed)?;
     check_sizes(builder.metadata()).map_err(malformed)?;
     let names: Vec<&str> = builder.schema().fields().iter().map(|f| f.name().as_str()).collect();
     let places = columns::locate(path, wanted, &names)?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), places.iter().copied());
-    let reader =
-        builder.with_projection(mask).with_batch_size(BATCH).build().map_err(of_parquet)?;
-    for batch in reader {
-        let batch = batch.map_err(of_arrow)?;
-        let columns = wanted
-            .iter()
-            .map(|name| column(&batch, name))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(of_arrow)?;
+    let mut reader = guarded(|| builder.with_projection(mask).with_batch_size(BATCH).build())
+        .map_err(malformed)?;
+    while let Some(batch) = guarded(|| reader.next().transpose()).map_err(malformed)? {
+        let columns = guarded(|| {
+            wanted.iter().map(|name| column(&batch, name)).collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(malformed)?;
         for row in 0..batch.num_rows() {
             let cells: Vec<Cell<'_>> = columns.iter().map(|column| column.cell(row)).collect();
             sink(Ok(&cells))?;
         }
     }
     Ok(())
+}
+
+/// Calls into the decoders, which panic on some damaged files. Whatever they were at is given up with the
+/// whole import, so nothing is used in a broken state.
+fn guarded<T, E: fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the file is damaged: its contents contradict each other".to_owned()),
+    }
 }
 
 /// A library's message, cut to a length fit for a terminal.

@@ -20,7 +20,7 @@ use collegium_shared::{
     crypto::{Digest, Signature},
     protocol::UploadHeader,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Request, Streaming, transport::Server};
 
@@ -404,14 +404,15 @@ async fn a_refusal_is_told_apart_from_trouble() {
 
 #[tokio::test]
 async fn a_coordinator_that_is_away_is_unreachable_until_it_is_back() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Holds the port without listening on it.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let link = link_to(address);
     let away = link.poll("", None).await.unwrap_err();
     let LinkError::Unreachable { reason } = away else { panic!("{away}") };
     assert!(reason.contains("refused"), "{reason}");
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = socket.listen(8).unwrap();
     let server = Server::builder().add_service(FederationServer::new(Coordinator::default()));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     assert!(link.poll("", None).await.is_ok());

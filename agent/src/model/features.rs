@@ -448,6 +448,8 @@ impl Row<'_> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::f64::consts::LN_2;
+
     use super::*;
 
     /// Six learners with 12 answers each over 11 items, of 1 to 3 competencies; every third
@@ -487,7 +489,7 @@ pub(crate) mod tests {
     const ROW_31: [f64; 26] = [
         1.0,
         1.9459101490553132,
-        0.6931471805599453,
+        LN_2,
         0.2777777777777778,
         0.0,
         0.0,
@@ -506,10 +508,10 @@ pub(crate) mod tests {
         1.0,
         0.0,
         1.3862943611198906,
-        0.6931471805599453,
+        LN_2,
         0.0,
-        0.6931471805599453,
-        0.6931471805599453,
+        LN_2,
+        LN_2,
         0.0,
     ];
     /// Sum over rows t (from 0) of (t + 1) x_tj.

@@ -134,9 +134,13 @@ impl Dataset {
         }
         let bound = hyper.optimizer.bound();
         let weigh = |j: usize| match hyper.optimizer {
-            Optimizer::CurvatureNesterov { .. } => {
-                self.curvature[j] / (totals.curvature[j] + ridge[j])
+            // The published total is rounded: one that vanished moves nothing, and no institution
+            // weighs more than all.
+            Optimizer::CurvatureNesterov { .. } if totals.curvature[j] > 0.0 => {
+                let own = self.curvature[j];
+                own / (totals.curvature[j].max(own) + ridge[j])
             }
+            Optimizer::CurvatureNesterov { .. } => 0.0,
             Optimizer::FedAvg { .. } => share,
         };
         let delta = local.iter().zip(weights).map(|(after, before)| after - before).enumerate();
@@ -372,6 +376,19 @@ mod tests {
         let clipped = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
         let expected: Vec<_> = MOVE.iter().map(|z| z.clamp(-0.05, 0.05)).collect();
         assert_close(&clipped, &expected, 1e-5);
+    }
+
+    #[test]
+    fn totals_that_were_rounded_away_bound_the_move() {
+        let (_, dataset) = fixture();
+        let go = AtomicBool::new(false);
+        let (hyper, mut totals) = (Hyper::default(), totals(&dataset));
+        let exact = dataset.contribution(&start(), &totals, &hyper, &go).unwrap();
+        totals.curvature[4] = 0.0;
+        totals.curvature[5] = 0.001;
+        let rounded = dataset.contribution(&start(), &totals, &hyper, &go).unwrap();
+        assert_eq!(rounded[4], 0.0);
+        assert!((rounded[5] / exact[5] - 2.5).abs() < 0.01, "{} {}", rounded[5], exact[5]);
     }
 
     #[test]

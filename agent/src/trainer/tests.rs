@@ -1,5 +1,5 @@
-//! A federation in memory, the encoded values added in the clear: what training must reach, on a simulated world
-//! and (where COLLEGIUM_DATA says where it is) on real data.
+//! A federation in memory, the encoded values added in the clear: what training must reach, on a
+//! simulated world and (where COLLEGIUM_DATA says where it is) on real data.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     model::features::tests::assert_close,
 };
 
-/// What a coordinator knows after a task, without the wire: the sums are added in the clear.
+/// What a coordinator knows after a task.
 pub(crate) struct Run {
     pub(crate) shared: SharedSets,
     pub(crate) statistics: SharedStatistics,
@@ -148,7 +148,8 @@ pub(crate) fn simulated(seed: u64, institutions: usize, learners: usize) -> Vec<
     let growth: Vec<f64> = (0..6).map(|_| rng.random_range(0.0..0.3)).collect();
     let mut world = Vec::new();
     for s in 0..institutions {
-        let level = s as f64 * 0.5 - 0.5;
+        let kind = s % 3;
+        let level = kind as f64 * 0.5 - 0.5;
         let mut school = Vec::new();
         for u in 0..learners {
             let ability: Vec<f64> = (0..6).map(|_| level + rng.random_range(-1.5..1.5)).collect();
@@ -156,10 +157,10 @@ pub(crate) fn simulated(seed: u64, institutions: usize, learners: usize) -> Vec<
             let mut responses = Vec::new();
             for _ in 0..25 {
                 // Catalogues overlap in the middle only.
-                let item: usize = rng.random_range(s * 10..s * 10 + 40);
+                let item: usize = rng.random_range(kind * 10..kind * 10 + 40);
                 let first = item % 6;
                 let second = (item * 7 + 1) % 6;
-                let of = if item % 5 == 0 && second != first {
+                let of = if item.is_multiple_of(5) && second != first {
                     vec![first, second]
                 } else {
                     vec![first]
@@ -224,6 +225,19 @@ fn federated_training_reaches_the_pooled_model() {
     assert!(averaged.log_loss().unwrap() < first.log_loss().unwrap());
 }
 
+/// The encoding is coarse where many institutions are summed; what each of them has little of must
+/// survive it.
+#[test]
+fn many_small_institutions_reach_the_pooled_model() {
+    let world = simulated(13, 200, 6);
+    let run = federate(world.clone(), &Hyper::default(), 30, 1);
+    let central = pooled(&world, &Hyper::default()).unwrap().together;
+    let last = run.evaluations.last().unwrap();
+    let (auc, loss) = (last.auc().unwrap(), last.log_loss().unwrap());
+    assert!((auc - central.auc.unwrap()).abs() < 0.004, "{auc} {central:?}");
+    assert!((loss - central.log_loss.unwrap()).abs() < 0.004, "{loss} {central:?}");
+}
+
 #[test]
 fn what_few_institutions_have_stays_out_of_the_sums() {
     let world = simulated(3, 3, 30);
@@ -271,7 +285,7 @@ fn compare(name: &str, institutions: Vec<Vec<Learner>>) -> f64 {
     let hyper = Hyper::default();
     let central = pooled(&institutions, &hyper).unwrap().together.auc.unwrap();
     let last = |run: Run| run.evaluations.last().unwrap().auc().unwrap();
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let full = last(federate(institutions.clone(), &hyper, 30, 1));
     let took = began.elapsed();
     let half = last(federate_some(institutions, &hyper, 30, 1, 0.5));

@@ -170,7 +170,10 @@ impl<'f> Appender<'f> {
         let length = u32::try_from(payload.len())
             .ok()
             .filter(|_| payload.len() <= MAX_PAYLOAD)
-            .ok_or(io::ErrorKind::FileTooLarge)?
+            .ok_or_else(|| {
+                let reason = "one learner's records of one import are larger than 64 MiB";
+                io::Error::new(io::ErrorKind::FileTooLarge, reason)
+            })?
             .to_be_bytes();
         let offset = self.head.length;
         self.head.advance(length, &payload);

@@ -1,15 +1,16 @@
 //! The vault as a whole: what it gives back, what it refuses, and what crashes and damage do to it.
 
-use std::{
-    os::unix::fs::{FileExt, PermissionsExt},
-    time::Instant,
-};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
+use collegium_shared::clock::Clock;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
 use crate::records::Response;
+
+/// Where the first frame stands.
+const START: usize = 48;
 
 fn key() -> VaultKey {
     VaultKey::from(Key::new([7; 32]))
@@ -340,9 +341,8 @@ impl TwoImports {
 #[test]
 fn import_cut_off_by_a_crash_is_dropped_wherever_it_was_cut() {
     let case = two_imports();
-    let step = if cfg!(debug_assertions) { 23 } else { 1 };
     for with_index in [true, false] {
-        for cut in (case.ended..case.log.len()).step_by(step) {
+        for cut in (case.ended..case.log.len()).step_by(13) {
             case.set(&case.log[..cut], with_index);
             let mut vault = Vault::open(&case.dir, key()).unwrap();
             assert_eq!(vault.learners().unwrap(), first(), "cut at {cut}");
@@ -376,7 +376,8 @@ fn flipped_byte_anywhere_is_an_error_that_says_where() {
     let (_tmp, dir) = vault_dir();
     drop(filled(&dir));
     let log = fs::read(log_of(&dir)).unwrap();
-    for at in (HEADER as usize..log.len()).step_by(11) {
+    assert_eq!(START as u64, HEADER);
+    for at in (START..log.len()).step_by(11) {
         let mut changed = log.clone();
         changed[at] ^= 0x10;
         fs::write(log_of(&dir), &changed).unwrap();
@@ -395,7 +396,7 @@ fn flipped_byte_anywhere_is_an_error_that_says_where() {
 #[test]
 fn flipped_byte_is_an_error_without_the_index_too() {
     let case = two_imports();
-    for at in (HEADER as usize..case.ended).step_by(29) {
+    for at in (START..case.ended).step_by(29) {
         let mut changed = case.log.clone();
         changed[at] ^= 0x10;
         case.set(&changed, false);
@@ -403,7 +404,7 @@ fn flipped_byte_is_an_error_without_the_index_too() {
         assert!(matches!(error, Some(VaultError::Damaged { .. })), "{at}: {error:?}");
     }
     // Also where the damage hits the length that leads beyond the end of the file.
-    for at in [HEADER as usize, HEADER as usize + 1, case.ended, case.ended + 1] {
+    for at in [START, START + 1, case.ended, case.ended + 1] {
         let mut changed = case.log.clone();
         changed[at] ^= 0x03;
         case.set(&changed, false);
@@ -415,7 +416,7 @@ fn flipped_byte_is_an_error_without_the_index_too() {
 #[test]
 fn acknowledged_import_that_is_missing_is_an_error() {
     let case = two_imports();
-    for cut in [case.ended, case.ended - 1, HEADER as usize] {
+    for cut in [case.ended, case.ended - 1, START] {
         case.set(&case.log[..cut], true);
         if cut == case.ended {
             check(&Vault::open(&case.dir, key()).unwrap(), &first());
@@ -434,7 +435,12 @@ fn entries_do_not_open_in_another_place() {
     let (_tmp, dir) = vault_dir();
     let vault = filled(&dir);
     let mut entries = Vec::new();
-    vault.entries(|_, entry| Ok(entries.push(entry))).unwrap();
+    vault
+        .entries(|_, entry| {
+            entries.push(entry);
+            Ok(())
+        })
+        .unwrap();
     assert!(vault.sealer.open_key(&entries[0]).is_ok());
     for change in [
         |entry: &mut Entry| entry.sequence += 1,
@@ -504,9 +510,8 @@ fn index_full_of_garbage_is_built_anew() {
         let mut vault = Vault::open(&dir, key()).unwrap();
         check(&vault, &first());
         assert!(is_sled(&vault));
-        let n = 10 + vault.imports().len();
         let again = vault.import(&first(), source(1)).unwrap_err();
-        assert!(matches!(again, VaultError::AlreadyImported { .. }), "{n}");
+        assert!(matches!(again, VaultError::AlreadyImported { .. }));
     }
 }
 
@@ -534,7 +539,7 @@ fn index_with_flipped_bytes_never_gives_wrong_answers() {
 }
 
 #[test]
-fn index_that_cannot_be_written_is_kept_in_memory() {
+fn index_in_memory_serves_and_a_wrong_one_is_passed_over() {
     let (_tmp, dir) = vault_dir();
     let mut vault = filled(&dir);
     let mut places = BTreeMap::new();
@@ -572,14 +577,15 @@ fn large_import_takes_seconds_at_most() {
         })
         .collect();
     let mut vault = Vault::create(&dir, key()).unwrap();
-    let start = Instant::now();
+    let clock = Clock::system();
+    let start = clock.now();
     let snapshot = vault.import(&learners, source(1)).unwrap();
     assert_eq!((snapshot.rows, snapshot.learners), (160_000, 1_000));
-    let imported = start.elapsed();
+    let imported = clock.now().since(start);
     drop(vault);
     let vault = Vault::open(&dir, key()).unwrap();
     assert_eq!(vault.learners().unwrap().len(), 1_000);
-    println!("import {imported:?}, with opening and reading {:?}", start.elapsed());
+    println!("import {imported:?}, with opening and reading {:?}", clock.now().since(start));
     assert!(imported.as_secs() < 20, "{imported:?}");
 }
 

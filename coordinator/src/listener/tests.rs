@@ -36,9 +36,14 @@ impl Enrolment for WhoAmI {
 
 struct Running {
     address: SocketAddr,
-    ca: Ca,
+    ca: Arc<Ca>,
+    clock: Clock,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+}
+
+fn names() -> Vec<String> {
+    vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
 }
 
 fn now() -> Timestamp {
@@ -47,9 +52,9 @@ fn now() -> Timestamp {
 
 impl Running {
     async fn start(dir: &Path, limits: Limits) -> Self {
-        let ca = Ca::create(dir, now()).unwrap();
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let tls = tls_config(&ca, ca.issue_server(&names, now()).unwrap()).unwrap();
+        let ca = Arc::new(Ca::create(dir, now()).unwrap());
+        let clock = Clock::manual(now());
+        let tls = tls_config(Arc::clone(&ca), names(), clock.clone()).unwrap();
         let (address, incoming) = bind("127.0.0.1:0".parse().unwrap(), tls, limits).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let router = Server::builder().add_service(EnrolmentServer::new(WhoAmI));
@@ -57,7 +62,7 @@ impl Running {
             let signal = async { drop(stopped.await) };
             router.serve_with_incoming_shutdown(incoming, signal).await.unwrap();
         });
-        Self { address, ca, stop, task }
+        Self { address, ca, clock, stop, task }
     }
 
     async fn connect(
@@ -195,17 +200,27 @@ async fn connections_over_the_limit_are_closed() {
 async fn a_port_in_use_is_named_and_shutdown_frees_it() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), Limits::default()).await;
-    let again = |ca: &Ca| {
-        let certificate = ca.issue_server(&["localhost".to_owned()], now()).unwrap();
-        bind(running.address, tls_config(ca, certificate).unwrap(), Limits::default())
-    };
-    let error = again(&running.ca).await.err().unwrap();
+    let tls = tls_config(Arc::clone(&running.ca), names(), running.clock.clone()).unwrap();
+    let again = || bind(running.address, Arc::clone(&tls), Limits::default());
+    let error = again().await.err().unwrap();
     assert!(matches!(error, ListenerError::InUse(address) if address == running.address));
     assert!(error.to_string().contains(&running.address.to_string()));
-    let reopened = again(&running.ca);
     running.stop.send(()).unwrap();
     running.task.await.unwrap();
     // The accept task notices a moment after the server has let go of the stream.
-    sleep(Duration::from_millis(50)).await;
-    assert!(reopened.await.is_ok());
+    let freed = async {
+        while again().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), freed).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_servers_certificate_is_renewed_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), Limits::default()).await;
+    assert!(running.works().await);
+    running.clock.advance(ca::LEAF_LIFETIME / 2);
+    assert!(!running.works().await, "the new certificate is not valid yet by the client's clock");
 }

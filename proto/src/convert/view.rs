@@ -102,11 +102,13 @@ impl From<&Polled> for v1::PollReply {
     }
 }
 
-/// The headers of L1, each with the share that is sealed to the caller.
+/// A header of L1 with the share that is sealed to the caller.
+type Dealt = (Signed<ShareHeader>, Vec<u8>);
+
 fn headers(
     headers: Vec<v1::ShareHeaderMessage>,
     sealed: Vec<Vec<u8>>,
-) -> Result<Vec<(Signed<ShareHeader>, Vec<u8>)>, Malformed> {
+) -> Result<Vec<Dealt>, Malformed> {
     const SEALED: &str = "RoundView.sealed";
     countable("RoundView.headers", &headers)?;
     if headers.len() != sealed.len() {

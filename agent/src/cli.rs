@@ -1,0 +1,314 @@
+//! `collegium-agent`: what the institution's people type. Parses, asks the daemon or opens the directory,
+//! prints; decides nothing.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use collegium_shared::{
+    audit,
+    clock::Clock,
+    config::{ConfigError, Log, LogFormat},
+    crypto::{Digest, SigningKey, VerifyingKey},
+};
+
+use crate::{
+    desk::{self, Request},
+    enrol,
+    home::{Home, HomeError},
+    identity::IDENTITY_KEY,
+    policy::Policy,
+    runner,
+};
+
+/// Trains on this institution's learner records, sends masked updates only, recommends locally.
+#[derive(Parser)]
+#[command(name = "collegium-agent", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Place {
+    /// The agent's directory.
+    #[arg(long, env = "COLLEGIUM_AGENT_DIR", default_value = "/var/lib/collegium/agent")]
+    dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Enrol this institution: make its keys, spend the invitation, pin the consortium's root.
+    Enroll {
+        #[command(flatten)]
+        place: Place,
+        /// Where the coordinator is: https://HOST:PORT.
+        #[arg(long)]
+        coordinator: String,
+        /// The invitation that the coordinator's operator handed over.
+        #[arg(long)]
+        token_file: PathBuf,
+        /// The root's fingerprint, from the consortium and not from the coordinator.
+        #[arg(long)]
+        root_fingerprint: Digest,
+    },
+    /// What this institution consents to.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Learner records.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Run the agent.
+    Run {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// What is going on; answers whether or not the agent runs or the coordinator can be reached.
+    Status {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Recommend items to a learner.
+    Recommend {
+        #[command(flatten)]
+        place: Place,
+        /// The institution's own id of the learner.
+        #[arg(long)]
+        learner: String,
+        #[arg(long, default_value_t = 5)]
+        count: usize,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Test the installed model, and one from this institution alone, on held-out learners.
+    Evaluate {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+    /// This institution's audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Write a commented policy to edit.
+    Init {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Take a file of answers (CSV, JSON Lines or Parquet) into the vault.
+    Import {
+        file: PathBuf,
+        #[command(flatten)]
+        place: Place,
+        /// Which columns mean what.
+        #[arg(long)]
+        mapping: PathBuf,
+        /// Whose rows, if the file holds several institutions.
+        #[arg(long)]
+        institution: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the vault holds.
+    Summary {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// List entries.
+    List {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        #[arg(long, default_value_t = 50)]
+        count: u64,
+    },
+    /// Show one entry with its proof.
+    Show {
+        index: u64,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check every entry, the tree and the checkpoint's signature.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+impl Cli {
+    /// Runs the command: exit code 0, 78 for a bad configuration (sysexits.h), 1 for all else.
+    pub fn run(self) -> ExitCode {
+        match run(self.command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(if is_bad_config(&error) { 78 } else { 1 })
+            }
+        }
+    }
+}
+
+fn is_bad_config(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(HomeError::Config(_)))
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Enroll { place, coordinator, token_file, root_fingerprint } => {
+            enroll(enrol::Request { dir: place.dir, coordinator, token_file, root_fingerprint })
+        }
+        Command::Policy(PolicyCommand::Init { place }) => policy_init(&place.dir),
+        Command::Data(command) => data(command),
+        Command::Run { place } => serve(&place.dir),
+        Command::Status { place, json } => ask(&place.dir, Request::Status, json),
+        Command::Recommend { place, learner, count, json } => {
+            ask(&place.dir, Request::Recommend { learner, count }, json)
+        }
+        Command::Evaluate { place, json } => ask(&place.dir, Request::Evaluate, json),
+        Command::Audit(command) => run_audit(command),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")
+}
+
+fn enroll(request: enrol::Request) -> anyhow::Result<()> {
+    let enrolled = runtime()?.block_on(enrol::enrol(&request, Clock::system().now()))?;
+    println!("enrolled       {}", enrolled.institution);
+    println!("fingerprint    {}", enrolled.fingerprint);
+    println!("Tell the consortium this fingerprint by a channel that the coordinator does not");
+    println!("control: it is compared before the roster is signed.");
+    println!("next           policy init, data import, run");
+    Ok(())
+}
+
+fn policy_init(dir: &Path) -> anyhow::Result<()> {
+    Home::config(dir)?;
+    Policy::init(dir)?;
+    println!("wrote          {}", dir.join(crate::policy::FILE).display());
+    println!("Read it and set what this institution consents to.");
+    Ok(())
+}
+
+fn data(command: DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::Import { file, place, mapping, institution, json } => {
+            let (file, mapping) = (complete(&file)?, complete(&mapping)?);
+            ask(&place.dir, Request::Import { file, mapping, institution }, json)
+        }
+        DataCommand::Summary { place, json } => ask(&place.dir, Request::Summary, json),
+    }
+}
+
+/// The path as another process sees it.
+fn complete(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize().with_context(|| path.display().to_string())
+}
+
+fn ask(dir: &Path, request: Request, json: bool) -> anyhow::Result<()> {
+    log_to_stderr(&Log { level: "warn".into(), format: LogFormat::Text })?;
+    let answer = runtime()?.block_on(desk::ask(dir, request))?;
+    if json { print(&format!("{}\n", answer.json)) } else { print(&answer.text) }
+}
+
+/// Prints an answer; a reader that has seen enough (`head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn serve(dir: &Path) -> anyhow::Result<()> {
+    log_to_stderr(&Home::config(dir)?.log)?;
+    let stop = async {
+        if let Err(error) = stop_signal().await {
+            tracing::error!(%error, "signals cannot be received; stopping");
+        }
+    };
+    let runtime = runtime()?;
+    let result = runtime.block_on(runner::run_agent(dir, stop));
+    // Work on blocking threads that did not stop in time must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Resolves when the process is asked to stop.
+async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Sets up what the process writes about its work.
+fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .with_context(|| format!("log.level {:?} is not a level", log.level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let done = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
+}
+
+fn run_audit(command: AuditCommand) -> anyhow::Result<()> {
+    match command {
+        AuditCommand::List { place, from, count } => {
+            let (journal, key) = log_of(&place.dir)?;
+            for line in audit::list(&journal, &key, from, count)? {
+                let audit::Line { index, at, kind, summary } = line;
+                print(&format!("{index:>6}  {at}  {kind:<18} {summary}\n"))?;
+            }
+        }
+        AuditCommand::Show { index, place } => {
+            let (journal, key) = log_of(&place.dir)?;
+            match audit::show(&journal, &key, index)? {
+                Some(entry) => print(&format!("{entry}\n"))?,
+                None => bail!("there is no entry {index}; see audit list"),
+            }
+        }
+        AuditCommand::Verify { place } => {
+            let (journal, key) = log_of(&place.dir)?;
+            let report = audit::verify(&journal, &key)?;
+            println!("verified       {} entries of {}", report.entries, report.origin);
+            println!("root           {}", report.root);
+        }
+    }
+    Ok(())
+}
+
+/// The journal's directory, and the key that signs its checkpoints.
+fn log_of(dir: &Path) -> anyhow::Result<(PathBuf, VerifyingKey)> {
+    let journal = Home::config(dir)?.directories.journal;
+    Ok((journal, SigningKey::load(&dir.join(IDENTITY_KEY))?.verifying_key()))
+}

@@ -1,0 +1,279 @@
+//! What the institution's own people ask for: status, recommendations, evaluation, imports. Answered by
+//! the process that owns the directory, from memory and disk, whatever the network does. The answers
+//! hold learner data and stay on this machine.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context, bail};
+use collegium_shared::{architecture::Hyper, control, crypto::Digest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::task;
+
+use crate::{
+    evaluate::{self, Quality},
+    home::{Home, unpoisoned},
+    import::{self, Mapping},
+    recommend::{Options, Recommender},
+    state::LocalEvent,
+    status::{Live, Status},
+};
+
+/// The most recommendations of one answer.
+const MAX_COUNT: usize = 1_000;
+
+/// A request of the command line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    Recommend {
+        learner: String,
+        count: usize,
+    },
+    Evaluate,
+    /// Paths as the daemon sees them: complete.
+    Import {
+        file: PathBuf,
+        mapping: PathBuf,
+        institution: Option<String>,
+    },
+    Summary,
+}
+
+/// The same answer twice: for people and for programs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    pub text: String,
+    pub json: Value,
+}
+
+/// Carries out a request: by the running daemon, or, if there is none, by opening the directory for
+/// a moment.
+pub async fn ask(dir: &Path, request: Request) -> anyhow::Result<Answer> {
+    Home::config(dir)?;
+    match control::call(&Home::socket(dir), &request).await {
+        Err(control::ControlError::NotRunning { .. }) => {}
+        other => return Ok(other?),
+    }
+    let path = dir.to_owned();
+    let clock = collegium_shared::clock::Clock::system();
+    let home = task::spawn_blocking(move || Home::open(&path, clock)).await??;
+    Arc::new(Desk::new(Arc::new(home), None)).answer(request).await
+}
+
+/// Answers requests about one open directory.
+pub struct Desk {
+    home: Arc<Home>,
+    /// Of the running daemon; none without one.
+    live: Option<Arc<Live>>,
+    served: Mutex<Option<Served>>,
+}
+
+/// The installed model over the institution's catalogue, as of one snapshot.
+#[derive(Clone)]
+struct Served {
+    manifest: Digest,
+    snapshot: Digest,
+    recommender: Arc<Recommender>,
+}
+
+impl Desk {
+    pub fn new(home: Arc<Home>, live: Option<Arc<Live>>) -> Self {
+        Self { home, live, served: Mutex::new(None) }
+    }
+
+    /// Answers one request on a blocking thread.
+    pub async fn answer(self: &Arc<Self>, request: Request) -> anyhow::Result<Answer> {
+        let desk = Arc::clone(self);
+        task::spawn_blocking(move || match request {
+            Request::Status => desk.status(),
+            Request::Recommend { learner, count } => desk.recommend(&learner, count),
+            Request::Evaluate => desk.evaluate(),
+            Request::Import { file, mapping, institution } => {
+                desk.import(&file, &mapping, institution.as_deref())
+            }
+            Request::Summary => desk.summary(),
+        })
+        .await?
+    }
+
+    fn status(&self) -> anyhow::Result<Answer> {
+        let status = Status::of(&self.home, self.live.as_deref())?;
+        Ok(Answer { text: status.to_string(), json: serde_json::to_value(&status)? })
+    }
+
+    // --- Recommendations -----------------------------------------------------------------------
+
+    fn served(&self) -> anyhow::Result<Served> {
+        let snapshot = self.home.vault().snapshot().sha256;
+        let newest = self.home.book.read(|state| state.model().map(|(model, _)| model.manifest));
+        let held = unpoisoned(&self.served).clone();
+        let fresh = |s: &Served| Some(s.manifest) == newest && s.snapshot == snapshot;
+        if let Some(served) = held.filter(fresh) {
+            return Ok(served);
+        }
+        let Some((installed, model)) = self.home.model() else {
+            bail!("no model is installed yet; one arrives after the network's first training task");
+        };
+        let learners = self.home.vault().learners()?;
+        let recommender = Arc::new(Recommender::new(model, &learners));
+        let served = Served { manifest: installed.manifest, snapshot, recommender };
+        *unpoisoned(&self.served) = Some(served.clone());
+        Ok(served)
+    }
+
+    fn recommend(&self, learner: &str, count: usize) -> anyhow::Result<Answer> {
+        if !(1..=MAX_COUNT).contains(&count) {
+            bail!("--count is {count}; use 1 to {MAX_COUNT}");
+        }
+        let served = self.served()?;
+        let Some(learner) = self.home.vault().learner(learner)? else {
+            bail!(
+                "this learner is not in the vault; check the id, or import the learner's records"
+            );
+        };
+        let options = Options { count, ..Options::default() };
+        let found = served.recommender.recommend(&learner, &options);
+        let mut text = String::new();
+        for (rank, item) in (1..).zip(&found) {
+            let of = item.competencies.join(", ");
+            text += &format!(
+                "{rank:>3}  {:<32} chance {:.2}  mastery {:.2}  {of}\n",
+                item.item, item.p_success, item.mastery
+            );
+            item.reasons.iter().for_each(|reason| text += &format!("     - {}\n", reason.text));
+        }
+        if found.is_empty() {
+            text.push_str("there is no item to recommend\n");
+        }
+        Ok(Answer { text, json: serde_json::to_value(&found)? })
+    }
+
+    fn evaluate(&self) -> anyhow::Result<Answer> {
+        let learners = self.home.vault().learners()?;
+        let model = self.home.model();
+        let report = evaluate::local(&learners, model.as_ref().map(|(_, m)| m), &Hyper::default())?;
+        let mut text = format!(
+            "{:<15}{} learners, {} answers\n{:<15}{} learners, {} answers\n",
+            "trained on",
+            report.training_learners,
+            report.training_answers,
+            "tested on",
+            report.held_out_learners,
+            report.held_out_answers
+        );
+        text += &quality("alone", &report.alone);
+        text += &quality("global model", &report.global);
+        Ok(Answer { text, json: serde_json::to_value(&report)? })
+    }
+
+    // --- Records -------------------------------------------------------------------------------
+
+    fn import(
+        &self,
+        file: &Path,
+        mapping: &Path,
+        institution: Option<&str>,
+    ) -> anyhow::Result<Answer> {
+        let imported = import::read(file, &Mapping::load(mapping)?, institution)?;
+        let summary = &imported.summary;
+        {
+            let mut vault = self.home.vault();
+            let after = vault.import(&imported.learners, summary.source)?;
+            let event = LocalEvent::DataImported {
+                source: summary.source,
+                rows: summary.rows_accepted,
+                learners: summary.learners,
+                refused: Some(summary.rows_refused),
+                snapshot: after.sha256,
+            };
+            // Under the vault's lock, so that the log has imports in the order of the vault.
+            self.home.book.record([event.into()])?;
+        }
+        let mut text = format!(
+            "{:<15}{} of {} rows, {} learners ({} held out)\n{:<15}{}\n",
+            "imported",
+            summary.rows_accepted,
+            summary.rows_read,
+            summary.learners,
+            summary.held_out_learners,
+            "file",
+            summary.source
+        );
+        if summary.rows_refused > 0 {
+            text += &format!("{:<15}{} rows\n", "refused", summary.rows_refused);
+        }
+        summary.refused.iter().for_each(|refused| text += &format!("{:15}{refused}\n", ""));
+        Ok(Answer { text, json: serde_json::to_value(summary)? })
+    }
+
+    fn summary(&self) -> anyhow::Result<Answer> {
+        let (snapshot, imports, learners) = {
+            let vault = self.home.vault();
+            (vault.snapshot(), vault.imports().to_vec(), vault.learners()?)
+        };
+        let responses = || learners.iter().flat_map(|learner| &learner.responses);
+        let items: BTreeSet<&str> = responses().map(|r| r.item.as_str()).collect();
+        let competencies: BTreeSet<&str> =
+            responses().flat_map(|r| &r.competencies).map(String::as_str).collect();
+        let held_out = learners.iter().filter(|learner| learner.held_out).count();
+        let registry = self.home.registry().context("the registry cannot be read")?;
+        let shared = registry.map(|registry| {
+            let known = |names: &BTreeSet<&str>, all: &[String]| {
+                let found = |name: &&&str| all.binary_search_by(|n| n.as_str().cmp(**name)).is_ok();
+                names.iter().filter(found).count()
+            };
+            (known(&items, &registry.items), known(&competencies, &registry.competencies))
+        });
+        let mut text = format!(
+            "{:<15}{} ({} held out)\n{:<15}{}\n{:<15}{}\n{:<15}{}\n",
+            "learners",
+            snapshot.learners,
+            held_out,
+            "answers",
+            snapshot.rows,
+            "items",
+            with_known(items.len(), shared.map(|(items, _)| items)),
+            "competencies",
+            with_known(competencies.len(), shared.map(|(_, competencies)| competencies))
+        );
+        for import in &imports {
+            let (rows, learners) = (import.rows, import.learners);
+            text += &format!(
+                "{:<15}{rows} answers, {learners} learners, file {}\n",
+                "import", import.source
+            );
+        }
+        let json = json!({
+            "learners": snapshot.learners,
+            "held_out_learners": held_out,
+            "answers": snapshot.rows,
+            "items": items.len(),
+            "competencies": competencies.len(),
+            "items_in_registry": shared.map(|(items, _)| items),
+            "competencies_in_registry": shared.map(|(_, competencies)| competencies),
+            "snapshot": snapshot.sha256,
+            "imports": imports,
+        });
+        Ok(Answer { text, json })
+    }
+}
+
+fn with_known(all: usize, in_registry: Option<usize>) -> String {
+    match in_registry {
+        Some(known) => format!("{all} ({known} in the registry)"),
+        None => all.to_string(),
+    }
+}
+
+fn quality(name: &str, quality: &Quality) -> String {
+    let figure = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.4}"));
+    let (auc, log_loss) = (figure(quality.auc), figure(quality.log_loss));
+    let reason = quality.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+    format!("{name:<15}AUC {auc}, log loss {log_loss}{reason}\n")
+}

@@ -1,0 +1,348 @@
+//! The daemon: one task that waits for news from the coordinator, asks the pure machines what to do,
+//! makes the facts durable, and only then acts. Owns the order of these steps and how failures are
+//! met: the line breaks (pause, again), the coordinator asks for what is not allowed (one entry in the
+//! log, sit out), files of an attempt are damaged (leave it for good). Decides nothing about rounds.
+
+mod models;
+mod part;
+
+use std::{
+    path::Path,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use collegium_shared::{
+    clock::Clock,
+    control,
+    crypto::Digest,
+    journal::JournalError,
+    protocol::RoundView,
+    roster::{Registry, RosterError, VerifiedRoster},
+    signed::Signed,
+};
+use tokio::{sync::watch, task};
+
+use crate::{
+    desk::Desk,
+    home::{Home, HomeError},
+    link::{Backoff, Link, LinkError, Polled},
+    rounds::RoundError,
+    session_file::SessionFileError,
+    state::{InForce, LocalEvent},
+    status::Live,
+};
+use part::CachedTrainer;
+
+/// How long work that is under way may take after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why a turn of the loop ended early.
+#[derive(Debug)]
+enum Failure {
+    /// Pause, then look at everything again.
+    Line(LinkError),
+    /// The attempt cannot go on, for a reason that others may read.
+    Leave(String),
+    /// The process is stopping.
+    Stopped,
+    /// The daemon cannot go on.
+    Fatal(anyhow::Error),
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        Self::Line(error)
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<HomeError> for Failure {
+    fn from(error: HomeError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<SessionFileError> for Failure {
+    fn from(error: SessionFileError) -> Self {
+        if error.burns() { Self::Leave(error.to_string()) } else { Self::Fatal(error.into()) }
+    }
+}
+
+impl From<RoundError> for Failure {
+    fn from(error: RoundError) -> Self {
+        match error {
+            RoundError::Link(error) => error.into(),
+            RoundError::Files(error) => error.into(),
+            RoundError::Computation(error) => Self::Fatal(error.into()),
+            RoundError::Deal(_)
+            | RoundError::Mask(_)
+            | RoundError::Bitmap(_)
+            | RoundError::NotListed => Self::Leave(error.to_string()),
+        }
+    }
+}
+
+/// Tells every part of the daemon to stop.
+#[derive(Clone)]
+struct Stop {
+    asked: watch::Receiver<bool>,
+    /// For work on blocking threads.
+    cancel: Arc<AtomicBool>,
+}
+
+impl Stop {
+    async fn wait(&self) {
+        // An error means that the sender is gone, which is a stop as well.
+        drop(self.asked.clone().wait_for(|asked| *asked).await);
+    }
+
+    fn is_asked(&self) -> bool {
+        *self.asked.borrow()
+    }
+
+    /// Gives up on `work` when the daemon stops. Only for work that may be dropped.
+    async fn or<T>(&self, work: impl Future<Output = Result<T, LinkError>>) -> Result<T, Failure> {
+        tokio::select! {
+            result = work => Ok(result?),
+            () = self.wait() => Err(Failure::Stopped),
+        }
+    }
+}
+
+/// The running agent.
+pub struct Runner {
+    home: Arc<Home>,
+    link: Link,
+    live: Arc<Live>,
+    stop: Stop,
+    roster: Option<VerifiedRoster>,
+    registry: Option<(Digest, Arc<Registry>)>,
+    cursor: String,
+    held: Option<Arc<RoundView>>,
+    trainer: Option<CachedTrainer>,
+    desk: Arc<Desk>,
+}
+
+/// Runs the agent of `dir` until `shutdown`, with a control socket for its command line.
+pub async fn run_agent(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_agent_at(dir, Clock::system(), shutdown).await
+}
+
+/// As [`run_agent`], by another clock.
+pub async fn run_agent_at(
+    dir: &Path,
+    clock: Clock,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let path = dir.to_owned();
+    let home = task::spawn_blocking(move || Home::open(&path, clock)).await??;
+    let home = Arc::new(home);
+    let (stop, asked) = watch::channel(false);
+    let stopping = Stop { asked, cancel: Arc::new(AtomicBool::new(false)) };
+    let runner = Runner::new(Arc::clone(&home), stopping.clone())?;
+    let listener = control::Listener::bind(&Home::socket(dir)).await?;
+    tracing::info!(institution = %home.institution(), "the agent runs");
+    let desk = Arc::clone(&runner.desk);
+    let answer = move |request| {
+        let desk = Arc::clone(&desk);
+        async move { desk.answer(request).await.map_err(|error| format!("{error:#}")) }
+    };
+    let until_stopped = stopping.clone();
+    let control = tokio::spawn(listener.serve(answer, async move { until_stopped.wait().await }));
+    let result = drained(runner.run(), shutdown, &stop, &stopping).await;
+    stop.send_replace(true);
+    drop(tokio::time::timeout(DRAIN, control).await);
+    let published = task::spawn_blocking(move || home.book.publish()).await;
+    published.context("the audit log was not published")??;
+    result
+}
+
+/// Runs `work` until it ends or `shutdown`; then gives what is under way a little time.
+async fn drained(
+    work: impl Future<Output = anyhow::Result<()>>,
+    shutdown: impl Future<Output = ()>,
+    stop: &watch::Sender<bool>,
+    stopping: &Stop,
+) -> anyhow::Result<()> {
+    let mut work = pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        () = shutdown => {}
+    }
+    tracing::info!("stopping");
+    stopping.cancel.store(true, Ordering::Relaxed);
+    stop.send_replace(true);
+    if let Ok(result) = tokio::time::timeout(DRAIN, work).await {
+        return result;
+    }
+    tracing::warn!("what was under way was cut off; it is taken up again at the next start");
+    Ok(())
+}
+
+impl Runner {
+    fn new(home: Arc<Home>, stop: Stop) -> anyhow::Result<Self> {
+        let endpoint = crate::identity::endpoint(&home.config, &home.identity)?;
+        let live = Arc::new(Live::default());
+        let registry = home.registry()?;
+        let digest = home.book.read(|state| state.registry()).map(|in_force| in_force.digest);
+        Ok(Self {
+            link: Link::new(endpoint),
+            roster: home.roster()?,
+            registry: digest.zip(registry.map(Arc::new)),
+            cursor: String::new(),
+            held: None,
+            trainer: None,
+            desk: Arc::new(Desk::new(Arc::clone(&home), Some(Arc::clone(&live)))),
+            home,
+            live,
+            stop,
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        while !self.stop.is_asked() {
+            match self.turn().await {
+                Ok(()) => backoff.reset(),
+                Err(Failure::Stopped) => break,
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Leave(reason)) => self.leave(&reason).await?,
+                Err(Failure::Line(error)) => {
+                    let now = self.home.clock.now();
+                    if self.live.failed(now, error.to_string()) {
+                        tracing::warn!(%error, "the coordinator is not available; trying again");
+                    }
+                    // Everything is shown again, so whatever was not done is found again.
+                    self.cursor.clear();
+                    self.pause(backoff.pause()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.stop.wait() => {}
+        }
+    }
+
+    /// Waits for news and does what they ask for.
+    async fn turn(&mut self) -> Result<(), Failure> {
+        let held = self.held.as_ref().map(|view| (view.id().clone(), view.phase));
+        let polled = self.stop.or(self.link.poll(&self.cursor, held)).await?;
+        self.live.answered(self.home.clock.now());
+        if polled.cursor == self.cursor {
+            return Ok(());
+        }
+        let Polled { cursor, roster, release, round } = polled;
+        if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
+            self.fetch_documents().await?;
+        }
+        if let Some(view) = round {
+            self.take_part(view).await?;
+        }
+        if let Some(release) = release {
+            self.take_release(release).await?;
+        }
+        self.cursor = cursor;
+        Ok(())
+    }
+
+    /// Runs blocking work on another thread.
+    async fn blocking<T: Send + 'static>(
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        task::spawn_blocking(work).await.map_err(|error| Failure::Fatal(error.into()))
+    }
+
+    async fn record(&self, events: Vec<crate::state::AgentEvent>) -> Result<(), Failure> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let home = Arc::clone(&self.home);
+        Ok(Self::blocking(move || home.book.record(events)).await??)
+    }
+
+    // --- Documents of the root -----------------------------------------------------------------
+
+    /// Fetches roster and registry and takes what the root signed and what does not go back.
+    async fn fetch_documents(&mut self) -> Result<(), Failure> {
+        let documents = self.stop.or(self.link.documents()).await?;
+        if let Some(signed) = documents.roster {
+            let now = self.home.clock.now();
+            let checked = self.home.identity.root().roster(&signed, now);
+            match checked.and_then(|given| self.follows(given)) {
+                Ok(Some(roster)) => self.accept_roster(roster, signed).await?,
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, "the coordinator's roster is refused"),
+            }
+        }
+        if let Some(signed) = documents.registry {
+            match self.home.identity.root().registry(&signed) {
+                Ok(registry) if self.is_newer(&registry) => {
+                    self.accept_registry(registry, signed).await?;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "the coordinator's registry is refused"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The roster if it is a new one that follows the one in force.
+    fn follows(&self, given: VerifiedRoster) -> Result<Option<VerifiedRoster>, RosterError> {
+        let Some(seen) = &self.roster else { return Ok(Some(given)) };
+        given.follows(seen)?;
+        Ok((given.digest() != seen.digest()).then_some(given))
+    }
+
+    async fn accept_roster(
+        &mut self,
+        roster: VerifiedRoster,
+        signed: Signed<collegium_shared::roster::Roster>,
+    ) -> Result<(), Failure> {
+        let (home, digest) = (Arc::clone(&self.home), roster.digest());
+        Self::blocking(move || home.keep_document(&digest, &signed)).await??;
+        let (version, members) = (roster.version(), roster.members().len());
+        let event = LocalEvent::RosterAccepted { roster: digest, version, members };
+        self.record(vec![event.into()]).await?;
+        tracing::info!(version, members, "a roster that the root signed is in force");
+        self.roster = Some(roster);
+        Ok(())
+    }
+
+    /// A registry never goes back to an older version.
+    fn is_newer(&self, given: &Registry) -> bool {
+        let seen: Option<InForce> = self.home.book.read(|state| state.registry());
+        seen.is_none_or(|seen| given.version > seen.version)
+    }
+
+    async fn accept_registry(
+        &mut self,
+        registry: Registry,
+        signed: Signed<Registry>,
+    ) -> Result<(), Failure> {
+        let (home, digest) = (Arc::clone(&self.home), signed.digest());
+        Self::blocking(move || home.keep_document(&digest, &signed)).await??;
+        let (competencies, items) = (registry.competencies.len(), registry.items.len());
+        let version = registry.version;
+        let event = LocalEvent::RegistryAccepted { registry: digest, version, competencies, items };
+        self.record(vec![event.into()]).await?;
+        tracing::info!(version, competencies, items, "a registry that the root signed is in force");
+        self.registry = Some((digest, Arc::new(registry)));
+        Ok(())
+    }
+}

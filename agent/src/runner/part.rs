@@ -1,0 +1,405 @@
+//! The runner's part in rounds: from a view of the current round to facts in the journal and one
+//! action, until there is nothing more to do with this view.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use collegium_shared::{
+    blobs::BlobError,
+    crypto::Digest,
+    ids::{RoundId, TaskId},
+    protocol::{Ending, Phase, RoundView, statements_root},
+    roster::VerifiedRoster,
+};
+use serde_json::{Value, json};
+
+use super::{Failure, Runner};
+use crate::{
+    home::Home,
+    link::LinkError,
+    model::ModelError,
+    policy::{Policy, PolicyError},
+    prepare::{self, PrepareError},
+    rounds::{Attempt, RoundError},
+    session::{Action, Refusal, SessionEvent, Step, Surroundings},
+    state::{AgentEvent, LocalEvent},
+    status::is_member,
+    trainer::Trainer,
+};
+
+/// A coordinator that asks for one refused thing after another fills the log no faster than this.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+
+/// The records that a task runs on, with what was computed from them.
+pub(super) struct CachedTrainer {
+    task: TaskId,
+    snapshot: Digest,
+    trainer: Trainer,
+}
+
+/// An earlier attempt's input that serves the new one.
+type Reusable = Option<(RoundId, Digest)>;
+
+/// What came of training.
+struct Trained {
+    trainer: CachedTrainer,
+    commitment: Result<Digest, Failure>,
+}
+
+impl Runner {
+    /// Does everything that the view asks for and allows.
+    pub(super) async fn take_part(&mut self, mut view: RoundView) -> Result<(), Failure> {
+        if let Some(earlier) = &self.held {
+            view.complete_from(earlier);
+        }
+        let view = Arc::new(view);
+        self.held = Some(Arc::clone(&view));
+        while self.step(&view).await? {}
+        Ok(())
+    }
+
+    /// One step; true if the same view has to be looked at again.
+    async fn step(&mut self, view: &Arc<RoundView>) -> Result<bool, Failure> {
+        let Some(roster) = self.roster.clone().filter(|roster| is_member(&self.home, roster))
+        else {
+            tracing::debug!("a round is open, but this institution is not on the roster");
+            return Ok(false);
+        };
+        let policy = match Policy::load(self.home.dir()) {
+            Ok(policy) => policy,
+            Err(error) => return self.without_policy(view, &error).await,
+        };
+        let policy_digest = policy.digest();
+        let (step, reusable) = match self.consult(view, roster, policy).await? {
+            (Ok(step), reusable) => (step, reusable),
+            (Err(refusal), _) => return self.refuse(view, &refusal).await,
+        };
+        if accepts(&step.events) {
+            if let Some(obstacle) = self.obstacle(view).await? {
+                return self.refuse_because(view, obstacle).await;
+            }
+            if self.home.book.read(|state| state.policy()) != Some(policy_digest) {
+                let read = LocalEvent::PolicyRead { policy: policy_digest };
+                self.record(vec![read.into()]).await?;
+            }
+        }
+        let events = step.events.iter().cloned().map(AgentEvent::from).collect();
+        self.record(events).await?;
+        let adopted = self.tidy(&step.events, reusable).await?;
+        self.act(step.action, view, adopted).await
+    }
+
+    /// Asks the machine; signatures of a whole list are checked there, so not on this thread.
+    async fn consult(
+        &self,
+        view: &Arc<RoundView>,
+        roster: VerifiedRoster,
+        policy: Policy,
+    ) -> Result<(Result<Step, Refusal>, Reusable), Failure> {
+        let (home, view) = (Arc::clone(&self.home), Arc::clone(view));
+        Self::blocking(move || {
+            let own = home.institution();
+            let now = home.clock.now();
+            let around = Surroundings { own, roster: &roster, policy: &policy, now };
+            home.book.read(|state| {
+                let history = state.history();
+                let old = history.reusable_input(&view.plan.body);
+                let reusable = old.and_then(|old| Some((old.id().clone(), old.commitment()?)));
+                (history.step(&view, around), reusable)
+            })
+        })
+        .await
+    }
+
+    async fn without_policy(
+        &mut self,
+        view: &RoundView,
+        error: &PolicyError,
+    ) -> Result<bool, Failure> {
+        let concerned = self.home.book.read(|state| match state.history().session() {
+            Some(session) if session.id() == view.id() => !session.over(),
+            _ => view.phase == Phase::Ready,
+        });
+        if concerned { self.refuse_because(view, error.to_string()).await } else { Ok(false) }
+    }
+
+    /// What stands against a plan that the machine would accept, and that only this agent's files
+    /// show.
+    async fn obstacle(&mut self, view: &RoundView) -> Result<Option<String>, Failure> {
+        let plan = &view.plan.body;
+        if self.registry.as_ref().is_none_or(|(digest, _)| *digest != plan.registry) {
+            self.fetch_documents().await?;
+        }
+        if self.registry.as_ref().is_none_or(|(digest, _)| *digest != plan.registry) {
+            return Ok(Some(Refusal::OtherRegistry.to_string()));
+        }
+        let home = Arc::clone(&self.home);
+        if Self::blocking(move || home.vault().snapshot().learners).await? == 0 {
+            let reason =
+                "there are no learner records; import some, with: collegium-agent data import";
+            return Ok(Some(reason.to_owned()));
+        }
+        Ok(prepare::inputs(plan).err().map(|error| error.to_string()))
+    }
+
+    // --- Refusals ------------------------------------------------------------------------------
+
+    async fn refuse(&mut self, view: &RoundView, refusal: &Refusal) -> Result<bool, Failure> {
+        let reason = refusal.to_string();
+        let plan = view.plan.digest();
+        let is_conflict = matches!(refusal, Refusal::Conflict { .. });
+        if !is_conflict || self.home.book.read(|state| state.knows_refusal(&plan, &reason)) {
+            return self.refuse_because(view, reason).await;
+        }
+        let (home, shown) = (Arc::clone(&self.home), shown(view));
+        let evidence = Self::blocking(move || home.keep_evidence(&shown)).await??;
+        tracing::error!(round = %view.id(), %reason, %evidence, "the coordinator contradicts itself");
+        let round = view.id().clone();
+        self.record(vec![LocalEvent::ConflictSeen { round, plan, reason, evidence }.into()])
+            .await?;
+        Ok(false)
+    }
+
+    /// Writes the refusal down, once for each plan and reason, and sits this view out.
+    async fn refuse_because(&mut self, view: &RoundView, reason: String) -> Result<bool, Failure> {
+        let (round, plan) = (view.id().clone(), view.plan.digest());
+        if !self.home.book.read(|state| state.knows_refusal(&plan, &reason)) {
+            tracing::warn!(%round, %reason, "refused");
+            self.record(vec![LocalEvent::Refused { round, plan, reason }.into()]).await?;
+            self.pause(AFTER_REFUSAL).await;
+        }
+        Ok(false)
+    }
+
+    /// Leaves the attempt that is under way, if there is one.
+    pub(super) async fn leave(&mut self, reason: &str) -> Result<(), super::HomeError> {
+        let open = self.home.book.read(|state| {
+            let session = state.history().session().filter(|session| !session.over());
+            session.map(|session| session.id().clone())
+        });
+        match open {
+            Some(round) => self.home.leave(&round, reason),
+            None => Ok(()),
+        }
+    }
+
+    // --- Files ---------------------------------------------------------------------------------
+
+    /// Brings the files of rounds and blobs in line with what was just recorded. Gives the
+    /// commitment of an input that was taken over.
+    async fn tidy(
+        &self,
+        events: &[SessionEvent],
+        reusable: Reusable,
+    ) -> Result<Option<Digest>, Failure> {
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let (home, events) = (Arc::clone(&self.home), events.to_vec());
+        Self::blocking(move || tidy(&home, &events, reusable)).await?
+    }
+
+    // --- Actions -------------------------------------------------------------------------------
+
+    async fn act(
+        &mut self,
+        action: Action,
+        view: &Arc<RoundView>,
+        adopted: Option<Digest>,
+    ) -> Result<bool, Failure> {
+        if let Action::Wait | Action::Finish = action {
+            return Ok(false);
+        }
+        if action == Action::Prepare {
+            return self.prepare(view, adopted).await.map(|()| true);
+        }
+        let Some(attempt) = self.attempt() else { return Ok(false) };
+        let list = statements_root(&view.list);
+        let round = view.id().clone();
+        tracing::info!(%round, phase = ?view.phase, "taking part");
+        let done = match action {
+            Action::Wait | Action::Finish | Action::Prepare => Ok(()),
+            Action::Ready => attempt.ready().await,
+            Action::Deal { list } => attempt.deal(view, list).await,
+            Action::Upload { context } => attempt.upload(view, context).await,
+            Action::Vote { outcome } => attempt.vote(outcome).await,
+            Action::Reveal { certificate, context } => {
+                attempt.reveal(view, list, &certificate, context).await
+            }
+        };
+        match done {
+            // The coordinator is further on, or does not want it: the next view shows which.
+            Err(RoundError::Link(
+                error @ (LinkError::Refused { .. } | LinkError::NotFound { .. }),
+            )) => {
+                tracing::warn!(%round, %error, "the coordinator did not take this step");
+                Ok(false)
+            }
+            done => Ok(done.map(|()| false)?),
+        }
+    }
+
+    fn attempt(&self) -> Option<Attempt> {
+        let (plan, plan_digest, commitment) = self.home.book.read(|state| {
+            let session = state.history().session()?;
+            Some((session.plan().clone(), session.plan_digest(), session.commitment()?))
+        })?;
+        let (home, link) = (Arc::clone(&self.home), self.link.clone());
+        Some(Attempt { home, link, plan, plan_digest, commitment })
+    }
+
+    /// Fixes the input of the attempt: durable, then journaled, and only then its secrets drawn.
+    async fn prepare(
+        &mut self,
+        view: &Arc<RoundView>,
+        adopted: Option<Digest>,
+    ) -> Result<(), Failure> {
+        let round = view.id().clone();
+        let commitment = match adopted {
+            Some(commitment) => commitment,
+            None => match self.train(view).await {
+                Err(Failure::Leave(reason)) => {
+                    self.refuse_because(view, reason.clone()).await?;
+                    return Err(Failure::Leave(reason));
+                }
+                other => other?,
+            },
+        };
+        let committed = SessionEvent::Committed { round: round.clone(), commitment };
+        self.record(vec![committed.into()]).await?;
+        let home = Arc::clone(&self.home);
+        Ok(Self::blocking(move || home.rounds.draw(&round, &commitment)).await??)
+    }
+
+    /// Downloads what the stage needs, runs it, and writes the input.
+    async fn train(&mut self, view: &Arc<RoundView>) -> Result<Digest, Failure> {
+        let Some((_, registry)) = self.registry.clone() else {
+            return Err(Failure::Leave(Refusal::OtherRegistry.to_string()));
+        };
+        let plan = &view.plan.body;
+        let needed = prepare::inputs(plan).map_err(|error| Failure::Leave(error.to_string()))?;
+        let limit = prepare::largest_blob(&registry);
+        for digest in needed {
+            match self.stop.or(self.link.download(&digest, limit, &self.home.blobs)).await {
+                Err(Failure::Line(LinkError::Store(error @ BlobError::TooLarge { .. }))) => {
+                    return Err(Failure::Leave(error.to_string()));
+                }
+                other => other?,
+            };
+        }
+        tracing::info!(round = %view.id(), stage = plan.stage.label(), "computing this institution's part");
+        let (home, view) = (Arc::clone(&self.home), Arc::clone(view));
+        let (cached, cancel) = (self.trainer.take(), Arc::clone(&self.stop.cancel));
+        let trained = Self::blocking(move || {
+            let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
+            let commitment = compute(&home, &view, &registry, &mut trainer.trainer, &cancel);
+            Ok::<_, Failure>(Trained { trainer, commitment })
+        });
+        let trained = trained.await??;
+        self.trainer = Some(trained.trainer);
+        trained.commitment
+    }
+}
+
+fn accepts(events: &[SessionEvent]) -> bool {
+    events.iter().any(|event| matches!(event, SessionEvent::PlanAccepted { .. }))
+}
+
+/// The records for the task: those that its earlier rounds ran on, unless the vault has others now.
+fn records(
+    home: &Home,
+    task: &TaskId,
+    cached: Option<CachedTrainer>,
+) -> Result<CachedTrainer, Failure> {
+    let vault = home.vault();
+    let snapshot = vault.snapshot().sha256;
+    match cached.filter(|cached| cached.task == *task && cached.snapshot == snapshot) {
+        Some(cached) => Ok(cached),
+        None => {
+            let learners = vault.learners().map_err(super::HomeError::from)?;
+            Ok(CachedTrainer { task: task.clone(), snapshot, trainer: Trainer::new(learners) })
+        }
+    }
+}
+
+fn compute(
+    home: &Home,
+    view: &RoundView,
+    registry: &collegium_shared::roster::Registry,
+    trainer: &mut Trainer,
+    cancel: &AtomicBool,
+) -> Result<Digest, Failure> {
+    let quantised = match prepare::input(&view.plan.body, registry, &home.blobs, trainer, cancel) {
+        Ok(quantised) => quantised,
+        Err(PrepareError::Stage(ModelError::Cancelled)) => return Err(Failure::Stopped),
+        Err(PrepareError::Blob(error)) => return Err(unreadable(home, error)),
+        Err(error) => return Err(Failure::Leave(error.to_string())),
+    };
+    if quantised.clipped > 0 {
+        tracing::info!(round = %view.id(), values = quantised.clipped, "values were clipped");
+    }
+    Ok(home.rounds.write_input(view.id(), &quantised.words)?)
+}
+
+/// A damaged blob is fetched again.
+fn unreadable(home: &Home, error: BlobError) -> Failure {
+    let removed = match &error {
+        BlobError::Damaged { expected, .. } => home.blobs.remove(expected).map(drop),
+        _ => Ok(()),
+    };
+    if let Err(error) = removed {
+        return Failure::Fatal(error.into());
+    }
+    Failure::Line(LinkError::Store(error))
+}
+
+fn tidy(
+    home: &Home,
+    events: &[SessionEvent],
+    reusable: Reusable,
+) -> Result<Option<Digest>, Failure> {
+    let mut adopted = None;
+    for event in events {
+        match event {
+            SessionEvent::PlanAccepted { plan } => {
+                let round = &plan.body.round;
+                // Without the old input, training gives a new one.
+                adopted = reusable.as_ref().and_then(|(old, commitment)| {
+                    home.rounds.adopt_input(old, round).ok()?;
+                    home.rounds.input(round, commitment).ok().map(|_| *commitment)
+                });
+                home.rounds.retain(adopted.map(|_| round))?;
+                let keep: BTreeSet<Digest> = plan.body.inputs.iter().collect();
+                home.retain_blobs(&keep).map_err(|error| Failure::Fatal(error.into()))?;
+            }
+            // The next attempt may ask for the same input.
+            SessionEvent::RoundEnded {
+                round,
+                ending: Ending::Aborted | Ending::Abandoned { .. },
+            } => {
+                home.rounds.erase_secrets(round)?;
+            }
+            SessionEvent::RoundEnded { .. } => home.rounds.retain(None)?,
+            SessionEvent::RoundLeft { round, .. } => home.rounds.erase_secrets(round)?,
+            _ => {}
+        }
+    }
+    Ok(adopted)
+}
+
+/// What the coordinator showed, without the shares sealed to this institution.
+fn shown(view: &RoundView) -> Value {
+    let headers: Vec<_> = view.headers.iter().map(|(header, _)| header).collect();
+    json!({
+        "phase": view.phase,
+        "plan": view.plan,
+        "list": view.list,
+        "headers": headers,
+        "proposal": view.proposal,
+        "uploads": view.uploads,
+        "certificate": view.certificate,
+    })
+}

@@ -1,0 +1,262 @@
+//! What the agent says of itself: folded state, the vault's size, and what the running daemon knows of
+//! its line to the coordinator. Names no learner.
+
+use std::{fmt, sync::Mutex};
+
+use collegium_shared::{
+    clock::Timestamp,
+    crypto::Digest,
+    ids::{InstitutionId, RoundId},
+    protocol::Metrics,
+    roster::VerifiedRoster,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    home::{Home, HomeError, unpoisoned},
+    policy::{Policy, PolicyError},
+    state::LastRefusal,
+};
+
+/// What the daemon knows that no journal holds: how the last call to the coordinator went.
+#[derive(Default)]
+pub struct Live(Mutex<Contact>);
+
+#[derive(Clone, Default)]
+struct Contact {
+    last: Option<Timestamp>,
+    /// Since when, and why, the coordinator cannot be reached.
+    failing: Option<(Timestamp, String)>,
+}
+
+impl Live {
+    /// The coordinator answered.
+    pub fn answered(&self, now: Timestamp) {
+        *unpoisoned(&self.0) = Contact { last: Some(now), failing: None };
+    }
+
+    /// The coordinator did not answer, or not with sense. True if it did before.
+    pub fn failed(&self, now: Timestamp, reason: String) -> bool {
+        let mut contact = unpoisoned(&self.0);
+        let since = contact.failing.take().map(|(since, _)| since);
+        contact.failing = Some((since.unwrap_or(now), reason));
+        since.is_none()
+    }
+}
+
+/// What the agent is doing, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    NotRunning,
+    CoordinatorUnreachable,
+    EnrolledAwaitingRoster,
+    InRound,
+    Idle,
+}
+
+/// The answer to `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub institution: InstitutionId,
+    /// What the root's keeper compares before signing the roster.
+    pub fingerprint: Digest,
+    pub state: Activity,
+    pub coordinator: CoordinatorStatus,
+    pub roster: Option<RosterStatus>,
+    pub policy: PolicyStatus,
+    pub data: DataStatus,
+    pub round: Option<RoundStatus>,
+    pub model: Option<ModelStatus>,
+    pub last_refusal: Option<LastRefusal>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CoordinatorStatus {
+    pub url: String,
+    /// Not known while the daemon does not run.
+    pub reachable: Option<bool>,
+    pub last_contact: Option<Timestamp>,
+    pub unreachable_since: Option<Timestamp>,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RosterStatus {
+    pub version: u64,
+    pub members: usize,
+    pub expires_at: Timestamp,
+    /// Whether this institution is on it, with its own key, now.
+    pub member: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PolicyStatus {
+    Present,
+    Missing,
+    Unusable { reason: String },
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct DataStatus {
+    /// Answers.
+    pub rows: u64,
+    pub learners: u64,
+    pub imports: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundStatus {
+    pub id: RoundId,
+    pub phase: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelStatus {
+    pub task: String,
+    pub version: u32,
+    pub installed_at: Timestamp,
+    /// Over held-out learners of all institutions that took part.
+    pub metrics: Metrics,
+}
+
+/// Whether the roster has this institution on it, with the key that it holds.
+pub fn is_member(home: &Home, roster: &VerifiedRoster) -> bool {
+    let own = home.identity.signing_key().verifying_key();
+    let member = roster.member(home.institution(), home.clock.now());
+    member.is_some_and(|member| member.identity == own)
+}
+
+impl Status {
+    /// `live` is the running daemon's; none if the directory was opened without it.
+    pub fn of(home: &Home, live: Option<&Live>) -> Result<Self, HomeError> {
+        let roster = home.roster()?.map(|roster| RosterStatus {
+            version: roster.version(),
+            members: roster.members().len(),
+            expires_at: roster.expires_at(),
+            member: is_member(home, &roster),
+        });
+        let contact = live.map(|live| unpoisoned(&live.0).clone());
+        let (snapshot, imports) = {
+            let vault = home.vault();
+            (vault.snapshot(), vault.imports().len())
+        };
+        let (round, model, last_refusal) = home.book.read(|state| {
+            let session = state.history().session().filter(|session| !session.over());
+            let round = session.map(|s| RoundStatus { id: s.id().clone(), phase: s.phase() });
+            let model = state.model().map(|(model, installed_at)| ModelStatus {
+                task: model.round.task.to_string(),
+                version: model.version,
+                installed_at,
+                metrics: model.metrics,
+            });
+            (round, model, state.last_refusal().cloned())
+        });
+        Ok(Self {
+            institution: home.institution().clone(),
+            fingerprint: home.identity.fingerprint(),
+            state: activity(contact.as_ref(), roster.as_ref(), round.is_some()),
+            coordinator: coordinator(home.config.coordinator.as_str(), contact),
+            roster,
+            policy: match Policy::load(home.dir()) {
+                Ok(_) => PolicyStatus::Present,
+                Err(PolicyError::Missing { .. }) => PolicyStatus::Missing,
+                Err(error) => PolicyStatus::Unusable { reason: error.to_string() },
+            },
+            data: DataStatus { rows: snapshot.rows, learners: snapshot.learners, imports },
+            round,
+            model,
+            last_refusal,
+        })
+    }
+}
+
+fn activity(contact: Option<&Contact>, roster: Option<&RosterStatus>, in_round: bool) -> Activity {
+    match contact {
+        None => Activity::NotRunning,
+        Some(Contact { failing: Some(_), .. }) => Activity::CoordinatorUnreachable,
+        _ if !roster.is_some_and(|roster| roster.member) => Activity::EnrolledAwaitingRoster,
+        _ if in_round => Activity::InRound,
+        _ => Activity::Idle,
+    }
+}
+
+fn coordinator(url: &str, contact: Option<Contact>) -> CoordinatorStatus {
+    let url = url.to_owned();
+    let contact = contact.unwrap_or_default();
+    let reachable = match &contact {
+        Contact { failing: Some(_), .. } => Some(false),
+        Contact { last: Some(_), .. } => Some(true),
+        _ => None,
+    };
+    let (unreachable_since, error) = contact.failing.unzip();
+    CoordinatorStatus { url, reachable, last_contact: contact.last, unreachable_since, error }
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotRunning => "not running",
+            Self::CoordinatorUnreachable => "coordinator unreachable",
+            Self::EnrolledAwaitingRoster => "enrolled, awaiting roster",
+            Self::InRound => "in a round",
+            Self::Idle => "idle",
+        })
+    }
+}
+
+/// For people: one aligned line for each subject.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, text: String| writeln!(f, "{name:<15}{text}");
+        line("institution", format!("{} (key {})", self.institution, self.fingerprint))?;
+        line("state", self.state.to_string())?;
+        let c = &self.coordinator;
+        line("coordinator", c.url.clone())?;
+        if let Some(last) = c.last_contact {
+            line("last contact", last.to_string())?;
+        }
+        if let (Some(since), Some(error)) = (c.unreachable_since, &c.error) {
+            line("unreachable", format!("since {since}: {error}"))?;
+        }
+        line("roster", self.roster.as_ref().map_or("none yet".into(), roster_line))?;
+        line("policy", policy_line(&self.policy))?;
+        let data = &self.data;
+        let (rows, learners) = (data.rows, data.learners);
+        line("data", format!("{rows} answers of {learners} learners, {} imports", data.imports))?;
+        if let Some(round) = &self.round {
+            line("round", format!("{} ({})", round.id, round.phase))?;
+        }
+        line("model", self.model.as_ref().map_or("none yet".into(), model_line))?;
+        if let Some(refusal) = &self.last_refusal {
+            let LastRefusal { round, reason, at } = refusal;
+            line("last refusal", format!("{at}, round {round}: {reason}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn roster_line(roster: &RosterStatus) -> String {
+    let standing = if roster.member { "member" } else { "this institution is not on it" };
+    let RosterStatus { version, members, expires_at, .. } = roster;
+    format!("version {version}, {members} members, until {expires_at} ({standing})")
+}
+
+fn policy_line(policy: &PolicyStatus) -> String {
+    match policy {
+        PolicyStatus::Present => "present".into(),
+        PolicyStatus::Missing => "missing: nothing is trained; write one with policy init".into(),
+        PolicyStatus::Unusable { reason } => format!("unusable: {reason}"),
+    }
+}
+
+fn model_line(model: &ModelStatus) -> String {
+    let figure = |value: Option<f64>| value.map_or("not known".into(), |v| format!("{v:.4}"));
+    let (auc, log_loss) = (figure(model.metrics.auc), figure(model.metrics.log_loss));
+    let ModelStatus { task, version, installed_at, .. } = model;
+    format!(
+        "{task} version {version}, installed {installed_at}, AUC {auc}, log loss {log_loss} over {} answers",
+        model.metrics.responses
+    )
+}

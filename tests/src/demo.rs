@@ -1,0 +1,147 @@
+//! `cargo demo`: a whole consortium on this machine, real processes and real connections, from the
+//! first key to verified logs. Plays every part itself, which nobody else should.
+//!
+//! Owns the order of the story; its chapters are the modules below. Everything lies in one fresh
+//! directory that goes away at the end, unless it is wanted or something failed.
+
+mod consortium;
+mod evaluation;
+mod follow;
+pub mod hosts;
+mod interruption;
+mod population;
+mod report;
+mod rounds;
+mod screen;
+mod stop;
+mod workers;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::Args;
+use collegium_shared::clock::Clock;
+use tempfile::TempDir;
+
+use consortium::Consortium;
+use population::Population;
+use report::{Summary, Traffic};
+use screen::Screen;
+use stop::Stop;
+
+/// Training steps with simulated records, and with real ones.
+const SIMULATED_ROUNDS: u32 = 12;
+const REAL_ROUNDS: u32 = 30;
+
+/// What the demo is asked for.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Real records instead of the simulator's: a CSV, JSON Lines or Parquet file with a column that
+    /// says the institution. Copies lie in the demo's directory only.
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// What the file's columns mean; known for files called like a mapping in tests/mappings.
+    #[arg(long, value_name = "M.TOML", requires = "data")]
+    mapping: Option<PathBuf>,
+    /// How many institutions; of real records the largest.
+    #[arg(long, value_name = "N")]
+    institutions: Option<usize>,
+    /// Training steps [default: 12 with simulated records, 30 with real ones].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+    /// What the simulator draws from; runs with equal seeds have equal records.
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Keep the directory with everything that was made.
+    #[arg(long)]
+    keep: bool,
+    /// Print one JSON object on the last line of standard output, and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plays the demo: exit code 0, or 1 with the reason on standard error.
+pub fn run(options: &Options) -> ExitCode {
+    match attempt(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn attempt(options: &Options) -> anyhow::Result<()> {
+    let screen = Screen::new(options.json);
+    let stop = Stop::on_signals()?;
+    let dir = tempfile::Builder::new().prefix("collegium-demo-").tempdir();
+    let dir = dir.context("cannot make a directory for the demo")?;
+    let result = play(options, &dir, &screen, &stop);
+    screen.finished();
+    let wanted = options.keep || (result.is_err() && !stop.wanted());
+    let path = dir.path().to_owned();
+    if wanted {
+        let path = dir.keep();
+        if result.is_err() {
+            eprintln!("everything that was made so far lies in {}", path.display());
+        }
+    } else {
+        dir.close().with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    screen.json(&serde_json::to_string(&result?)?);
+    Ok(())
+}
+
+fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyhow::Result<Summary> {
+    let clock = Clock::system();
+    let start = clock.now();
+    let dir = dir.path();
+    crate::harness::binaries()?;
+    screen.note(report::WELCOME);
+    let data = dir.join("data");
+    let population = match &options.data {
+        None => Population::simulated(options.seed, options.institutions, &data)?,
+        Some(file) => {
+            Population::read(file, options.mapping.as_deref(), options.institutions, &data)?
+        }
+    };
+    let rounds = options.rounds.unwrap_or(match population.real {
+        true => REAL_ROUNDS,
+        false => SIMULATED_ROUNDS,
+    });
+    screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
+    let mut consortium = Consortium::set_up(dir, &population, screen, stop)?;
+    let result = tell(&mut consortium, options, rounds, screen, stop);
+    let mut summary = result.map_err(|error| consortium.explain(error))?;
+    summary.seconds = clock.now().since(start).as_secs_f32();
+    screen.say(&report::ending(&consortium, &summary, options.keep));
+    Ok(summary)
+}
+
+/// From the task to the verified logs.
+fn tell(
+    consortium: &mut Consortium<'_>,
+    options: &Options,
+    steps: u32,
+    screen: &Screen,
+    stop: &Stop,
+) -> anyhow::Result<Summary> {
+    consortium.train(steps, screen)?;
+    screen.note("\nRounds (each a secure sum of masked uploads; nothing else is ever opened)");
+    let course = follow::follow(consortium, steps, screen, stop)?;
+    let (version, metrics) = course.rounds.released().context("no model was released")?;
+    consortium.await_model(version, stop)?;
+    let traffic = Traffic::of(consortium, stop)?;
+    let peak = consortium.network.coordinator_process()?.peak_rss()?;
+    screen.note("\nEvaluating at every institution, and the pooled model here ...");
+    let comparison = evaluation::compare(consortium, stop)?;
+    screen.say(&report::table(&comparison, metrics.auc, consortium.population));
+    let recommendations = report::recommendations(consortium)?;
+    screen.say(&recommendations);
+    consortium.network.stop()?;
+    let logs = consortium.verify_logs(stop)?;
+    let summary = Summary::new(consortium, &course, &comparison, metrics, &traffic, peak, logs);
+    screen.say(&report::figures(&summary, &course));
+    screen.say(&report::privacy(consortium.population));
+    Ok(Summary { seed: options.data.is_none().then_some(options.seed), steps, ..summary })
+}

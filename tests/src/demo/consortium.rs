@@ -1,0 +1,179 @@
+//! Sets the consortium up as its people would, step by step through the command line: root,
+//! coordinator, institutions, documents, records, policies, daemons, task.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, anyhow};
+use collegium_shared::{ids::InstitutionId, protocol::Cohort};
+use serde_json::Value;
+
+use super::{
+    population::{Population, Site},
+    screen::Screen,
+    stop::Stop,
+    workers,
+};
+use crate::network::{COMMAND_LIMIT, Network};
+
+/// Up to so many institutions each agent is a process of its own.
+const OWN_PROCESSES: usize = 16;
+/// Agents in one process beyond that.
+const PER_HOST: usize = 40;
+/// The task's name.
+const TASK: &str = "demo";
+
+/// A running consortium.
+pub(super) struct Consortium<'a> {
+    pub(super) network: Network,
+    pub(super) population: &'a Population,
+    /// Who is killed in the middle of a round: of middle size, in a process of its own.
+    pub(super) victim: InstitutionId,
+}
+
+impl<'a> Consortium<'a> {
+    /// Everything up to and without the task.
+    pub(super) fn set_up(
+        dir: &Path,
+        population: &'a Population,
+        screen: &Screen,
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
+        let sites = &population.sites;
+        let n = sites.len();
+        let mut network = Network::start(dir)?;
+        screen.note(&format!("  coordinator    serves at {} with its own CA", network.url()));
+        let root = network.root_fingerprint();
+        screen.note(&format!("  root           made in {}, {root}", network.root_dir().display()));
+        workers::each(sites, stop, |site| network.enrol(&site.name, &site.legal_entity))?;
+        screen
+            .note(&format!("  institutions   {n} invited and enrolled, each with keys of its own"));
+        network.sign_roster()?;
+        network.publish_registry(&population.files.registry)?;
+        screen.note("  documents      roster and registry signed by the root and imported");
+        workers::each(sites, stop, |site| {
+            network.import_records(&site.name, &site.records, &population.files)
+        })?;
+        let answers: usize = sites.iter().map(Site::answers).sum();
+        screen.note(&format!("  records        {answers} answers imported: {}", sizes(sites)));
+        let cohort = Cohort::proposed(n);
+        let policy = policy(cohort);
+        workers::each(sites, stop, |site| network.set_policy(&site.name, &policy))?;
+        screen.note(&format!(
+            "  policies       written: sums over {} at least, {} of them honest, {} may collude",
+            cohort.n_min(),
+            cohort.min_honest,
+            cohort.c_max
+        ));
+        let victim = middle(sites).context("there is no institution")?.name.clone();
+        let processes = start_agents(&mut network, sites, &victim)?;
+        screen.note(&format!("  agents         {n} started in {processes} processes"));
+        Ok(Self { network, population, victim })
+    }
+
+    /// Starts the task.
+    pub(super) fn train(&self, rounds: u32, screen: &Screen) -> anyhow::Result<()> {
+        // Generous on a small or busy machine; only an agent that is gone is ever waited for so long.
+        let factor = if self.population.sites.len() > OWN_PROCESSES { 2 } else { 1 };
+        let [ready, others] = [60 * factor, 30 * factor];
+        self.network.start_task(&format!(
+            "task = \"{TASK}\"\narchitecture = \"kt-logistic/1\"\nrounds = {rounds}\n\n[deadlines]\n\
+             ready = {ready}\nshare = {others}\nupload = {others}\nvote = {others}\nreveal = {others}\n"
+        ))?;
+        screen.note(&format!("  task           {TASK} started: kt-logistic/1, {rounds} steps"));
+        Ok(())
+    }
+
+    /// The JSON that a command of an institution's agent prints.
+    pub(super) fn agent_json(
+        &self,
+        institution: &InstitutionId,
+        words: &[&str],
+        limit: Duration,
+    ) -> anyhow::Result<Value> {
+        let output =
+            crate::harness::run(&mut self.network.agent_command(institution, words), limit)?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{institution}: {} gave no JSON", words.join(" ")))
+    }
+
+    /// Checks the coordinator's log and every institution's; gives how many are sound.
+    pub(super) fn verify_logs(&self, stop: &Stop) -> anyhow::Result<usize> {
+        self.network.coordinator(&["audit", "verify"])?;
+        let sites = &self.population.sites;
+        let verified = workers::each(sites, stop, |site| {
+            self.network.agent(&site.name, &["audit", "verify"]).map(drop)
+        })?;
+        Ok(1 + verified.len())
+    }
+
+    /// Adds what the coordinator wrote last.
+    pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.network.last_words() {
+            Some(words) => anyhow!("{error:#}\nthe coordinator's log ends with:\n{words}"),
+            None => error,
+        }
+    }
+
+    /// Waits until every agent serves the model of this version.
+    pub(super) fn await_model(&self, version: u32, stop: &Stop) -> anyhow::Result<()> {
+        workers::each(&self.population.sites, stop, |site| {
+            let what = format!("{} has installed model {version}", site.name);
+            crate::harness::eventually(COMMAND_LIMIT, &what, || {
+                stop.check()?;
+                let status = self.network.agent_status(&site.name)?;
+                Ok((status["model"]["version"] == version).then_some(()))
+            })
+        })
+        .map(drop)
+    }
+}
+
+fn policy(Cohort { c_max, min_honest }: Cohort) -> String {
+    let n_min = Cohort { c_max, min_honest }.n_min();
+    format!(
+        "# Written by the demo: what the coordinator proposes for this many institutions.\n\
+         tasks = [\"{TASK}\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = {c_max}\n\
+         n_min = {n_min}\nmin_honest = {min_honest}\n"
+    )
+}
+
+fn sizes(sites: &[Site]) -> String {
+    let shown = sites.iter().take(OWN_PROCESSES);
+    let mut text = shown
+        .map(|site| format!("{} {}", site.name, site.answers()))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if sites.len() > OWN_PROCESSES {
+        text.push_str(", ...");
+    }
+    text
+}
+
+/// The institution of middle size.
+pub(super) fn middle(sites: &[Site]) -> Option<&Site> {
+    let mut by_size: Vec<&Site> = sites.iter().collect();
+    by_size.sort_by_key(|site| site.answers());
+    by_size.get(by_size.len() / 2).copied()
+}
+
+/// Starts every agent; gives the number of processes.
+fn start_agents(
+    network: &mut Network,
+    sites: &[Site],
+    victim: &InstitutionId,
+) -> anyhow::Result<usize> {
+    let names: Vec<InstitutionId> = sites.iter().map(|site| site.name.clone()).collect();
+    if names.len() <= OWN_PROCESSES {
+        names.iter().try_for_each(|name| network.start_agent(name))?;
+        return Ok(names.len());
+    }
+    network.start_agent(victim)?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let others: Vec<_> = names.into_iter().filter(|name| name != victim).collect();
+    let hosts = others.chunks(PER_HOST);
+    let processes = hosts.len() + 1;
+    for institutions in hosts {
+        network.start_host(&program, institutions)?;
+    }
+    Ok(processes)
+}
