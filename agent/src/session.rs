@@ -685,3 +685,6 @@ pub fn members(view: &RoundView) -> Vec<Member> {
         })
         .collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
