@@ -10,7 +10,7 @@ mod backoff;
 mod tests;
 mod transfer;
 
-use std::{error::Error, future::Future, time::Duration};
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
 use collegium_proto::{
     MAX_MESSAGE,
@@ -32,6 +32,7 @@ use tonic::{
 
 pub use backoff::Backoff;
 pub use collegium_proto::convert::{Documents, Polled};
+pub use transfer::Traffic;
 
 /// How long one answer, or one piece of a download, may take.
 const CALL: Duration = Duration::from_secs(60);
@@ -121,6 +122,7 @@ async fn call<T>(
 pub struct Link {
     federation: FederationClient<Channel>,
     enrolment: EnrolmentClient<Channel>,
+    traffic: Arc<Traffic>,
 }
 
 impl Link {
@@ -132,7 +134,13 @@ impl Link {
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
             enrolment: EnrolmentClient::new(channel).max_decoding_message_size(MAX_ENROL_REPLY),
+            traffic: Arc::default(),
         }
+    }
+
+    /// What was uploaded through this link and its clones.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     /// Waits for news. Answers at once if `cursor` (from the last answer, empty at first) is out of

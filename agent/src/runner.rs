@@ -193,11 +193,12 @@ async fn drained(
 impl Runner {
     fn new(home: Arc<Home>, stop: Stop) -> anyhow::Result<Self> {
         let endpoint = crate::identity::endpoint(&home.config, &home.identity)?;
-        let live = Arc::new(Live::default());
+        let link = Link::new(endpoint);
+        let live = Arc::new(Live::new(link.traffic()));
         let registry = home.registry()?;
         let digest = home.book.read(|state| state.registry()).map(|in_force| in_force.digest);
         Ok(Self {
-            link: Link::new(endpoint),
+            link,
             roster: home.roster()?,
             registry: digest.zip(registry.map(Arc::new)),
             cursor: String::new(),

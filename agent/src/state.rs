@@ -262,3 +262,129 @@ impl AgentState {
         self.last_refusal.as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use collegium_shared::crypto::SigningKey;
+
+    use super::*;
+    use crate::session::tests::World;
+
+    fn name() -> InstitutionId {
+        "b".parse().unwrap()
+    }
+
+    fn installed(version: u32) -> Installed {
+        Installed {
+            manifest: Digest::of(&version.to_be_bytes()),
+            round: RoundId { task: "t".parse().unwrap(), round: version, attempt: 0 },
+            version,
+            weights: Digest::of(b"weights"),
+            metrics: Metrics { responses: 7, auc: Some(0.1 + 0.2), log_loss: None },
+            released_at: Timestamp::EPOCH,
+        }
+    }
+
+    /// One of every kind of event, and whole rounds.
+    fn events() -> Vec<AgentEvent> {
+        let digest = Digest::of(b"d");
+        let round = installed(1).round;
+        let reason = "because".to_owned();
+        let local = vec![
+            LocalEvent::Enrolled {
+                institution: name(),
+                identity: VerifyingKey([1; 32]),
+                root: digest,
+                coordinator: "https://host:8470".into(),
+            },
+            LocalEvent::RosterAccepted { roster: digest, version: 3, members: 5 },
+            LocalEvent::RegistryAccepted {
+                registry: digest,
+                version: 2,
+                competencies: 1,
+                items: 9,
+            },
+            LocalEvent::DataImported {
+                source: digest,
+                rows: 9,
+                learners: 3,
+                refused: Some(1),
+                snapshot: digest,
+            },
+            LocalEvent::DataImported {
+                source: digest,
+                rows: 1,
+                learners: 1,
+                refused: None,
+                snapshot: digest,
+            },
+            LocalEvent::PolicyRead { policy: digest },
+            LocalEvent::Refused { round: round.clone(), plan: digest, reason: reason.clone() },
+            LocalEvent::ConflictSeen {
+                round,
+                plan: digest,
+                reason: reason.clone(),
+                evidence: digest,
+            },
+            LocalEvent::ModelInstalled { model: installed(1) },
+            LocalEvent::ModelInstalled { model: installed(2) },
+            LocalEvent::ModelRefused { manifest: digest, reason },
+        ];
+        let session = World::new().events_of_a_round();
+        assert_eq!(session.len(), 11);
+        let session = session.into_iter().map(AgentEvent::from);
+        local.into_iter().map(AgentEvent::from).chain(session).collect()
+    }
+
+    #[test]
+    fn every_event_is_read_back_as_it_was_written() {
+        for event in events() {
+            let json = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<AgentEvent>(&json).unwrap(), event, "{json}");
+        }
+    }
+
+    #[test]
+    fn replaying_the_journal_gives_the_same_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SigningKey::create(&dir.path().join("key")).unwrap();
+        let load = || SigningKey::load(&dir.path().join("key")).unwrap();
+        let journal = dir.path().join("journal");
+        let mut state = AgentState::default();
+        let mut log = Log::open(&journal, "agent/b", key).unwrap();
+        for (index, event) in (0..).zip(events()) {
+            let at = Timestamp::from_millis(index);
+            log.append(&Entry { at, event: event.clone() }).unwrap();
+            log.commit().unwrap();
+            state.apply(&event, at);
+            drop(log);
+            log = Log::open(&journal, "agent/b", load()).unwrap();
+            assert_eq!(AgentState::replay(&log).unwrap(), state, "after entry {index}");
+        }
+        assert_eq!(state.imports(), 2);
+        assert_eq!(state.model().unwrap().0.version, 2);
+        assert_eq!(state.previous().unwrap().version, 1);
+        assert_eq!(state.newest_version("t"), Some(2));
+        let json = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<AgentState>(&json).unwrap(), state);
+    }
+
+    #[test]
+    fn a_refusal_is_known_until_another_plan_is_refused() {
+        let mut state = AgentState::default();
+        let refuse = |plan: &Digest, reason: &str| LocalEvent::Refused {
+            round: installed(1).round,
+            plan: *plan,
+            reason: reason.into(),
+        };
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        for (plan, reason) in [(&one, "a"), (&one, "b")] {
+            assert!(!state.knows_refusal(plan, reason));
+            state.apply(&refuse(plan, reason).into(), Timestamp::EPOCH);
+        }
+        assert!(state.knows_refusal(&one, "a") && state.knows_refusal(&one, "b"));
+        state.apply(&refuse(&two, "a").into(), Timestamp::EPOCH);
+        assert!(!state.knows_refusal(&one, "a"));
+        assert_eq!(state.last_refusal().unwrap().reason, "a");
+    }
+}

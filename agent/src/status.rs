@@ -1,7 +1,10 @@
 //! What the agent says of itself: folded state, the vault's size, and what the running daemon knows of
 //! its line to the coordinator. Names no learner.
 
-use std::{fmt, sync::Mutex};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use collegium_shared::{
     clock::Timestamp,
@@ -14,13 +17,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     home::{Home, HomeError, unpoisoned},
+    link::Traffic,
     policy::{Policy, PolicyError},
     state::LastRefusal,
 };
 
-/// What the daemon knows that no journal holds: how the last call to the coordinator went.
-#[derive(Default)]
-pub struct Live(Mutex<Contact>);
+/// What the daemon knows that no journal holds: how the last call to the coordinator went, and what
+/// was uploaded since it started.
+pub struct Live {
+    contact: Mutex<Contact>,
+    traffic: Arc<Traffic>,
+}
 
 #[derive(Clone, Default)]
 struct Contact {
@@ -30,14 +37,19 @@ struct Contact {
 }
 
 impl Live {
+    /// `traffic` is the link's.
+    pub fn new(traffic: Arc<Traffic>) -> Self {
+        Self { contact: Mutex::default(), traffic }
+    }
+
     /// The coordinator answered.
     pub fn answered(&self, now: Timestamp) {
-        *unpoisoned(&self.0) = Contact { last: Some(now), failing: None };
+        *unpoisoned(&self.contact) = Contact { last: Some(now), failing: None };
     }
 
     /// The coordinator did not answer, or not with sense. True if it did before.
     pub fn failed(&self, now: Timestamp, reason: String) -> bool {
-        let mut contact = unpoisoned(&self.0);
+        let mut contact = unpoisoned(&self.contact);
         let since = contact.failing.take().map(|(since, _)| since);
         contact.failing = Some((since.unwrap_or(now), reason));
         since.is_none()
@@ -69,6 +81,17 @@ pub struct Status {
     pub round: Option<RoundStatus>,
     pub model: Option<ModelStatus>,
     pub last_refusal: Option<LastRefusal>,
+    /// Not known while the daemon does not run.
+    pub traffic: Option<TrafficStatus>,
+}
+
+/// What was uploaded as masked vectors since the daemon started.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrafficStatus {
+    /// Of the messages as they are encoded for gRPC.
+    pub uploaded_bytes: u64,
+    /// Of the vectors in them.
+    pub uploaded_values: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -137,7 +160,7 @@ impl Status {
             expires_at: roster.expires_at(),
             member: is_member(home, &roster),
         });
-        let contact = live.map(|live| unpoisoned(&live.0).clone());
+        let contact = live.map(|live| unpoisoned(&live.contact).clone());
         let (snapshot, imports) = {
             let vault = home.vault();
             (vault.snapshot(), vault.imports().len())
@@ -168,6 +191,10 @@ impl Status {
             round,
             model,
             last_refusal,
+            traffic: live.map(|live| TrafficStatus {
+                uploaded_bytes: live.traffic.bytes(),
+                uploaded_values: live.traffic.values(),
+            }),
         })
     }
 }

@@ -310,6 +310,7 @@ fn status(driver: &Driver) -> Value {
             "ending": round.ending(),
             "uploads": round.uploads().len(),
         })),
+        "state_sha256": network.digest().ok(),
     })
 }
 

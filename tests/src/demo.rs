@@ -93,10 +93,10 @@ fn attempt(options: &Options) -> anyhow::Result<()> {
 }
 
 fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyhow::Result<Summary> {
+    crate::harness::binaries()?;
     let clock = Clock::system();
     let start = clock.now();
     let dir = dir.path();
-    crate::harness::binaries()?;
     screen.note(report::WELCOME);
     let data = dir.join("data");
     let population = match &options.data {
@@ -105,13 +105,13 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
             Population::read(file, options.mapping.as_deref(), options.institutions, &data)?
         }
     };
-    let rounds = options.rounds.unwrap_or(match population.real {
+    let rounds = options.rounds.unwrap_or(match population.is_real() {
         true => REAL_ROUNDS,
         false => SIMULATED_ROUNDS,
     });
     screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
     let mut consortium = Consortium::set_up(dir, &population, screen, stop)?;
-    let result = tell(&mut consortium, options, rounds, screen, stop);
+    let result = tell(&mut consortium, rounds, screen, stop);
     let mut summary = result.map_err(|error| consortium.explain(error))?;
     summary.seconds = clock.now().since(start).as_secs_f32();
     screen.say(&report::ending(&consortium, &summary, options.keep));
@@ -121,7 +121,6 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
 /// From the task to the verified logs.
 fn tell(
     consortium: &mut Consortium<'_>,
-    options: &Options,
     steps: u32,
     screen: &Screen,
     stop: &Stop,
@@ -143,5 +142,5 @@ fn tell(
     let summary = Summary::new(consortium, &course, &comparison, metrics, &traffic, peak, logs);
     screen.say(&report::figures(&summary, &course));
     screen.say(&report::privacy(consortium.population));
-    Ok(Summary { seed: options.data.is_none().then_some(options.seed), steps, ..summary })
+    Ok(summary)
 }

@@ -5,6 +5,8 @@ pub mod demo;
 pub mod dependencies;
 pub mod harness;
 pub mod network;
+pub mod participant;
 pub mod simulator;
 #[cfg(test)]
 mod structure;
+pub mod testbed;

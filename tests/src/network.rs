@@ -377,6 +377,7 @@ fn fingerprint(made: &Output) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulator::Settings;
 
     #[test]
     fn a_coordinator_is_set_up_and_comes_back_after_a_kill() {
@@ -388,5 +389,23 @@ mod tests {
         assert!(network.wait_until(COMMAND_LIMIT, "never", |_| Ok(Some(()))).is_err());
         network.start_coordinator().unwrap();
         assert_eq!(network.status().unwrap(), before);
+    }
+
+    #[test]
+    fn a_federation_is_assembled_and_stops_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { institutions: 3, size_percent: 5, ..Settings::default() };
+        let policy = "tasks = [\"*\"]\narchitectures = [\"kt-logistic/1\"]\n\
+            c_max = 0\nn_min = 3\nmin_honest = 3\n";
+        let federation = Federation::simulate(&settings);
+        let mut network = Network::assemble(dir.path(), &federation, policy).unwrap();
+        let status = network.status().unwrap();
+        assert_eq!(status["roster"]["members"], 3, "{status}");
+        assert_eq!(status["registry"]["competencies"], 12, "{status}");
+        for institution in &federation.institutions {
+            network.agent_status(&institution.name).unwrap();
+        }
+        network.expect_running().unwrap();
+        network.stop().unwrap();
     }
 }

@@ -221,7 +221,7 @@ impl Federation {
 }
 
 impl Registry {
-    /// The table that `registry build` reads: kind, id, title, competencies.
+    /// The table that `registry build` reads: kind, id, title, competencies (separated by ';').
     pub fn to_csv(&self) -> anyhow::Result<Vec<u8>> {
         let mut table = csv::Writer::from_writer(Vec::new());
         table.write_record(["kind", "id", "title", "competencies"])?;

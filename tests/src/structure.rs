@@ -118,14 +118,16 @@ fn burn_is_used_by_the_trainer_and_the_models_alone() {
 
 #[test]
 fn the_wire_stays_at_the_edges() {
-    // On the coordinator what accepts connections and serves them, on the agent the link and the
-    // enrolment that comes before it.
+    // On the coordinator what accepts connections and serves them; on the agent the link, the
+    // enrolment that comes before it, and what describes the connection (its URL and TLS identity).
     let allowed = [
         "proto/",
         "coordinator/src/listener",
         "coordinator/src/rpc",
         "coordinator/src/service",
+        "agent/src/config",
         "agent/src/enrol",
+        "agent/src/identity",
         "agent/src/link",
         "tests/",
     ];

@@ -1,7 +1,14 @@
 //! Vectors out and blobs in, piece by piece: a few MiB of memory whatever their length, and a broken
 //! transfer goes on where it stopped.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use collegium_proto::{
@@ -16,6 +23,7 @@ use collegium_shared::{
     protocol::UploadHeader,
     signed::Signed,
 };
+use prost::Message;
 use thiserror::Error;
 use tokio::{
     sync::{
@@ -32,6 +40,10 @@ use super::{CALL, Link, LinkError, call, unreachable};
 const AHEAD: usize = 2;
 /// The slowest line that an upload waits for, in bytes per second.
 const SLOWEST: u64 = 64 << 10;
+/// What gRPC puts before each message: a flag and its length.
+const GRPC_PREFIX: u64 = 5;
+/// Bytes of one masked value.
+const WORD: u64 = 4;
 /// How often one download goes on by itself after the line broke.
 const RESUMPTIONS: u32 = 8;
 
@@ -44,6 +56,32 @@ struct BadPiece {
     most: usize,
 }
 
+/// How much of masked vectors was handed to the line since this process started.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    bytes: AtomicU64,
+    values: AtomicU64,
+}
+
+impl Traffic {
+    fn count(&self, message: &v1::UploadChunk) {
+        let bytes = GRPC_PREFIX + message.encoded_len() as u64;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let values = message.data.len() as u64 / WORD;
+        self.values.fetch_add(values, Ordering::Relaxed);
+    }
+
+    /// Bytes of the upload messages as they are encoded for gRPC, without HTTP/2's and TLS's own.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Values of the vectors that these messages carried.
+    pub fn values(&self) -> u64 {
+        self.values.load(Ordering::Relaxed)
+    }
+}
+
 /// An upload on its way, on a thread of its own.
 struct Production<S> {
     /// For the first message.
@@ -52,6 +90,7 @@ struct Production<S> {
     total: u64,
     source: S,
     header: Signed<UploadHeader>,
+    traffic: Arc<Traffic>,
 }
 
 impl<S, E> Production<S>
@@ -68,15 +107,26 @@ where
         while self.offset < self.total {
             let data = self.piece()?;
             let length = data.len() as u64;
-            if pieces.blocking_send(self.message(data, None)).is_err() {
+            if !self.send(data, None, pieces) {
                 return Ok(());
             }
             self.offset += length;
         }
         let header = self.header.clone();
-        // An error means that nobody listens, as above.
-        let _ = pieces.blocking_send(self.message(Bytes::new(), Some(header)));
+        self.send(Bytes::new(), Some(header), pieces);
         Ok(())
+    }
+
+    /// False if nobody listens any more.
+    fn send(
+        &mut self,
+        data: Bytes,
+        header: Option<Signed<UploadHeader>>,
+        pieces: &mpsc::Sender<v1::UploadChunk>,
+    ) -> bool {
+        let message = self.message(data, header);
+        self.traffic.count(&message);
+        pieces.blocking_send(message).is_ok()
     }
 
     fn piece(&mut self) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
@@ -115,7 +165,9 @@ impl Link {
     {
         let offset = self.upload_offset(round, total).await?;
         let header = header.clone();
-        let production = Production { round: Some(round.clone()), offset, total, source, header };
+        let round = Some(round.clone());
+        let traffic = Arc::clone(&self.traffic);
+        let production = Production { round, offset, total, source, header, traffic };
         let (pieces, made) = mpsc::channel(AHEAD);
         let (tell, mut told) = oneshot::channel();
         task::spawn_blocking(move || {

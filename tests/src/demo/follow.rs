@@ -22,6 +22,8 @@ const STRIKE_FROM: u32 = 3;
 
 /// What the rounds gave.
 pub(super) struct Course {
+    /// Training steps that were asked for.
+    pub(super) steps: u32,
     pub(super) rounds: Rounds,
     pub(super) resumed: bool,
 }
@@ -64,7 +66,7 @@ pub(super) fn follow(
     if let Some(TaskEnding::Failed { reason }) = &rounds.ending {
         bail!("the task failed: {reason}");
     }
-    Ok(Course { resumed: plan.resumed(), rounds })
+    Ok(Course { steps, resumed: plan.resumed(), rounds })
 }
 
 async fn ask(coordinator: &Path) -> anyhow::Result<Value> {

@@ -95,7 +95,7 @@ impl Interruption {
     /// Looks at how the round ended in which the agent was killed.
     pub(super) fn judge(&mut self, rounds: &Rounds, screen: &Screen) {
         let State::Struck { round: id, again } = &self.state else { return };
-        let Some(round) = rounds.find(id).filter(|round| round.ended.is_some()) else { return };
+        let Some(round) = rounds.told(id) else { return };
         let victim = &self.victim;
         let verdict = round.verdict(victim, *again);
         let (uploads, expected) = (round.uploads(), round.expected);

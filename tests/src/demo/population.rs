@@ -45,13 +45,18 @@ impl Site {
 pub(super) struct Population {
     /// Where the records come from, in words.
     pub(super) source: String,
-    /// Whether they are people's.
-    pub(super) real: bool,
+    /// What the simulator drew from; none for real records.
+    pub(super) seed: Option<u64>,
     pub(super) sites: Vec<Site>,
     pub(super) files: Files,
 }
 
 impl Population {
+    /// Whether the records are people's.
+    pub(super) fn is_real(&self) -> bool {
+        self.seed.is_none()
+    }
+
     /// The simulator's institutions, with their tables in `dir`.
     pub(super) fn simulated(
         seed: u64,
@@ -71,7 +76,7 @@ impl Population {
                 records: table.clone(),
             });
         let sites = sites.collect();
-        Ok(Self { source: format!("the simulator, seed {seed}"), real: false, sites, files })
+        Ok(Self { source: format!("the simulator, seed {seed}"), seed: Some(seed), sites, files })
     }
 
     /// The institutions of a file, largest first; at most the `most` largest.
@@ -107,7 +112,7 @@ impl Population {
             mapping: write_mapping(&dir.join("records.toml"), mapping.attributes())?,
             records: sites.iter().map(|site| site.records.clone()).collect(),
         };
-        Ok(Self { source: data.display().to_string(), real: true, sites, files })
+        Ok(Self { source: data.display().to_string(), seed: None, sites, files })
     }
 }
 

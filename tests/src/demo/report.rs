@@ -58,8 +58,8 @@ impl Traffic {
 pub(super) struct Summary {
     /// What the records were.
     data: String,
-    pub(super) seed: Option<u64>,
-    pub(super) steps: u32,
+    seed: Option<u64>,
+    steps: u32,
     institutions: usize,
     answers: usize,
     rounds_completed: usize,
@@ -102,8 +102,8 @@ impl Summary {
         let (rounds_completed, rounds_aborted) = course.rounds.counts();
         Self {
             data: population.source.clone(),
-            seed: None,
-            steps: 0,
+            seed: population.seed,
+            steps: course.steps,
             institutions: population.sites.len(),
             answers: population.sites.iter().map(|site| site.answers()).sum(),
             rounds_completed,
@@ -140,7 +140,7 @@ pub(super) fn table(
     population: &Population,
 ) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(["institution", "answers", "held out", "alone", "global", "pooled"]);
     for line in &comparison.lines {
         let Line { institution, answers, held_out, alone, global, pooled } = line;
@@ -175,7 +175,7 @@ pub(super) fn recommendations(consortium: &Consortium<'_>) -> anyhow::Result<Str
     };
     let words = ["recommend", "--learner", &learner.id, "--count", RECOMMENDED, "--json"];
     let answer = consortium.agent_json(&site.name, &words, LIMIT)?;
-    let shown = if consortium.population.real { "one learner" } else { &learner.id };
+    let shown = if consortium.population.is_real() { "one learner" } else { &learner.id };
     let mut text =
         format!("\nRecommendations of {}'s agent for {shown} (held out from training)", site.name);
     for (rank, item) in (1..).zip(answer.as_array().into_iter().flatten()) {
@@ -219,7 +219,7 @@ pub(super) fn figures(summary: &Summary, course: &Course) -> String {
 
 /// What this run did not protect against.
 pub(super) fn privacy(population: &Population) -> String {
-    let copies = match population.real {
+    let copies = match population.is_real() {
         true => "\n  - Real records were copied into the demo's directory, readable by you.",
         false => "",
     };

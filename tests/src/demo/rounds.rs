@@ -198,8 +198,9 @@ impl Rounds {
         &self.rounds[told.min(over)..over]
     }
 
-    pub(super) fn find(&self, id: &str) -> Option<&Round> {
-        self.rounds.iter().rev().find(|round| round.id.to_string() == id)
+    /// A round that was given as news.
+    pub(super) fn told(&self, id: &str) -> Option<&Round> {
+        self.rounds[..self.told].iter().rev().find(|round| round.id.to_string() == id)
     }
 
     /// The last released model.

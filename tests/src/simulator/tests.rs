@@ -71,7 +71,7 @@ fn the_default_federation_is_pinned() {
     let federation = Federation::simulate(&Settings::default());
     assert_eq!(
         digest(&federation),
-        "50f6bc188802261b017af3307c39358ed6d9f7aafac1f244624beab742b3d669"
+        "c515503caf75ac235bf33c7c480972c61d364d2fb69fa0e8adfc9d8adce76dd6"
     );
 }
 

@@ -1,0 +1,17 @@
+//! Whole-network tests: a real coordinator and, around it, scripted members or real agents.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed expectation is how a test says what it found"
+)]
+
+mod commands;
+mod enrolment;
+mod random;
+mod refusals;
+mod replay;
+mod restart;
+mod secrecy;
+mod sum;
+mod table;
+mod votes;

@@ -1,0 +1,60 @@
+//! The coordinator is killed in the middle of every phase of a round and comes back: the round goes
+//! on where it was, and the sum is exact.
+
+use collegium_shared::protocol::Phase;
+
+use crate::{
+    sum::check,
+    table::{finish, patient, play, table},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_is_killed_in_every_phase_completes_the_round() {
+    let (mut bed, mut seats) = table(4, 2, patient()).await;
+    bed.stop().await.unwrap();
+    bed.serve_apart().await.unwrap();
+    for phase in [Phase::Ready, Phase::Share, Phase::Upload, Phase::Vote, Phase::Reveal] {
+        // Two of four: no phase is complete, and no quorum has voted or revealed.
+        play(&mut seats[..2], phase).await;
+        bed.kill().unwrap();
+        let waiting = tokio::spawn({
+            let mut seats = seats;
+            async move {
+                play(&mut seats[2..], phase).await;
+                seats
+            }
+        });
+        bed.serve_apart().await.unwrap();
+        seats = waiting.await.unwrap();
+    }
+    let seats = finish(seats).await;
+    let opened = bed.first_sum().await.unwrap();
+    assert_eq!(opened.survivors.len(), 4);
+    check(&opened, &seats);
+    bed.stop().await.unwrap();
+}
+
+/// A member that sends the first half of its upload, finds the coordinator gone, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_an_upload_survives_the_coordinators_death_or_is_sent_again() {
+    let (mut bed, mut seats) = table(3, 2, patient()).await;
+    bed.stop().await.unwrap();
+    bed.serve_apart().await.unwrap();
+    play(&mut seats, Phase::Ready).await;
+    play(&mut seats, Phase::Share).await;
+    for seat in &mut seats {
+        seat.see(Phase::Upload).await.unwrap();
+    }
+    let (view, attempt) = (seats[0].view().unwrap(), seats[0].attempt().unwrap());
+    let bytes = attempt.upload(view).unwrap();
+    let half = &bytes[..bytes.len() / 2];
+    let header = attempt.upload_header(view, collegium_shared::crypto::Digest::of(half));
+    let refused = seats[0].member.send_upload(attempt.round(), half, &header).await;
+    assert!(refused.is_err(), "half an upload is none");
+    bed.kill().unwrap();
+    bed.serve_apart().await.unwrap();
+    let seats = finish(seats).await;
+    let opened = bed.first_sum().await.unwrap();
+    assert_eq!(opened.survivors.len(), 3);
+    check(&opened, &seats);
+}

@@ -1,0 +1,168 @@
+//! The sum that is opened is the sum of what was committed to, over exactly the survivors, whoever
+//! drops out where, as long as no more do than the protocol tolerates.
+
+use collegium_shared::{
+    params::Encoding,
+    protocol::{Cohort, Deadlines, Phase},
+    secagg::dropouts_tolerated,
+};
+use collegium_tests::{
+    participant::Seat,
+    testbed::{Opened, Testbed},
+};
+use tokio::task::JoinSet;
+
+use crate::random::{anything, generator, seed, within};
+
+/// A phase in which somebody is missed ends by itself after this many seconds.
+const MISSED: u32 = 2;
+const LONG: u32 = 60;
+
+/// How many members leave after each of the first three phases.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dropouts {
+    ready: usize,
+    share: usize,
+    upload: usize,
+}
+
+impl Dropouts {
+    fn deadlines(self) -> Deadlines {
+        let limit = |missed: bool| if missed { MISSED } else { LONG };
+        Deadlines {
+            ready: LONG,
+            share: limit(self.ready > 0),
+            upload: limit(self.share > 0),
+            vote: LONG,
+            reveal: LONG,
+        }
+    }
+
+    /// The last phase of each of `n` members; who leaves is spread over the list.
+    fn last_phases(self, n: usize) -> Vec<Phase> {
+        let mut last = vec![Phase::Ended; n];
+        let leaving =
+            [(Phase::Ready, self.ready), (Phase::Share, self.share), (Phase::Upload, self.upload)];
+        let phases = leaving.iter().flat_map(|(phase, count)| vec![*phase; *count]);
+        for (k, phase) in phases.enumerate() {
+            last[(k * 2 + 1) % n] = phase;
+        }
+        last
+    }
+}
+
+/// Plays every seat as far as its phase and gives the seats back in order.
+async fn play_all(seats: Vec<Seat>, last: &[Phase]) -> Vec<Seat> {
+    let mut playing = JoinSet::new();
+    for ((place, mut seat), last) in seats.into_iter().enumerate().zip(last.to_vec()) {
+        playing.spawn(async move {
+            let played = seat.play(last).await;
+            (place, seat, played)
+        });
+    }
+    let mut seats = playing.join_all().await;
+    seats.sort_by_key(|(place, ..)| *place);
+    let told = |(place, seat, played): (usize, Seat, anyhow::Result<()>)| {
+        if let Err(error) = played {
+            // A member that was too slow is one more dropout; too many show in the result.
+            println!("member {place}: {error:#}");
+        }
+        seat
+    };
+    seats.into_iter().map(told).collect()
+}
+
+pub(crate) fn check(opened: &Opened, seats: &[Seat]) {
+    let encoding: &Encoding = &seats[0].view().unwrap().plan.body.encoding;
+    let inside = |seat: &&Seat| opened.survivors.contains(seat.member.institution());
+    let mut sum = vec![0_i64; encoding.dimension()];
+    for seat in seats.iter().filter(inside) {
+        for (sum, word) in sum.iter_mut().zip(seat.attempt().unwrap().x()) {
+            *sum += i64::from(word.cast_signed());
+        }
+    }
+    let words: Vec<u32> =
+        sum.iter().map(|sum| i32::try_from(*sum).unwrap().cast_unsigned()).collect();
+    let expected = encoding.decode_sum(&words).unwrap();
+    assert!(sum.iter().any(|value| *value != 0));
+    for (name, values) in &expected {
+        assert!(opened.values[name] == *values, "segment {name} is not the sum of its inputs");
+    }
+}
+
+async fn sum_is_exact(n: usize, cohort: Cohort, dimension: usize, seed: u64, out: Dropouts) {
+    println!("n {n}, dimension {dimension}, {out:?}");
+    let bed = Testbed::start(n, dimension).await.unwrap();
+    bed.start_task(1, Some(cohort), out.deadlines()).await.unwrap();
+    let mut seats = play_first_round(&bed, n, seed, out).await;
+    let opened = bed.first_sum().await.unwrap();
+    seats.retain(|seat| seat.attempt().is_ok());
+    assert!(opened.survivors.len() >= n - out.ready - out.share - out.upload);
+    check(&opened, &seats);
+}
+
+async fn play_first_round(bed: &Testbed, n: usize, seed: u64, out: Dropouts) -> Vec<Seat> {
+    let seats = bed.seats(|place| anything(seed, place));
+    play_all(seats, &out.last_phases(n)).await
+}
+
+/// No dropouts, then the tolerated number at each place, then spread over all places.
+async fn every_place(n: usize, c_max: u16, min_honest: u16) {
+    let seed = seed();
+    let mut rng = generator(seed, 0);
+    let cohort = Cohort { c_max, min_honest };
+    let most = dropouts_tolerated(n, c_max.into(), min_honest.into()).unwrap();
+    let mut cases = vec![Dropouts::default()];
+    if most > 0 {
+        cases.push(Dropouts { ready: most, ..Dropouts::default() });
+        cases.push(Dropouts { share: most, ..Dropouts::default() });
+        cases.push(Dropouts { upload: most, ..Dropouts::default() });
+    }
+    if most > 2 {
+        let (ready, share) = (most / 3, most / 3);
+        cases.push(Dropouts { ready, share, upload: most - ready - share });
+    }
+    for out in cases {
+        let dimension = within(&mut rng, 3..=3_000);
+        sum_is_exact(n, cohort, dimension, seed, out).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_two() {
+    every_place(2, 0, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_three() {
+    every_place(3, 0, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_four() {
+    every_place(4, 1, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_seven() {
+    every_place(7, 1, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_sixteen() {
+    every_place(16, 2, 5).await;
+}
+
+/// More than one piece of a mask and more than one message of an upload.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_vectors_of_many_pieces() {
+    let cohort = Cohort { c_max: 0, min_honest: 2 };
+    sum_is_exact(3, cohort, 300_001, seed(), Dropouts::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_sixty_four() {
+    let cohort = Cohort::proposed(64);
+    let out = Dropouts { ready: 0, share: 3, upload: 10 };
+    sum_is_exact(64, cohort, 1_000, seed(), out).await;
+}
