@@ -2,7 +2,7 @@
 //! prints; decides nothing.
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -273,7 +273,10 @@ async fn stop_signal() -> std::io::Result<()> {
 fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
         .with_context(|| format!("log.level {:?} is not a level", log.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let done = match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
@@ -300,8 +303,10 @@ fn run_audit(command: AuditCommand) -> anyhow::Result<()> {
         AuditCommand::Verify { place } => {
             let (journal, key) = log_of(&place.dir)?;
             let report = audit::verify(&journal, &key)?;
-            println!("verified       {} entries of {}", report.entries, report.origin);
-            println!("root           {}", report.root);
+            let audit::Report { entries, origin, root, .. } = report;
+            print(&format!(
+                "verified       {entries} entries of {origin}\nroot           {root}\n"
+            ))?;
         }
     }
     Ok(())

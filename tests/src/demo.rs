@@ -16,7 +16,7 @@ mod screen;
 mod stop;
 mod workers;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
@@ -74,7 +74,9 @@ pub fn run(options: &Options) -> ExitCode {
 fn attempt(options: &Options) -> anyhow::Result<()> {
     let screen = Screen::new(options.json);
     let stop = Stop::on_signals()?;
-    let dir = tempfile::Builder::new().prefix("collegium-demo-").tempdir();
+    // It may hold real records: nobody else on this machine looks inside.
+    let private = Permissions::from_mode(0o700);
+    let dir = tempfile::Builder::new().prefix("collegium-demo-").permissions(private).tempdir();
     let dir = dir.context("cannot make a directory for the demo")?;
     let result = play(options, &dir, &screen, &stop);
     screen.finished();

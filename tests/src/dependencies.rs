@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::harness::workspace;
+use crate::harness::cargo;
 
 /// Other cryptographic or TLS providers than ring; none may come in, not even indirectly.
 const OTHER_PROVIDERS: [&str; 8] = [
@@ -85,10 +85,8 @@ struct EdgeKind {
 impl Metadata {
     /// The workspace as it is locked and on this machine; fails if Cargo.lock is out of date.
     pub fn read() -> anyhow::Result<Self> {
-        let output = Command::new(env!("CARGO"))
-            .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        let output = cargo(&["metadata", "--format-version", "1", "--locked", "--offline"])
             .args(["--filter-platform", &host()?])
-            .current_dir(workspace())
             .output()
             .context("cannot start cargo")?;
         if !output.status.success() {
@@ -252,7 +250,6 @@ mod tests {
                 "--no-dedupe",
             ])
             .args(["--edges", edges, "--format", "{p}\t{f}"])
-            .current_dir(workspace())
             .output()
             .context("cannot start cargo")?;
         if !output.status.success() {

@@ -3,6 +3,7 @@
 //! Knows nothing of what the commands do; `network` plays the parts of a federation with it.
 
 use std::{
+    env,
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{Read, Seek},
@@ -24,8 +25,9 @@ use serde_json::Value;
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(8);
-/// How much of a log an error message quotes.
+/// How much of a log and of a command line an error message quotes, in bytes and characters.
 const TAIL: usize = 4_000;
+const SHOWN: usize = 400;
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -46,11 +48,8 @@ fn build() -> anyhow::Result<Binaries> {
     eprintln!("building the coordinator and agent ...");
     // The whole workspace is selected so that features resolve as in `cargo build --workspace`
     // and nothing is compiled a second time.
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "--workspace", "--message-format=json-render-diagnostics", "--profile"])
-        .arg(profile()?)
-        .args(["--bin", names[0], "--bin", names[1]])
-        .current_dir(workspace())
+    let output = cargo(&["build", "--workspace", "--message-format=json-render-diagnostics"])
+        .args(["--profile", &profile()?, "--bin", names[0], "--bin", names[1]])
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
@@ -68,6 +67,22 @@ fn build() -> anyhow::Result<Binaries> {
     Ok(Binaries { coordinator: find(names[0])?, agent: find(names[1])? })
 }
 
+/// A cargo command in the repository's root, as if typed there: without what the cargo that runs this
+/// program set for it. Build scripts (ring's, for one) look at those variables, and would build
+/// everything anew.
+pub fn cargo(words: &[&str]) -> Command {
+    const OWN: [&str; 5] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
+    let mut command = Command::new(env!("CARGO"));
+    command.args(words).current_dir(workspace());
+    for (name, _) in env::vars_os() {
+        if OWN.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// The repository's root.
 pub fn workspace() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -76,7 +91,7 @@ pub fn workspace() -> &'static Path {
 
 /// The cargo profile of the running program, read off its place: target/DIRECTORY/[deps/]program.
 fn profile() -> anyhow::Result<String> {
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let program = env::current_exe().context("cannot find this program's own file")?;
     let mut above =
         program.ancestors().skip(1).filter_map(Path::file_name).map(OsStr::to_string_lossy);
     let directory = above.find(|name| !matches!(name.as_ref(), "deps" | "examples"));
@@ -183,7 +198,11 @@ fn contents(file: &mut File) -> anyhow::Result<Vec<u8>> {
 fn shown(command: &Command) -> String {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default();
     let words = [name].into_iter().chain(command.get_args());
-    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    let line = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        None => line,
+        Some((end, _)) => format!("{} ...", &line[..end]),
+    }
 }
 
 fn tail(bytes: &[u8]) -> String {

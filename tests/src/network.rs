@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -152,21 +152,12 @@ impl Network {
         command
     }
 
-    /// Starts the coordinator and waits until it says where it listens.
+    /// Starts the coordinator and waits until it listens.
     pub fn start_coordinator(&mut self) -> anyhow::Result<()> {
-        let address = self.coordinator_dir().join("run").join("address");
-        if address.exists() {
-            fs::remove_file(&address).context("cannot remove the address of the last run")?;
-        }
         let mut command = self.coordinator_command(&["serve", "--dir"]);
         command.arg(self.coordinator_dir());
-        let mut process = Process::spawn("coordinator", &mut command, &self.logs())?;
-        eventually(COMMAND_LIMIT, "the coordinator listens", || {
-            process.expect_running()?;
-            let text = fs::read_to_string(&address).unwrap_or_default();
-            Ok(text.trim().ends_with(&format!(":{}", self.port)).then_some(()))
-        })?;
-        self.coordinator = Some(process);
+        let ready = self.coordinator_dir().join("run").join("address");
+        self.coordinator = Some(start("coordinator", &mut command, &self.logs(), &ready)?);
         Ok(())
     }
 
@@ -248,10 +239,12 @@ impl Network {
         Ok(())
     }
 
-    /// Starts an institution's agent.
+    /// Starts an institution's agent and waits until it answers its command line: a command that
+    /// finds no daemon yet opens the directory itself, and would stand in the daemon's way.
     pub fn start_agent(&mut self, institution: &InstitutionId) -> anyhow::Result<()> {
         let mut command = self.agent_command(institution, &["run"]);
-        let process = Process::spawn(institution.as_str(), &mut command, &self.logs())?;
+        let ready = self.agent_dir(institution).join("run").join("control.sock");
+        let process = start(institution.as_str(), &mut command, &self.logs(), &ready)?;
         self.agents.insert(institution.clone(), process);
         Ok(())
     }
@@ -348,6 +341,23 @@ impl Network {
             }
         })
     }
+}
+
+/// Starts a daemon that makes the file `ready` when it serves.
+fn start(name: &str, command: &mut Command, logs: &Path, ready: &Path) -> anyhow::Result<Process> {
+    // A daemon that was killed leaves its file behind.
+    match fs::remove_file(ready) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context(format!("cannot remove {}", ready.display()));
+        }
+        _ => {}
+    }
+    let mut process = Process::spawn(name, command, logs)?;
+    eventually(COMMAND_LIMIT, &format!("{name} serves"), || {
+        process.expect_running()?;
+        Ok(ready.exists().then_some(()))
+    })?;
+    Ok(process)
 }
 
 fn stop(mut processes: Vec<&mut Process>) -> anyhow::Result<()> {

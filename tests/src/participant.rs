@@ -224,6 +224,10 @@ impl Attempt {
         Ok(Self { member, plan, secrets, conduct, x, commitment: Digest::of(&salted) })
     }
 
+    pub fn plan(&self) -> &Plan {
+        &self.plan.body
+    }
+
     pub fn round(&self) -> &RoundId {
         &self.plan.body.round
     }
@@ -432,12 +436,12 @@ impl Seat {
 
     /// Whether the round in which this member takes part is over.
     fn over(&self) -> bool {
-        match (&self.attempt, &self.view) {
-            (Some(attempt), Some(view)) => {
-                view.id() != attempt.round() || view.phase == Phase::Ended
-            }
-            _ => false,
-        }
+        let gone = |attempt: &Attempt| match &self.view {
+            Some(view) => view.id() != attempt.round() || view.phase == Phase::Ended,
+            // The next round goes on without this member.
+            None => true,
+        };
+        self.attempt.as_ref().is_some_and(gone)
     }
 
     /// The phase that stands open and waits for this member's part.

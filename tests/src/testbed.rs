@@ -365,7 +365,8 @@ fn collect(dir: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) -> anyhow::Result<()
         if kind.is_dir() {
             collect(&path, files)?;
         } else if kind.is_file() {
-            files.push((path.clone(), fs::read(&path)?));
+            let bytes = fs::read(&path)?;
+            files.push((path, bytes));
         }
     }
     Ok(())

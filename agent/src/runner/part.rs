@@ -235,7 +235,7 @@ impl Runner {
             Err(RoundError::Link(
                 error @ (LinkError::Refused { .. } | LinkError::NotFound { .. }),
             )) => {
-                tracing::warn!(%round, %error, "the coordinator did not take this step");
+                tracing::info!(%round, %error, "the coordinator did not take this step");
                 Ok(false)
             }
             done => Ok(done.map(|()| false)?),

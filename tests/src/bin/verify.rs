@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Parser;
 use collegium_shared::clock::Clock;
-use collegium_tests::{dependencies::Metadata, harness::workspace};
+use collegium_tests::{
+    dependencies::Metadata,
+    harness::{self, workspace},
+};
 
 /// Where `cargo install` puts the tools that the checks need, out of the user's way.
 const TOOLS: &str = "target/tools";
 const CARGO_DENY: &str = "0.20.2";
-/// Variables that `cargo run` sets for this program and that must not reach another cargo.
-const OWN_VARIABLES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
-
 /// Formatting, lints, build, tests, documentation and dependencies.
 #[derive(Parser)]
 struct Options {}
@@ -145,17 +145,10 @@ impl Step {
     }
 }
 
-/// A cargo command in the repository's root, as if typed there.
+/// A cargo command in the repository's root, shown as it would be typed.
 fn cargo(words: &[&str]) -> Command {
     println!("$ cargo {}", words.join(" "));
-    let mut command = Command::new(env!("CARGO"));
-    command.args(words).current_dir(workspace());
-    for (name, _) in env::vars_os() {
-        if OWN_VARIABLES.iter().any(|start| name.to_string_lossy().starts_with(start)) {
-            command.env_remove(&name);
-        }
-    }
-    command
+    harness::cargo(words)
 }
 
 fn succeed(command: &mut Command) -> anyhow::Result<()> {

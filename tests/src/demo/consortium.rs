@@ -168,12 +168,13 @@ fn start_agents(
         return Ok(names.len());
     }
     network.start_agent(victim)?;
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    // This very program, even if its file was built anew meanwhile.
+    let program = Path::new("/proc/self/exe");
     let others: Vec<_> = names.into_iter().filter(|name| name != victim).collect();
     let hosts = others.chunks(PER_HOST);
     let processes = hosts.len() + 1;
     for institutions in hosts {
-        network.start_host(&program, institutions)?;
+        network.start_host(program, institutions)?;
     }
     Ok(processes)
 }

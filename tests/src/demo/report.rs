@@ -220,7 +220,10 @@ pub(super) fn figures(summary: &Summary, course: &Course) -> String {
 /// What this run did not protect against.
 pub(super) fn privacy(population: &Population) -> String {
     let copies = match population.is_real() {
-        true => "\n  - Real records were copied into the demo's directory, readable by you.",
+        true => {
+            "\n  - Real records were copied into the demo's directory (mode 0700), which goes away\n    \
+         with them at the end unless --keep was given."
+        }
         false => "",
     };
     format!(

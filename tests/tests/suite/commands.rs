@@ -78,8 +78,7 @@ async fn a_port_or_directory_that_is_in_use_is_named() {
 async fn with_a_log() -> (Testbed, PathBuf, usize) {
     let mut bed = Testbed::start(3, 9).await.unwrap();
     bed.stop().await.unwrap();
-    let enrolled =
-        |event: &Event| matches!(event, Event::Network(NetworkEvent::Enrolled { .. }));
+    let enrolled = |event: &Event| matches!(event, Event::Network(NetworkEvent::Enrolled { .. }));
     let index = bed.events().unwrap().iter().position(|entry| enrolled(&entry.event)).unwrap();
     let log = bed.coordinator_dir().join("journal/journal.log");
     (bed, log, index)

@@ -99,7 +99,7 @@ fn secrets(seats: &[Seat]) -> Vec<(String, Vec<u32>)> {
 }
 
 fn search(seats: &[Seat]) -> Search {
-    let scale = seats[0].view().unwrap().plan.body.encoding.segments()[0].scale_log2;
+    let scale = seats[0].attempt().unwrap().plan().encoding.segments()[0].scale_log2;
     let secrets = secrets(seats);
     let named = secrets.iter().map(|(name, words)| (name.clone(), words.as_slice()));
     Search::new(named, 2_f64.powi(-scale))
@@ -144,7 +144,7 @@ async fn round(seed: u64, conduct: Conduct) -> (Testbed, Vec<Seat>, Evidence) {
     evidence.extend(files(&bed, "at the end"));
     for (place, seat) in seats.iter().enumerate() {
         let sent = seat.member.sent();
-        assert_eq!(sent.len(), 6, "five messages, the upload in two pieces");
+        assert!((5..=6).contains(&sent.len()), "the last one need not reveal: {}", sent.len());
         evidence
             .extend(sent.into_iter().map(|bytes| (format!("a message of member {place}"), bytes)));
     }
@@ -164,7 +164,7 @@ async fn nothing_that_the_coordinator_has_holds_one_institutions_vector() {
         let x = seat.attempt().unwrap().x();
         whole.iter_mut().zip(x).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
     }
-    let scale = seats[0].view().unwrap().plan.body.encoding.segments()[0].scale_log2;
+    let scale = seats[0].attempt().unwrap().plan().encoding.segments()[0].scale_log2;
     let sum = Search::new([("the sum".to_owned(), whole.as_slice())], 2_f64.powi(-scale));
     assert!(!sum.find(&evidence).is_empty(), "the published sum is not where it should be");
     let blob = tensors::write_sums(&opened.values).unwrap();

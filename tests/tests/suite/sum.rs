@@ -73,7 +73,7 @@ async fn play_all(seats: Vec<Seat>, last: &[Phase]) -> Vec<Seat> {
 }
 
 pub(crate) fn check(opened: &Opened, seats: &[Seat]) {
-    let encoding: &Encoding = &seats[0].view().unwrap().plan.body.encoding;
+    let encoding: &Encoding = &seats[0].attempt().unwrap().plan().encoding;
     let inside = |seat: &&Seat| opened.survivors.contains(seat.member.institution());
     let mut sum = vec![0_i64; encoding.dimension()];
     for seat in seats.iter().filter(inside) {

@@ -81,7 +81,11 @@ async fn who_dealt_no_shares_has_no_vote_and_reveals_nothing() {
     play(&mut seats[..3], Phase::Vote).await;
     seats[3].see(Phase::Reveal).await.unwrap();
     let (header, pieces) = seats[3].attempt().unwrap().reveal(seats[3].view().unwrap()).unwrap();
-    refused(seats[3].member.send_reveal(&header, &pieces).await, Code::PermissionDenied, dealt_nothing);
+    refused(
+        seats[3].member.send_reveal(&header, &pieces).await,
+        Code::PermissionDenied,
+        dealt_nothing,
+    );
     seats.truncate(3);
     let seats = finish(seats).await;
     let opened = bed.first_sum().await.unwrap();
@@ -96,9 +100,7 @@ async fn shares_are_taken_only_after_the_certificate_and_only_of_the_kind_it_ask
         play(&mut seats, phase).await;
     }
     seats[0].see(Phase::Vote).await.unwrap();
-    let reveal = |seat: &Seat| {
-        seat.attempt().unwrap().reveal(seat.view().unwrap()).unwrap()
-    };
+    let reveal = |seat: &Seat| seat.attempt().unwrap().reveal(seat.view().unwrap()).unwrap();
     let (header, pieces) = reveal(&seats[0]);
     let early = seats[0].member.send_reveal(&header, &pieces).await;
     refused(early, Code::FailedPrecondition, "phase Reveal, but the round is in phase Vote");
