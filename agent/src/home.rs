@@ -393,3 +393,6 @@ fn open_vault(dir: &Path, config: &Config, book: &Book) -> Result<Vault, HomeErr
         other => Ok(other?),
     }
 }
+
+#[cfg(test)]
+mod tests;

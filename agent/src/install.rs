@@ -272,3 +272,6 @@ fn assemble(
         .map_err(|reason| InstallError::Tensors { what, reason })?;
     Ok(Model::new(&shared.competencies, statistics, &weights)?)
 }
+
+#[cfg(test)]
+mod tests;

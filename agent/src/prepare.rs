@@ -225,3 +225,158 @@ pub fn statistics(mut sums: Sums, shared: &SharedSets) -> Result<SharedStatistic
 fn complete(sums: &mut Sums, stage: &Stage, sizes: Sizes) {
     architecture::complete_sums(sums, stage, &architecture::Optimizer::default(), sizes);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use collegium_shared::{architecture::name_sums, ids::RoundId, params::Encoding};
+
+    use super::*;
+    use crate::{records::Learner, session::tests::World, trainer::tests::simulated};
+
+    const N: u32 = 5;
+
+    /// A registry over the simulated items, and what a coordinator with five copies of the same
+    /// institution would have opened.
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        blobs: Blobs,
+        registry: Registry,
+        learners: Vec<Learner>,
+        world: World,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let learners = simulated(3, 1, 12).remove(0);
+        let responses = || learners.iter().flat_map(|l| &l.responses);
+        let mut items: std::collections::BTreeSet<String> =
+            responses().map(|r| r.item.clone()).collect();
+        items.insert("unknown-here".into());
+        let competencies = responses().flat_map(|r| r.competencies.clone()).collect();
+        let registry = Registry::new(1, competencies, items).unwrap();
+        let blobs = Blobs::open(&dir.path().join("blobs")).unwrap();
+        Fixture { _dir: dir, blobs, registry, learners, world: World::new() }
+    }
+
+    impl Fixture {
+        fn plan(&self, stage: Stage, sizes: Sizes) -> Plan {
+            let mut plan = self.world.plan_body("t", 0, 0, stage);
+            let optimizer = &plan.hyper.optimizer;
+            plan.encoding = architecture::encoding(&plan.stage, optimizer, sizes, N).unwrap();
+            plan
+        }
+
+        fn run(&self, plan: &Plan) -> Result<Quantised, PrepareError> {
+            let mut trainer = Trainer::new(self.learners.clone());
+            input(plan, &self.registry, &self.blobs, &mut trainer, &AtomicBool::new(false))
+        }
+
+        /// Runs the stage and opens the sum of five such inputs.
+        fn open(&self, plan: &Plan) -> Digest {
+            let words = self.run(plan).unwrap().words;
+            let sum: Vec<u32> = words.iter().map(|w| w.wrapping_mul(N)).collect();
+            let sums = plan.encoding.decode_sum(&sum).unwrap();
+            self.blobs.put(&tensors::write_sums(&sums).unwrap()).unwrap()
+        }
+
+        /// Plans of every stage, in order, as an honest coordinator makes them.
+        fn plans(&self) -> Vec<Plan> {
+            let support = self.plan(Stage::Support, self.registry.sizes());
+            let mut inputs = support.inputs.clone();
+            inputs.support = Some(self.open(&support));
+            let mut plans = vec![support];
+            let items = self.registry.items.iter().filter(|i| i.starts_with("item")).count();
+            let sizes = Sizes { items: items.try_into().unwrap(), ..self.registry.sizes() };
+            let layout = architecture::layout(&self.registry.competencies);
+            let weights = tensors::write_model(&layout, &layout.initial()).unwrap();
+            inputs.start = Some(self.blobs.put(&weights).unwrap());
+            inputs.candidate = inputs.start;
+            for stage in
+                [Stage::Statistics, Stage::Totals, Stage::Train { step: 1 }, Stage::Evaluate]
+            {
+                let mut plan = self.plan(stage, sizes);
+                plan.layout = Some(layout.digest().unwrap());
+                plan.inputs = inputs.clone();
+                match plan.stage {
+                    Stage::Statistics => inputs.statistics = Some(self.open(&plan)),
+                    Stage::Totals => inputs.totals = Some(self.open(&plan)),
+                    _ => {}
+                }
+                plans.push(plan);
+            }
+            plans
+        }
+    }
+
+    #[test]
+    fn every_stage_gives_the_plans_vector() {
+        let fixture = fixture();
+        for plan in fixture.plans() {
+            let first = fixture.run(&plan).unwrap();
+            assert_eq!(first.words.len(), plan.encoding.dimension(), "{:?}", plan.stage);
+            assert!(first.words == fixture.run(&plan).unwrap().words, "the same again");
+            let limit = largest_blob(&fixture.registry);
+            for digest in inputs(&plan).unwrap() {
+                assert!(fixture.blobs.read(&digest, limit).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_for_another_vector_is_refused() {
+        let fixture = fixture();
+        for plan in fixture.plans() {
+            let segments: Vec<(String, u32, f64)> =
+                plan.encoding.segments().iter().map(|s| (s.name.clone(), s.len, s.bound)).collect();
+            let mut longer = segments.clone();
+            longer[0].1 += 1;
+            let mut looser = segments.clone();
+            looser[0].2 *= 2.0;
+            let mut renamed = segments.clone();
+            renamed[0].0 = "other".into();
+            let mut more = segments.clone();
+            more.push(("secret".into(), 1, 1.0));
+            for changed in [longer, looser, renamed, more] {
+                let encoding = Encoding::new(changed, N).unwrap();
+                let changed = Plan { encoding, ..plan.clone() };
+                assert!(matches!(fixture.run(&changed), Err(PrepareError::Encoding(_))));
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_that_do_not_fit_are_refused_by_name() {
+        let fixture = fixture();
+        let plans = fixture.plans();
+        let train = &plans[3];
+        let run = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = train.clone();
+            change(&mut plan);
+            fixture.run(&plan).err().unwrap().to_string()
+        };
+        assert!(run(&|p| p.inputs.totals = None).contains("totals"));
+        assert!(run(&|p| p.inputs.totals = p.inputs.statistics).contains("totals"));
+        assert!(run(&|p| p.inputs.support = p.inputs.statistics).contains("support"));
+        assert!(run(&|p| p.inputs.start = p.inputs.support).contains("start"));
+        assert!(run(&|p| p.inputs.candidate = Some(Digest::of(b"x"))).contains("not in the store"));
+        assert!(run(&|p| p.layout = None).contains("layout"));
+        assert!(run(&|p| p.cohort.min_honest = 5).contains("segment"), "another threshold");
+        assert!(run(&|p| p.architecture = "gpt/9".into()).contains("gpt/9"));
+        let nan = architecture::Sums::from([("examples".to_owned(), vec![f64::NAN])]);
+        let nan = fixture.blobs.put(&tensors::write_sums(&nan).unwrap()).unwrap();
+        assert!(run(&|p| p.inputs.totals = Some(nan)).contains("not a finite number"));
+    }
+
+    #[test]
+    fn what_is_cancelled_gives_no_input() {
+        let fixture = fixture();
+        let train = &fixture.plans()[3];
+        assert_eq!(train.round, RoundId { task: "t".parse().unwrap(), round: 0, attempt: 0 });
+        let mut trainer = Trainer::new(fixture.learners.clone());
+        let cancel = AtomicBool::new(true);
+        let result = input(train, &fixture.registry, &fixture.blobs, &mut trainer, &cancel);
+        assert!(matches!(result, Err(PrepareError::Stage(ModelError::Cancelled))));
+    }
+}

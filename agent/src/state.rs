@@ -331,7 +331,7 @@ mod tests {
             LocalEvent::ModelRefused { manifest: digest, reason },
         ];
         let session = World::new().events_of_a_round();
-        assert_eq!(session.len(), 11);
+        assert_eq!(session.len(), 10);
         let session = session.into_iter().map(AgentEvent::from);
         local.into_iter().map(AgentEvent::from).chain(session).collect()
     }

@@ -53,13 +53,20 @@ pub enum AggregateError {
 
 /// The running sum of one round's masked uploads: as long as one upload, however many there are.
 pub struct Accumulator {
+    plan: Digest,
     words: Vec<u32>,
     included: BTreeSet<Position>,
 }
 
 impl Accumulator {
-    pub fn new(dimension: usize) -> Self {
-        Self { words: vec![0; dimension], included: BTreeSet::new() }
+    /// An empty sum for the round of this plan.
+    pub fn new(plan: Digest, dimension: usize) -> Self {
+        Self { plan, words: vec![0; dimension], included: BTreeSet::new() }
+    }
+
+    /// The plan whose uploads these are: those of another round hide behind other masks.
+    pub fn plan(&self) -> Digest {
+        self.plan
     }
 
     pub fn included(&self) -> &BTreeSet<Position> {
@@ -97,7 +104,8 @@ pub fn open_sum(
     else {
         return Err(AggregateError::Inconsistent("the round has no certified survivors"));
     };
-    if !survivors.iter().eq(accumulator.included.iter().copied()) {
+    let folded = accumulator.included.iter().copied();
+    if accumulator.plan != round.plan_digest() || !survivors.iter().eq(folded) {
         return Err(AggregateError::Inconsistent("the folded uploads are not the survivors"));
     }
     let members = members(round);

@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     enrol::CheckedEnrolment,
     network::{Event, Network, NetworkEvent},
-    round::{Admission, Message, Refusal, RoundEvent},
+    round::{Admission, Message, Refusal, Round, RoundEvent},
     spool::Spool,
     store::{Snapshot, Store},
     task::{Next, Release, TaskEnding},
@@ -548,16 +548,19 @@ impl Driver {
 
     fn worked(&mut self, done: Done) -> Result<(), JournalError> {
         self.working = false;
+        let open = self.state.network.open_round().map(Round::plan_digest);
         match done {
-            Done::Folded(Ok(accumulator)) => {
+            // The round ended meanwhile and its files went: no news of the one that is open now.
+            Done::Folded(plan, _) | Done::Opened(plan, _) if open != Some(plan) => Ok(()),
+            Done::Folded(_, Ok(accumulator)) => {
                 self.accumulator = Some(accumulator);
                 Ok(())
             }
-            Done::Folded(Err(error)) => self.end_round(&AggregateError::from(error)),
-            Done::Opened(Ok(sum)) => {
+            Done::Folded(_, Err(error)) => self.end_round(&AggregateError::from(error)),
+            Done::Opened(_, Ok(sum)) => {
                 self.record(Event::Round(RoundEvent::Ended { ending: Ending::Released { sum } }))
             }
-            Done::Opened(Err(error)) => self.end_round(&error),
+            Done::Opened(_, Err(error)) => self.end_round(&error),
             Done::Initialised(Ok(candidate)) => {
                 self.record(Event::Network(NetworkEvent::ModelStepped { candidate }))
             }

@@ -32,10 +32,10 @@ pub enum Work {
     Digest { opened: Box<Opened> },
 }
 
-/// What came out.
+/// What came out; of rounds with the digest of the plan, because a round may end meanwhile.
 pub enum Done {
-    Folded(Result<Accumulator, SpoolError>),
-    Opened(Result<Digest, AggregateError>),
+    Folded(Digest, Result<Accumulator, SpoolError>),
+    Opened(Digest, Result<Digest, AggregateError>),
     Initialised(Result<Candidate, AggregateError>),
     Digested(Box<Opened>, Result<Digested, AggregateError>),
 }
@@ -54,8 +54,10 @@ pub fn pending(network: &Network, accumulator: &mut Option<Accumulator>) -> Opti
         if round.phase() < Phase::Upload {
             return None;
         }
-        let dimension = round.plan().encoding.dimension();
-        let current = accumulator.get_or_insert_with(|| Accumulator::new(dimension));
+        let (plan, dimension) = (round.plan_digest(), round.plan().encoding.dimension());
+        // A round that ended without a sum leaves what was summed of it.
+        accumulator.take_if(|sum| sum.plan() != plan);
+        let current = accumulator.get_or_insert_with(|| Accumulator::new(plan, dimension));
         let missing = |p: &&Position| !current.included().contains(p);
         let positions: Vec<Position> = round.uploads().keys().filter(missing).copied().collect();
         return if !positions.is_empty() {
@@ -85,9 +87,11 @@ impl Workshop {
     pub fn run(&self, work: Work, network: &Network, registry: Option<Arc<Registry>>) -> Done {
         match work {
             Work::Fold { accumulator, positions } => {
-                Done::Folded(self.fold(accumulator, &positions, network))
+                Done::Folded(accumulator.plan(), self.fold(accumulator, &positions, network))
             }
-            Work::Open { accumulator } => Done::Opened(self.open(accumulator, network)),
+            Work::Open { accumulator } => {
+                Done::Opened(accumulator.plan(), self.open(accumulator, network))
+            }
             Work::Initialise => Done::Initialised(
                 self.layout(network, registry.as_deref())
                     .and_then(|layout| aggregate::initialise(&layout, &self.blobs)),

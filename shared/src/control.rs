@@ -25,8 +25,9 @@ use tokio::{
 
 use crate::durable;
 
-/// The most bytes of a request.
-pub const MAX_REQUEST: usize = 1 << 20;
+/// The most bytes of a request: a signed document ([`crate::documents::MAX_DOCUMENT`]) with room to
+/// spare.
+pub const MAX_REQUEST: usize = 65 << 20;
 /// The most bytes of an answer.
 pub const MAX_ANSWER: usize = 16 << 20;
 /// How long a request may take to arrive, and an answer to be taken.

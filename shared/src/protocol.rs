@@ -54,11 +54,11 @@ pub struct Cohort {
 }
 
 impl Cohort {
-    /// What is proposed for `n` institutions: one colluder in eight (at least one from four on, at
-    /// most 15), and `min_honest` 5, or what fewer institutions allow.
+    /// What is proposed for `n` institutions: that the larger of a tenth of them and half their
+    /// square root may collude, and `min_honest` 5, or what fewer institutions allow.
     pub fn proposed(n: usize) -> Self {
         let n = u16::try_from(n).unwrap_or(u16::MAX);
-        let c_max = if n < 4 { 0 } else { (n / 8).clamp(1, 15) };
+        let c_max = (n / 10).max(n.isqrt() / 2);
         Self { c_max, min_honest: 5.min(n.saturating_sub(2 * c_max)).max(2.min(n)) }
     }
 
@@ -449,6 +449,23 @@ impl RoundView {
         }
         if self.uploads.is_empty() {
             self.uploads.clone_from(&earlier.uploads);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secagg::check_cohort;
+
+    #[test]
+    fn the_proposed_cohort_is_the_documented_one_and_always_possible() {
+        for (n, c_max, min_honest) in [(2, 0, 2), (4, 1, 2), (7, 1, 5), (16, 2, 5), (158, 15, 5)] {
+            assert_eq!(Cohort::proposed(n), Cohort { c_max, min_honest }, "{n} institutions");
+        }
+        for n in 2..=256 {
+            let Cohort { c_max, min_honest } = Cohort::proposed(n);
+            assert_eq!(check_cohort(n, c_max.into(), min_honest.into()), Ok(()), "{n}");
         }
     }
 }

@@ -296,16 +296,17 @@ impl Testbed {
         found.with_context(|| format!("waited in vain until {what}"))?
     }
 
-    /// How the first round of the log ended.
-    pub async fn first_ending(&self) -> anyhow::Result<Ending> {
-        self.until("the first round ends", |events| endings(events).next().cloned()).await
+    /// How the attempt at `place`, counted from 0 over the whole log, ended.
+    pub async fn ending(&self, place: usize) -> anyhow::Result<Ending> {
+        let what = format!("attempt {place} ends");
+        self.until(&what, |events| endings(events).nth(place).cloned()).await
     }
 
-    /// The first sum, once it is open.
-    pub async fn first_sum(&self) -> anyhow::Result<Opened> {
-        let ending = self.first_ending().await?;
+    /// The sum that the attempt at `place` gave.
+    pub async fn sum(&self, place: usize) -> anyhow::Result<Opened> {
+        let ending = self.ending(place).await?;
         let Ending::Released { sum } = ending else { bail!("no sum: {ending:?}") };
-        let survivors = survivors(&self.events()?).context("the log names no survivors")?;
+        let survivors = survivors(&self.events()?, place).context("the log names no survivors")?;
         let blobs = Blobs::open(&self.coordinator_dir().join("blobs"))?;
         let values = tensors::read_sums(&blobs.read(&sum, 1 << 30)?)?;
         Ok(Opened { survivors, sum, values })
@@ -340,10 +341,13 @@ pub fn endings(events: &[Entry<Event>]) -> impl Iterator<Item = &Ending> {
     })
 }
 
-/// U of the first proposal: the uploads before it, as the bitmap counts them.
-fn survivors(events: &[Entry<Event>]) -> Option<Vec<InstitutionId>> {
+/// U of the attempt at `place`: the uploads before its proposal, as many as the bitmap counts.
+fn survivors(events: &[Entry<Event>], place: usize) -> Option<Vec<InstitutionId>> {
     let mut uploaded = BTreeSet::new();
-    for event in round_events(events) {
+    let planned = |event: &&RoundEvent| matches!(event, RoundEvent::Planned { .. });
+    let mut starts = (0..).zip(round_events(events)).filter(|(_, event)| planned(event));
+    let (start, _) = starts.nth(place)?;
+    for event in round_events(events).skip(start) {
         match event {
             RoundEvent::Uploaded { header } => {
                 uploaded.insert(header.body.institution.clone());

@@ -18,7 +18,7 @@ use super::*;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-fn key() -> SigningKey {
+pub(crate) fn key() -> SigningKey {
     SigningKey::from_pkcs8(SigningKey::generate_pkcs8().unwrap().expose()).unwrap()
 }
 
@@ -73,7 +73,7 @@ impl World {
         Surroundings { own, roster: &self.roster, policy: &self.policy, now: self.now }
     }
 
-    fn plan_body(&self, task: &str, round: u32, attempt: u32, stage: Stage) -> Plan {
+    pub(crate) fn plan_body(&self, task: &str, round: u32, attempt: u32, stage: Stage) -> Plan {
         Plan {
             round: RoundId { task: task.parse().unwrap(), round, attempt },
             architecture: "kt-logistic/1".into(),

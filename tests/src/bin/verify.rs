@@ -57,7 +57,26 @@ const STEPS: [(&str, Step); 7] = [
     ("licences and sources", Step::Deny),
 ];
 
-/// Tests of one run of `cargo test`.
+/// The tests that were run.
+#[derive(Default)]
+struct Tests {
+    counts: Counts,
+    /// Names of those that failed.
+    broken: Vec<String>,
+}
+
+impl Tests {
+    /// Learns from one line of the output of `cargo test`.
+    fn read(&mut self, line: &str) {
+        if let Some(counts) = Counts::of_line(line) {
+            self.counts.add(counts);
+        } else if let Some(name) = line.strip_suffix(" ... FAILED") {
+            self.broken.push(name.trim_start_matches("test ").to_owned());
+        }
+    }
+}
+
+/// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: u64,
@@ -99,7 +118,7 @@ fn main() -> ExitCode {
         Some(dir) => println!("COLLEGIUM_DATA is {}", PathBuf::from(dir).display()),
         None => println!("COLLEGIUM_DATA is not set: tests on real data are left out"),
     }
-    let mut tests = Counts::default();
+    let mut tests = Tests::default();
     let mut broken = Vec::new();
     for (number, (name, step)) in STEPS.iter().enumerate() {
         println!("\n== {} of {}: {name}", number + 1, STEPS.len());
@@ -117,19 +136,22 @@ fn main() -> ExitCode {
     println!(
         "\n{:.0} s in all; {} tests ignored",
         clock.now().since(start).as_secs_f32(),
-        tests.ignored
+        tests.counts.ignored
     );
+    for name in &tests.broken {
+        println!("failed test: {name}");
+    }
     if !broken.is_empty() {
         println!("failed steps: {}", broken.join(", "));
     }
     let good = STEPS.len() - broken.len();
-    let failed = tests.failed + broken.len() as u64;
-    println!("{} passed, {failed} failed", tests.passed + good as u64);
+    let failed = tests.counts.failed + broken.len() as u64;
+    println!("{} passed, {failed} failed", tests.counts.passed + good as u64);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 impl Step {
-    fn run(&self, tests: &mut Counts) -> anyhow::Result<()> {
+    fn run(&self, tests: &mut Tests) -> anyhow::Result<()> {
         match self {
             Self::Cargo(words, variable) => {
                 let mut command = cargo(words);
@@ -160,7 +182,7 @@ fn succeed(command: &mut Command) -> anyhow::Result<()> {
 }
 
 /// Runs all tests, showing their output as it comes and counting the results in it.
-fn run_tests(counts: &mut Counts) -> anyhow::Result<()> {
+fn run_tests(tests: &mut Tests) -> anyhow::Result<()> {
     let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start it")?;
     let output = child.stdout.take().context("its output is missing")?;
@@ -169,15 +191,13 @@ fn run_tests(counts: &mut Counts) -> anyhow::Result<()> {
         let line = line.context("cannot read its output")?;
         shown.write_all(&line)?;
         shown.write_all(b"\n")?;
-        if let Some(found) = Counts::of_line(&String::from_utf8_lossy(&line)) {
-            counts.add(found);
-        }
+        tests.read(&String::from_utf8_lossy(&line));
     }
     let status = child.wait().context("cannot wait for it")?;
     if !status.success() {
-        bail!("{status}, {} tests failed", counts.failed);
+        bail!("{status}, {} tests failed", tests.counts.failed);
     }
-    if counts.passed == 0 {
+    if tests.counts.passed == 0 {
         bail!("no test was run");
     }
     Ok(())
@@ -227,7 +247,10 @@ mod tests {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.10s";
         let counts = Counts { passed: 12, failed: 3, ignored: 1 };
         assert_eq!(Counts::of_line(line), Some(counts));
-        assert_eq!(Counts::of_line("test a::b ... ok"), None);
-        assert_eq!(Counts::of_line("running 3 tests"), None);
+        let mut tests = Tests::default();
+        for line in ["running 3 tests", "test a::b ... ok", "test a::c ... FAILED", line] {
+            tests.read(line);
+        }
+        assert_eq!((tests.counts, tests.broken), (counts, vec!["a::c".to_owned()]));
     }
 }

@@ -5,6 +5,8 @@
     reason = "a failed expectation is how a test says what it found"
 )]
 
+mod agent_commands;
+mod agents;
 mod commands;
 mod enrolment;
 mod random;

@@ -28,7 +28,7 @@ async fn a_coordinator_that_is_killed_in_every_phase_completes_the_round() {
         seats = waiting.await.unwrap();
     }
     let seats = finish(seats).await;
-    let opened = bed.first_sum().await.unwrap();
+    let opened = bed.sum(0).await.unwrap();
     assert_eq!(opened.survivors.len(), 4);
     check(&opened, &seats);
     bed.stop().await.unwrap();
@@ -54,7 +54,7 @@ async fn half_an_upload_survives_the_coordinators_death_or_is_sent_again() {
     bed.kill().unwrap();
     bed.serve_apart().await.unwrap();
     let seats = finish(seats).await;
-    let opened = bed.first_sum().await.unwrap();
+    let opened = bed.sum(0).await.unwrap();
     assert_eq!(opened.survivors.len(), 3);
     check(&opened, &seats);
 }

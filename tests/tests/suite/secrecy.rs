@@ -138,7 +138,7 @@ async fn round(seed: u64, conduct: Conduct) -> (Testbed, Vec<Seat>, Evidence) {
     assert_eq!(uploads, MEMBERS + MEMBERS + 2, "shares, uploads and reveals lie in {name:?}");
     evidence.extend(files(&bed, "before the last reveal"));
     play(&mut seats[2..], Phase::Reveal).await;
-    bed.first_ending().await.unwrap();
+    bed.ending(0).await.unwrap();
     bed.stop().await.unwrap();
     assert!(!name.exists(), "the files of a round go when it ends");
     evidence.extend(files(&bed, "at the end"));
@@ -154,7 +154,7 @@ async fn round(seed: u64, conduct: Conduct) -> (Testbed, Vec<Seat>, Evidence) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_the_coordinator_has_holds_one_institutions_vector() {
     let (bed, seats, evidence) = round(seed(), Conduct::default()).await;
-    let opened = bed.first_sum().await.unwrap();
+    let opened = bed.sum(0).await.unwrap();
     assert_eq!(opened.survivors.len(), MEMBERS);
     assert_eq!(search(&seats).find(&evidence), [""; 0]);
 

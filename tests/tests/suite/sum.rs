@@ -95,7 +95,7 @@ async fn sum_is_exact(n: usize, cohort: Cohort, dimension: usize, seed: u64, out
     let bed = Testbed::start(n, dimension).await.unwrap();
     bed.start_task(1, Some(cohort), out.deadlines()).await.unwrap();
     let mut seats = play_first_round(&bed, n, seed, out).await;
-    let opened = bed.first_sum().await.unwrap();
+    let opened = bed.sum(0).await.unwrap();
     seats.retain(|seat| seat.attempt().is_ok());
     assert!(opened.survivors.len() >= n - out.ready - out.share - out.upload);
     check(&opened, &seats);

@@ -1,0 +1,166 @@
+//! What opening the directory repairs after a crash, and what it refuses to go on with.
+
+use std::{collections::BTreeMap, fs};
+
+use collegium_shared::{
+    architecture::Stage, clock::Timestamp, documents::RootPublic, ids::RoundId, protocol::Ending,
+};
+
+use super::*;
+use crate::{
+    config,
+    records::{Learner, Response},
+    session::tests::{World, key},
+};
+
+/// An enrolled directory, made without a coordinator.
+fn enrolled() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["keys", "certs"] {
+        durable::create_dir(&path(name)).unwrap();
+    }
+    SigningKey::create(&path(IDENTITY_KEY)).unwrap();
+    for name in [VAULT_KEY, "keys/tls.key.pem"] {
+        collegium_shared::crypto::write_secret(&path(name), &[b'k'; 32]).unwrap();
+    }
+    for name in ["certs/client.pem", "certs/ca.pem"] {
+        fs::write(path(name), "a certificate").unwrap();
+    }
+    documents::write(&path("root.json"), &RootPublic::new(key().verifying_key())).unwrap();
+    let url = "https://localhost:8470".to_owned().try_into().unwrap();
+    let sample = config::sample(&url, &"b".parse().unwrap());
+    fs::write(path(CONFIG_FILE), sample).unwrap();
+    dir
+}
+
+fn open(dir: &tempfile::TempDir) -> Result<Home, HomeError> {
+    Home::open(dir.path(), Clock::manual(Timestamp::EPOCH))
+}
+
+fn learner(id: &str) -> Learner {
+    let response = Response { item: "x".into(), competencies: vec!["k".into()], correct: true };
+    let attributes = BTreeMap::new();
+    Learner { id: id.into(), held_out: false, attributes, responses: vec![response] }
+}
+
+/// A session in flight: accepted, input written, committed, secrets drawn.
+fn in_flight(home: &Home) -> (RoundId, Digest) {
+    let plan = World::new().plan_body("t", 0, 0, Stage::Evaluate);
+    let round = plan.round.clone();
+    let plan = Box::new(Signed::sign(plan, &key()));
+    home.book.record([SessionEvent::PlanAccepted { plan }.into()]).unwrap();
+    let commitment = home.rounds.write_input(&round, &[1, 2, 3]).unwrap();
+    let committed = SessionEvent::Committed { round: round.clone(), commitment };
+    home.book.record([committed.into()]).unwrap();
+    home.rounds.draw(&round, &commitment).unwrap();
+    (round, commitment)
+}
+
+fn left(home: &Home) -> bool {
+    home.book.read(|state| state.history().session().unwrap().over())
+}
+
+#[test]
+fn a_session_in_flight_with_its_files_goes_on() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    let (round, commitment) = in_flight(&home);
+    let rho = home.rounds.secrets(&round, &commitment).unwrap();
+    let state = home.book.read(AgentState::clone);
+    drop(home);
+    let home = open(&dir).unwrap();
+    assert!(home.book.read(AgentState::clone) == state);
+    assert!(home.rounds.secrets(&round, &commitment).unwrap().expose() == rho.expose());
+    assert!(home.rounds.input(&round, &commitment).is_ok());
+}
+
+#[test]
+fn a_session_whose_files_are_missing_or_changed_is_left_and_erased() {
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    for damage in [&flip as &dyn Fn(&Path), &remove] {
+        for name in ["input", "secrets"] {
+            let dir = enrolled();
+            let home = open(&dir).unwrap();
+            in_flight(&home);
+            drop(home);
+            damage(&dir.path().join("rounds/t-0-0").join(name));
+            let home = open(&dir).unwrap();
+            assert!(left(&home), "{name}");
+            assert!(!dir.path().join("rounds/t-0-0").exists());
+        }
+    }
+}
+
+#[test]
+fn an_input_of_another_commitment_is_left() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    let (round, _) = in_flight(&home);
+    home.rounds.write_input(&round, &[1, 2, 3]).unwrap();
+    drop(home);
+    assert!(left(&open(&dir).unwrap()));
+}
+
+#[test]
+fn secrets_of_a_round_that_is_over_are_erased_and_its_input_waits_for_a_retry() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    let (round, commitment) = in_flight(&home);
+    let ended = SessionEvent::RoundEnded { round: round.clone(), ending: Ending::Aborted };
+    home.book.record([ended.into()]).unwrap();
+    drop(home);
+    let home = open(&dir).unwrap();
+    assert!(home.rounds.secrets(&round, &commitment).is_err());
+    assert!(home.rounds.input(&round, &commitment).is_ok());
+}
+
+#[test]
+fn an_import_that_the_journal_missed_is_added_once() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    home.vault().import(&[learner("one")], Digest::of(b"file")).unwrap();
+    assert_eq!(home.book.read(AgentState::imports), 0);
+    drop(home);
+    for _ in 0..2 {
+        let home = open(&dir).unwrap();
+        assert_eq!(home.book.read(AgentState::imports), 1);
+        let snapshot = home.vault().snapshot().sha256;
+        assert_eq!(home.book.read(AgentState::snapshot), Some(snapshot));
+    }
+    // A vault that held records is not replaced by an empty one.
+    fs::remove_dir_all(dir.path().join("vault")).unwrap();
+    assert!(matches!(open(&dir), Err(HomeError::Vault(VaultError::Missing { .. }))));
+}
+
+#[test]
+fn one_process_owns_the_directory() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    let second = open(&dir).err().unwrap();
+    assert!(matches!(second, HomeError::Journal(JournalError::InUse(_))), "{second}");
+    assert!(second.to_string().contains("in use by another process"));
+    drop(home);
+    assert!(open(&dir).is_ok());
+    let nowhere = tempfile::tempdir().unwrap();
+    let error = open(&nowhere).err().unwrap();
+    assert!(matches!(error, HomeError::NotEnrolled(_)) && error.to_string().contains("enroll"));
+}
+
+#[test]
+fn an_accepted_roster_must_be_there_unchanged() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    assert!(home.roster().unwrap().is_none());
+    let roster = Digest::of(b"roster");
+    let accepted = LocalEvent::RosterAccepted { roster, version: 1, members: 2 };
+    home.book.record([accepted.into()]).unwrap();
+    let error = home.roster().err().unwrap();
+    assert!(matches!(error, HomeError::Document { what: "roster", .. }), "{error}");
+}

@@ -1,0 +1,163 @@
+//! Real agents around a real coordinator, all in processes of their own: deaths, absences, missing
+//! consent, and what the logs say of it afterwards.
+
+use std::{fs, time::Duration};
+
+use collegium_coordinator::network::{Event, Network as State};
+use collegium_shared::{
+    crypto::{Digest, SigningKey},
+    ids::InstitutionId,
+    journal::{Entry, Finding, History},
+};
+use collegium_tests::{
+    harness::eventually,
+    network::Network,
+    simulator::{Federation, Settings},
+    testbed::LIMIT,
+};
+use serde_json::Value;
+
+/// How long a task of a few steps over a few learners may take on a slow machine.
+const TASK: Duration = Duration::from_secs(120);
+
+const POLICY: &str = "tasks = [\"kt*\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = 0\n\
+                      n_min = 2\nmin_honest = 2\n";
+
+fn task(name: &str, rounds: u32, ready: u32) -> String {
+    format!(
+        "task = \"{name}\"\narchitecture = \"kt-logistic/1\"\nrounds = {rounds}\n\
+         cohort = {{ c_max = 0, min_honest = 2 }}\n[deadlines]\nready = {ready}\n"
+    )
+}
+
+/// Three small institutions with running agents.
+fn three(dir: &std::path::Path) -> (Network, Vec<InstitutionId>) {
+    let settings = Settings { institutions: 3, size_percent: 3, ..Settings::default() };
+    let federation = Federation::simulate(&settings);
+    let network = Network::assemble(dir, &federation, POLICY).unwrap();
+    (network, federation.institutions.into_iter().map(|i| i.name).collect())
+}
+
+/// Every committed event of the coordinator's journal.
+fn events(network: &Network) -> Vec<Entry<Event>> {
+    let dir = network.coordinator_dir();
+    let key = SigningKey::load(&dir.join(collegium_coordinator::SIGNING_KEY)).unwrap();
+    let history = History::audit(&dir.join("journal"), &key.verifying_key()).unwrap();
+    let mut events = Vec::new();
+    history
+        .replay(0, |_, payload| {
+            events.push(serde_json::from_slice(payload).unwrap());
+            Ok::<(), Finding>(())
+        })
+        .unwrap();
+    events
+}
+
+/// The types of all entries in an agent's own log.
+fn kinds(network: &Network, agent: &InstitutionId) -> Vec<String> {
+    let listed = network.agent(agent, &["audit", "list", "--count", "1000"]).unwrap();
+    let text = String::from_utf8(listed.stdout).unwrap();
+    text.lines().map(|line| line.split_whitespace().nth(2).unwrap().to_owned()).collect()
+}
+
+fn wait_for_sums(network: &mut Network, count: u64) {
+    let found = |status: &Value| {
+        let enough = status["task"]["rounds_completed"].as_u64() >= Some(count);
+        assert!(status["task"]["ending"].is_null(), "over before {count} sums: {status}");
+        Ok(enough.then_some(()))
+    };
+    network.wait_until(LIMIT, "sums are open", found).unwrap();
+}
+
+#[test]
+fn agents_and_coordinator_are_killed_and_the_task_completes_without_a_lost_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, names) = three(dir.path());
+    network.start_task(&task("kt", 4, 60)).unwrap();
+    // With a quorum of two of three, a round waits at some phase for whoever was killed.
+    for (victim, sums) in names.iter().zip([1, 3, 5]) {
+        wait_for_sums(&mut network, sums);
+        network.agent_process(victim).unwrap().kill().unwrap();
+        network.start_agent(victim).unwrap();
+    }
+    network.coordinator_process().unwrap().kill().unwrap();
+    network.start_coordinator().unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    assert_eq!(ended["rounds_completed"], 8, "{ended}");
+    for name in &names {
+        network.agent(name, &["audit", "verify"]).unwrap();
+        let installed = |status: Value| status["model"]["version"] == 4;
+        let probe = || Ok(installed(network.agent_status(name)?).then_some(()));
+        eventually(LIMIT, "the last model is installed", probe).unwrap();
+    }
+    let status = network.status().unwrap();
+    let live: Digest = status["state_sha256"].as_str().unwrap().parse().unwrap();
+    network.stop().unwrap();
+    let mut state = State::default();
+    for entry in events(&network) {
+        state.apply(&entry.event, entry.at);
+    }
+    assert_eq!(state.digest().unwrap(), live, "the journal, folded from its first entry");
+    fs::remove_dir_all(network.coordinator_dir().join("view")).unwrap();
+    let status = network.status().unwrap();
+    assert_eq!(status["state_sha256"], live.to_string(), "opened without the view");
+}
+
+#[test]
+fn agents_say_that_the_coordinator_is_gone_and_join_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, names) = three(dir.path());
+    network.coordinator_process().unwrap().kill().unwrap();
+    // One that starts while nobody is there has to be as patient as the others.
+    network.agent_process(&names[0]).unwrap().kill().unwrap();
+    network.start_agent(&names[0]).unwrap();
+    for name in &names {
+        let gone = |status: &Value| status["state"] == "coordinator_unreachable";
+        let status = eventually(LIMIT, "the agent notices", || {
+            let status = network.agent_status(name)?;
+            Ok(gone(&status).then_some(status))
+        });
+        let status = status.unwrap();
+        assert_eq!(status["coordinator"]["reachable"], false, "{status}");
+        assert!(status["coordinator"]["error"].is_string(), "{status}");
+        let shown = network.agent(name, &["status"]).unwrap().stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains("coordinator unreachable"), "{shown}");
+    }
+    network.start_coordinator().unwrap();
+    network.start_task(&task("kt", 1, 60)).unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    assert_eq!(ended["rounds_failed"], 0, "all were back in time: {ended}");
+    for name in &names {
+        let status = network.agent_status(name).unwrap();
+        assert_eq!(status["coordinator"]["reachable"], true, "{status}");
+    }
+}
+
+#[test]
+fn without_a_policy_an_institution_trains_nothing_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, names) = three(dir.path());
+    let (without, others) = (&names[0], &names[1..]);
+    fs::remove_file(network.agent_dir(without).join("policy.toml")).unwrap();
+    network.start_task(&task("kt", 1, 2)).unwrap();
+    network.wait_for_task(TASK).unwrap();
+
+    let status = network.agent_status(without).unwrap();
+    assert_eq!(status["policy"]["state"], "missing", "{status}");
+    let refusal = status["last_refusal"]["reason"].as_str().unwrap();
+    assert!(refusal.contains("without a policy nothing is trained"), "{status}");
+    let shown = network.agent(without, &["status"]).unwrap().stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("missing: nothing is trained"), "{shown}");
+    let logged = network.agent_process(without).unwrap().stderr().unwrap();
+    assert!(logged.contains("without a policy nothing is trained"), "{logged}");
+    let kinds_without = kinds(&network, without);
+    assert!(kinds_without.iter().any(|kind| kind == "refused"), "{kinds_without:?}");
+    let trained =
+        |kind: &String| matches!(kind.as_str(), "plan_accepted" | "committed" | "sending");
+    assert!(!kinds_without.iter().any(trained), "{kinds_without:?}");
+    for name in others {
+        assert!(kinds(&network, name).iter().any(trained), "{name} took part");
+    }
+}
