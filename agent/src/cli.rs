@@ -198,19 +198,21 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn enroll(request: enrol::Request) -> anyhow::Result<()> {
     let enrolled = runtime()?.block_on(enrol::enrol(&request, Clock::system().now()))?;
-    println!("enrolled       {}", enrolled.institution);
-    println!("fingerprint    {}", enrolled.fingerprint);
-    println!("Tell the consortium this fingerprint by a channel that the coordinator does not");
-    println!("control: it is compared before the roster is signed.");
-    println!("next           policy init, data import, run");
+    print(&format!("enrolled       {}\n", enrolled.institution))?;
+    print(&format!("fingerprint    {}\n", enrolled.fingerprint))?;
+    print(&format!(
+        "Tell the consortium this fingerprint by a channel that the coordinator does not\n"
+    ))?;
+    print(&format!("control: it is compared before the roster is signed.\n"))?;
+    print(&format!("next           policy init, data import, run\n"))?;
     Ok(())
 }
 
 fn policy_init(dir: &Path) -> anyhow::Result<()> {
     Home::config(dir)?;
     Policy::init(dir)?;
-    println!("wrote          {}", dir.join(crate::policy::FILE).display());
-    println!("Read it and set what this institution consents to.");
+    print(&format!("wrote          {}\n", dir.join(crate::policy::FILE).display()))?;
+    print(&format!("Read it and set what this institution consents to.\n"))?;
     Ok(())
 }
 

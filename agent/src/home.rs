@@ -229,9 +229,9 @@ impl Home {
     /// An attempt in flight goes on only if its files are whole and are what the journal says.
     /// Secrets of attempts that are over go.
     fn repair_session(&self) -> Result<(), HomeError> {
-        let Some((round, over, commitment)) = self.book.read(|state| {
+        let Some((round, over, commitment, listed)) = self.book.read(|state| {
             let session = state.history().session()?;
-            Some((session.id().clone(), session.over(), session.commitment()))
+            Some((session.id().clone(), session.over(), session.commitment(), session.listed()))
         }) else {
             return Ok(self.rounds.retain(None)?);
         };
@@ -242,6 +242,12 @@ impl Home {
         let Some(commitment) = commitment else {
             return Ok(self.rounds.retain(None)?);
         };
+        // A crash right after the commitment, before its secrets were drawn: they are drawn now. Had
+        // others been lost, the list would not show this institution's new keys, and the session
+        // refuses to deal.
+        if !listed && !self.rounds.has_secrets(&round) && self.rounds.has_input(&round) {
+            self.rounds.draw(&round, &commitment)?;
+        }
         let sound = self
             .rounds
             .secrets(&round, &commitment)

@@ -230,7 +230,7 @@ fn complete(sums: &mut Sums, stage: &Stage, sizes: Sizes) {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use collegium_shared::{architecture::name_sums, ids::RoundId, params::Encoding};
+    use collegium_shared::{ids::RoundId, params::Encoding};
 
     use super::*;
     use crate::{records::Learner, session::tests::World, trainer::tests::simulated};

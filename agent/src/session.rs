@@ -199,6 +199,11 @@ impl Session {
         self.over
     }
 
+    /// Whether the list was pinned, so that others hold this attempt's keys.
+    pub fn listed(&self) -> bool {
+        self.list.is_some()
+    }
+
     /// Whether any byte of the masked input may have left.
     pub fn sent(&self) -> bool {
         self.context.is_some()

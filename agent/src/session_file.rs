@@ -221,6 +221,16 @@ impl RoundFiles {
         Ok(Key::new(*rho))
     }
 
+    /// Whether secrets of the attempt are here, whatever they are worth.
+    pub fn has_secrets(&self, round: &RoundId) -> bool {
+        self.round_dir(round).join(SECRETS).exists()
+    }
+
+    /// Whether an input of the attempt is here, whatever it is worth.
+    pub fn has_input(&self, round: &RoundId) -> bool {
+        self.round_dir(round).join(INPUT).exists()
+    }
+
     // --- The end -------------------------------------------------------------------------------
 
     /// Erases the secrets of an attempt; without effect if there are none.

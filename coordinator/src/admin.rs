@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use collegium_proto::MAX_MESSAGE;
 use collegium_shared::{
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
@@ -29,6 +30,9 @@ pub use documents::MAX_DOCUMENT;
 /// The longest validity of an invitation.
 const MAX_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
 
+/// The largest registry that an agent can fetch, with room for the roster beside it.
+const MAX_REGISTRY_BYTES: usize = MAX_MESSAGE - (512 << 10);
+
 /// An operator's request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -42,12 +46,20 @@ pub enum AdminRequest {
         expires_at: Timestamp,
     },
     Institutions,
-    TrustRoot { public: RootPublic },
+    TrustRoot {
+        public: RootPublic,
+    },
     /// Answers with an unsigned roster of everybody who is enrolled.
     ExportRoster,
-    ImportRoster { document: Box<SignedDocument> },
-    ImportRegistry { document: Box<SignedDocument> },
-    StartTask { spec: Box<TaskSpec> },
+    ImportRoster {
+        document: Box<SignedDocument>,
+    },
+    ImportRegistry {
+        document: Box<SignedDocument>,
+    },
+    StartTask {
+        spec: Box<TaskSpec>,
+    },
     Status,
 }
 
@@ -159,7 +171,9 @@ fn export_roster(driver: &Driver) -> Result<Value, String> {
 
 fn root_of(driver: &Driver, document: &SignedDocument) -> Result<RootKey, String> {
     let known = driver.state.network.root();
-    let known = known.ok_or("the consortium's root is not known here yet; run: collegium-coordinator root trust")?;
+    let known = known.ok_or(
+        "the consortium's root is not known here yet; run: collegium-coordinator root trust",
+    )?;
     RootKey::pinned(*document.root(), &known.fingerprint()).map_err(|error| error.to_string())
 }
 
@@ -212,6 +226,14 @@ fn import_registry(
         if running(driver).is_some() {
             return Err("a task is running; import the registry when it has ended".to_owned());
         }
+        // Roster and registry travel in one message.
+        let bytes = serde_json::to_vec(signed).map_or(usize::MAX, |json| json.len());
+        if bytes > MAX_REGISTRY_BYTES {
+            return Err(format!(
+                "the registry has {bytes} bytes; agents accept {MAX_REGISTRY_BYTES}: leave out items \
+                 that few institutions share"
+            ));
+        }
         let root = root_of(driver, document)?;
         let registry = root.registry(signed).map_err(|error| error.to_string())?;
         if driver.state.network.registry().is_some_and(|r| r.version > registry.version) {
@@ -240,10 +262,7 @@ fn running(driver: &Driver) -> Option<&Task> {
     driver.state.network.task().filter(|task| task.ending().is_none())
 }
 
-fn start_task(
-    driver: &mut Driver,
-    spec: TaskSpec,
-) -> Result<Result<Value, String>, JournalError> {
+fn start_task(driver: &mut Driver, spec: TaskSpec) -> Result<Result<Value, String>, JournalError> {
     let (cohort, registry) = match check_task(driver, &spec) {
         Ok(checked) => checked,
         Err(reason) => return Ok(Err(reason)),
@@ -264,7 +283,8 @@ fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), Stri
         return Err("rounds: use 1 to 10000".into());
     }
     let registry = driver.state.network.registry();
-    let registry = registry.ok_or("there is no registry yet; run: collegium-coordinator registry import")?;
+    let registry =
+        registry.ok_or("there is no registry yet; run: collegium-coordinator registry import")?;
     let proposed = driver.cohort(spec.cohort);
     let (cohort, members) =
         proposed.ok_or("there is no roster yet; run: collegium-coordinator roster import")?;

@@ -4,9 +4,7 @@
 use std::collections::BTreeSet;
 
 use collegium_shared::{
-    architecture::{
-        self, BadSums, Evaluation, Layout, Optimizer, SharedSets, Stage, Sums,
-    },
+    architecture::{self, BadSums, Evaluation, Layout, Optimizer, SharedSets, Stage, Sums},
     blobs::{BlobError, Blobs},
     crypto::Digest,
     ids::InstitutionId,
@@ -164,10 +162,13 @@ pub fn leaves(
 // --- From one sum to the next model ------------------------------------------------------------
 
 /// What the task's later stages are about: derived from the support sum by everyone alike.
-pub fn shared_sets(task: &Task, registry: &Registry, blobs: &Blobs) -> Result<SharedSets, AggregateError> {
-    let support = task
-        .support()
-        .ok_or(AggregateError::Inconsistent("the support sum is not there yet"))?;
+pub fn shared_sets(
+    task: &Task,
+    registry: &Registry,
+    blobs: &Blobs,
+) -> Result<SharedSets, AggregateError> {
+    let support =
+        task.support().ok_or(AggregateError::Inconsistent("the support sum is not there yet"))?;
     let sums = tensors::read_sums(&blobs.read(&support, MAX_BLOB)?)?;
     let segment = |name| sums.get(name).map(Vec::as_slice).unwrap_or_default();
     let threshold = u32::try_from(task.cohort().least()).unwrap_or(u32::MAX);

@@ -28,6 +28,13 @@ use crate::{
     root, service,
 };
 
+/// Prints a line; a reader that has gone away (`| head`) is no error.
+macro_rules! say {
+    ($($text:tt)*) => {
+        drop(writeln!(std::io::stdout().lock(), $($text)*))
+    };
+}
+
 /// Leads a Collegium network: enrols institutions, sums their masked updates, releases models.
 #[derive(Parser)]
 #[command(name = "collegium-coordinator", version, about)]
@@ -39,7 +46,11 @@ pub struct Cli {
 #[derive(Args)]
 struct Home {
     /// The coordinator's directory.
-    #[arg(long, env = "COLLEGIUM_COORDINATOR_DIR", default_value = "/var/lib/collegium/coordinator")]
+    #[arg(
+        long,
+        env = "COLLEGIUM_COORDINATOR_DIR",
+        default_value = "/var/lib/collegium/coordinator"
+    )]
     dir: PathBuf,
 }
 
@@ -219,9 +230,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Init { home, listen } => {
             let key = service::init(&home.dir, listen, Clock::system().now())?;
-            println!("initialised    {}", home.dir.display());
-            println!("signing key    {}", key.fingerprint());
-            println!("next           root init (elsewhere), root trust, serve, invite");
+            say!("initialised    {}", home.dir.display());
+            say!("signing key    {}", key.fingerprint());
+            say!("next           root init (elsewhere), root trust, serve, invite");
             Ok(())
         }
         Command::Serve { home } => serve(&home.dir),
@@ -281,22 +292,22 @@ fn invite(
     };
     ask(dir, request)?;
     token.write(out)?;
-    println!("invited        {institution}");
-    println!("file           {} (readable by you alone)", out.display());
-    println!("valid until    {expires_at}, once");
+    say!("invited        {institution}");
+    say!("file           {} (readable by you alone)", out.display());
+    say!("valid until    {expires_at}, once");
     Ok(())
 }
 
 fn institutions(dir: &Path, json: bool) -> anyhow::Result<()> {
     let answer = ask(dir, AdminRequest::Institutions)?;
     if json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(());
     }
     for entry in answer.as_array().into_iter().flatten() {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         let state = if entry["on_roster"] == true { "on the roster" } else { "awaiting roster" };
-        println!("{:<28} {:<16} {}", text("institution"), state, text("identity_fingerprint"));
+        say!("{:<28} {:<16} {}", text("institution"), state, text("identity_fingerprint"));
     }
     Ok(())
 }
@@ -305,26 +316,28 @@ fn run_root(command: RootCommand) -> anyhow::Result<()> {
     match command {
         RootCommand::Init { root_dir } => {
             let public = root::init(&root_dir)?;
-            println!("root made in   {}", root_dir.display());
-            println!("fingerprint    {}", public.fingerprint);
-            println!("Keep this directory offline. Give the fingerprint to every institution by a");
-            println!("channel that the coordinator does not control.");
+            say!("root made in   {}", root_dir.display());
+            say!("fingerprint    {}", public.fingerprint);
+            say!("Keep this directory offline. Give the fingerprint to every institution by a");
+            say!("channel that the coordinator does not control.");
         }
         RootCommand::Sign { root_dir, input, out, yes } => {
             if !yes && !std::io::stdin().is_terminal() {
-                bail!("nobody can be asked here: compare every fingerprint out of band, then pass --yes");
+                bail!(
+                    "nobody can be asked here: compare every fingerprint out of band, then pass --yes"
+                );
             }
             let confirm = |words: &str| {
-                println!("{words}");
+                say!("{words}");
                 yes || confirmed()
             };
             let document = root::sign(&root_dir, &input, &out, Clock::system().now(), confirm)?;
-            println!("signed         {} ({})", out.display(), document.digest());
+            say!("signed         {} ({})", out.display(), document.digest());
         }
         RootCommand::Trust { public, home } => {
             let public = documents::read(&public)?;
             let answer = ask(&home.dir, AdminRequest::TrustRoot { public })?;
-            println!("root           {}", answer["fingerprint"].as_str().unwrap_or_default());
+            say!("root           {}", answer["fingerprint"].as_str().unwrap_or_default());
         }
     }
     Ok(())
@@ -345,12 +358,12 @@ fn run_roster(command: RosterCommand) -> anyhow::Result<()> {
             let answer = ask(&home.dir, AdminRequest::ExportRoster)?;
             let document: UnsignedDocument = serde_json::from_value(answer)?;
             documents::write(&out, &document)?;
-            println!("wrote          {}; have the consortium's root sign it", out.display());
+            say!("wrote          {}; have the consortium's root sign it", out.display());
         }
         RosterCommand::Import { file, home } => {
             let document = Box::new(documents::read(&file)?);
             let answer = ask(&home.dir, AdminRequest::ImportRoster { document })?;
-            println!("roster         version {}, {} members", answer["version"], answer["members"]);
+            say!("roster         version {}, {} members", answer["version"], answer["members"]);
         }
     }
     Ok(())
@@ -362,14 +375,14 @@ fn run_registry(command: RegistryCommand) -> anyhow::Result<()> {
             let registry = root::build_registry(&table, version)?;
             let (competencies, items) = (registry.competencies.len(), registry.items.len());
             documents::write(&out, &UnsignedDocument::Registry(registry))?;
-            println!("registry       {competencies} competencies, {items} items");
-            println!("wrote          {}; have the consortium's root sign it", out.display());
+            say!("registry       {competencies} competencies, {items} items");
+            say!("wrote          {}; have the consortium's root sign it", out.display());
         }
         RegistryCommand::Import { file, home } => {
             let document = Box::new(documents::read(&file)?);
             let answer = ask(&home.dir, AdminRequest::ImportRegistry { document })?;
             let (competencies, items) = (&answer["competencies"], &answer["items"]);
-            println!("registry       {competencies} competencies, {items} items");
+            say!("registry       {competencies} competencies, {items} items");
         }
     }
     Ok(())
@@ -380,11 +393,12 @@ fn start_task(dir: &Path, file: &Path) -> anyhow::Result<()> {
     let text = String::from_utf8(text).with_context(|| file.display().to_string())?;
     let spec = toml::from_str(&text).with_context(|| file.display().to_string())?;
     let answer = ask(dir, AdminRequest::StartTask { spec: Box::new(spec) })?;
-    println!("task           {}", answer["task"].as_str().unwrap_or_default());
-    println!("rounds         {}", answer["rounds"]);
-    println!(
+    say!("task           {}", answer["task"].as_str().unwrap_or_default());
+    say!("rounds         {}", answer["rounds"]);
+    say!(
         "cohort         c_max {}, min_honest {}",
-        answer["cohort"]["c_max"], answer["cohort"]["min_honest"]
+        answer["cohort"]["c_max"],
+        answer["cohort"]["min_honest"]
     );
     Ok(())
 }
@@ -392,7 +406,7 @@ fn start_task(dir: &Path, file: &Path) -> anyhow::Result<()> {
 fn status(dir: &Path, json: bool) -> anyhow::Result<()> {
     let answer = ask(dir, AdminRequest::Status)?;
     if json {
-        println!("{answer}");
+        say!("{answer}");
     } else {
         print_status(&answer);
     }
@@ -400,17 +414,31 @@ fn status(dir: &Path, json: bool) -> anyhow::Result<()> {
 }
 
 fn print_status(answer: &Value) {
-    let line = |name: &str, text: String| println!("{name:<15}{text}");
+    let line = |name: &str, text: String| say!("{name:<15}{text}");
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     line("root", plain(&answer["root_fingerprint"]));
     line("enrolled", plain(&answer["institutions"]));
     match &answer["roster"] {
         Value::Null => line("roster", "none yet".into()),
-        r => line("roster", format!("version {}, {} members, until {}", r["version"], r["members"], plain(&r["expires_at"]))),
+        r => line(
+            "roster",
+            format!(
+                "version {}, {} members, until {}",
+                r["version"],
+                r["members"],
+                plain(&r["expires_at"])
+            ),
+        ),
     }
     match &answer["registry"] {
         Value::Null => line("registry", "none yet".into()),
-        r => line("registry", format!("version {}, {} competencies, {} items", r["version"], r["competencies"], r["items"])),
+        r => line(
+            "registry",
+            format!(
+                "version {}, {} competencies, {} items",
+                r["version"], r["competencies"], r["items"]
+            ),
+        ),
     }
     match &answer["task"] {
         Value::Null => line("task", "none yet".into()),
@@ -421,9 +449,18 @@ fn print_status(answer: &Value) {
             };
             line("task", format!("{} ({ending})", plain(&t["task"])));
             line("steps", format!("{} of {}", t["steps"], t["rounds"]));
-            line("rounds", format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]));
+            line(
+                "rounds",
+                format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]),
+            );
             if !t["release"].is_null() {
-                line("model", format!("version {}, AUC {}", t["release"]["version"], t["release"]["metrics"]["auc"]));
+                line(
+                    "model",
+                    format!(
+                        "version {}, AUC {}",
+                        t["release"]["version"], t["release"]["metrics"]["auc"]
+                    ),
+                );
             }
         }
     }
@@ -442,19 +479,19 @@ fn run_audit(command: AuditCommand) -> anyhow::Result<()> {
     match command {
         AuditCommand::List { home, from, count } => {
             for line in audit::list(&home.dir.join("journal"), &log_key(&home.dir)?, from, count)? {
-                println!("{:>6}  {}  {:<20} {}", line.index, line.at, line.kind, line.summary);
+                say!("{:>6}  {}  {:<20} {}", line.index, line.at, line.kind, line.summary);
             }
         }
         AuditCommand::Show { index, home } => {
             match audit::show(&home.dir.join("journal"), &log_key(&home.dir)?, index)? {
-                Some(entry) => println!("{entry}"),
+                Some(entry) => say!("{entry}"),
                 None => bail!("there is no entry {index}"),
             }
         }
         AuditCommand::Verify { home } => {
             let report = audit::verify(&home.dir.join("journal"), &log_key(&home.dir)?)?;
-            println!("verified       {} entries of {}", report.entries, report.origin);
-            println!("root           {}", report.root);
+            say!("verified       {} entries of {}", report.entries, report.origin);
+            say!("root           {}", report.root);
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use collegium_shared::{
-    architecture,
+    architecture, audit,
     blobs::Blobs,
     clock::{Clock, Timestamp},
     crypto::{Digest, SigningKey, VerifyingKey},
@@ -37,6 +37,8 @@ use crate::{
 
 /// Requests that wait for the owner at most; more callers wait in line.
 const QUEUE: usize = 1_024;
+/// Misuses of one invitation that are logged.
+const MAX_REFUSALS: u32 = 8;
 /// Journal entries between two snapshots of the view.
 const SNAPSHOT_EVERY: u64 = 512;
 
@@ -158,8 +160,10 @@ impl Driver {
             .inspect_err(|error| tracing::warn!(%error, "going on without the view"))
             .ok();
         let (network, last_at) = recover(&log, store.as_ref())?;
-        let workshop =
-            Workshop { blobs: Blobs::open(&dir.join("blobs"))?, spool: Spool::open(&dir.join("rounds"))? };
+        let workshop = Workshop {
+            blobs: Blobs::open(&dir.join("blobs"))?,
+            spool: Spool::open(&dir.join("rounds"))?,
+        };
         let (worker, commands) = mpsc::channel(QUEUE);
         let (publish, published) = watch::channel(Published::default());
         let handle = Handle { commands: worker.clone(), published, workshop: workshop.clone() };
@@ -252,7 +256,7 @@ impl Driver {
             }
             Some(Next::Round(stage)) => match self.draft(stage, now) {
                 Ok(Some((plan, expected))) => {
-                    let plan = Signed::sign(plan, &self.key);
+                    let plan = Box::new(Signed::sign(plan, &self.key));
                     self.record(Event::Round(RoundEvent::Planned { plan, expected }))?;
                     Ok(true)
                 }
@@ -315,7 +319,11 @@ impl Driver {
 /// The state after the whole journal: from the view if it can be used, else from the beginning.
 fn recover(log: &Log<Event>, store: Option<&Store>) -> Result<(Network, Timestamp), JournalError> {
     let usable = |s: &Snapshot| {
-        s.position < log.len() || (s.position == log.len() && s.root == log.root())
+        let proof = log.history().consistency_proof(s.position, log.len()).ok().flatten();
+        let prefix = |proof: Vec<Digest>| {
+            audit::verify_consistency(s.position, &s.root, log.len(), &log.root(), &proof)
+        };
+        proof.is_some_and(prefix)
     };
     let (mut network, position) = match store.and_then(Store::load).filter(usable) {
         Some(snapshot) => (snapshot.network, snapshot.position),
@@ -444,10 +452,15 @@ impl Driver {
         };
         if let Some(reason) = refused {
             tracing::warn!(%institution, reason, "enrolment refused");
-            // Only tokens that an operator made are worth a line: strangers cannot fill the log.
-            if network.invitation(&token_sha256).is_some() {
+            // Only the first few misuses of a token that an operator made are worth a line in the
+            // log: strangers cannot fill it.
+            if network.invitation(&token_sha256).is_some_and(|i| i.refusals < MAX_REFUSALS) {
                 let reason = format!("the token is {reason}");
-                self.record(Event::Network(NetworkEvent::EnrolmentRefused { institution, reason }))?;
+                self.record(Event::Network(NetworkEvent::EnrolmentRefused {
+                    institution,
+                    token_sha256,
+                    reason,
+                }))?;
             }
             return Ok(Err(DriverError::Token(reason)));
         }

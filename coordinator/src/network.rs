@@ -9,6 +9,7 @@ use collegium_shared::{
     crypto::{Digest, VerifyingKey},
     ids::{InstitutionId, RoundId},
     protocol::{Cohort, Metrics, Phase},
+    signed::Signed,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,7 +32,9 @@ pub enum Event {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum NetworkEvent {
     /// An operator named the consortium's root; every document is checked against it.
-    RootTrusted { root: VerifyingKey },
+    RootTrusted {
+        root: VerifyingKey,
+    },
     /// An operator made a one-off token; only its hash is kept.
     Invited {
         institution: InstitutionId,
@@ -48,9 +51,18 @@ pub enum NetworkEvent {
         certificate_expires_at: Timestamp,
     },
     /// A token was shown that is unknown, expired, spent or for another institution.
-    EnrolmentRefused { institution: InstitutionId, reason: String },
+    EnrolmentRefused {
+        institution: InstitutionId,
+        token_sha256: Digest,
+        reason: String,
+    },
     /// The consortium's roster became the current one; the document is a blob.
-    RosterImported { document: Digest, roster: Digest, version: u64, members: usize },
+    RosterImported {
+        document: Digest,
+        roster: Digest,
+        version: u64,
+        members: usize,
+    },
     /// The consortium's registry became the current one; the document is a blob.
     RegistryImported {
         document: Digest,
@@ -59,16 +71,33 @@ pub enum NetworkEvent {
         competencies: usize,
         items: usize,
     },
-    TaskStarted { spec: TaskSpec, cohort: Cohort, registry: Digest },
+    TaskStarted {
+        spec: TaskSpec,
+        cohort: Cohort,
+        registry: Digest,
+    },
     /// The public start, or the model after an optimiser step.
-    ModelStepped { candidate: Candidate },
+    ModelStepped {
+        candidate: Candidate,
+    },
     /// The public start was evaluated on held-out learners.
-    StartEvaluated { metrics: Metrics },
+    StartEvaluated {
+        metrics: Metrics,
+    },
     /// A model was evaluated and released; the manifest is a blob.
-    ModelReleased { release: Release },
-    TaskEnded { ending: TaskEnding },
+    ModelReleased {
+        release: Release,
+    },
+    TaskEnded {
+        ending: TaskEnding,
+    },
     /// A member sent different bytes for a phase that it had answered: both are now in the log.
-    Equivocated { institution: InstitutionId, round: RoundId, phase: Phase, statement: Value },
+    Equivocated {
+        institution: InstitutionId,
+        round: RoundId,
+        phase: Phase,
+        statement: Value,
+    },
 }
 
 /// A token that was handed out.
@@ -78,6 +107,8 @@ pub struct Invitation {
     pub legal_entity: String,
     pub expires_at: Timestamp,
     pub spent: bool,
+    /// How often it was shown in vain; the log keeps the first few.
+    pub refusals: u32,
 }
 
 /// An institution that has a certificate. Only the roster makes it a member.
@@ -121,7 +152,7 @@ impl Network {
         match event {
             Event::Network(event) => self.apply_network(event, at),
             Event::Round(RoundEvent::Planned { plan, expected }) => {
-                self.round = Some(Round::planned(plan.clone(), expected.clone(), at));
+                self.round = Some(Round::planned(Signed::clone(plan), expected.clone(), at));
             }
             Event::Round(event) => self.apply_round(event, at),
         }
@@ -140,7 +171,8 @@ impl Network {
         match event.clone() {
             NetworkEvent::RootTrusted { root } => self.root = Some(root),
             NetworkEvent::Invited { institution, legal_entity, token_sha256, expires_at } => {
-                let invitation = Invitation { institution, legal_entity, expires_at, spent: false };
+                let invitation =
+                    Invitation { institution, legal_entity, expires_at, spent: false, refusals: 0 };
                 self.invitations.insert(token_sha256, invitation);
             }
             NetworkEvent::Enrolled {
@@ -168,7 +200,11 @@ impl Network {
             NetworkEvent::Equivocated { institution, round, phase, .. } => {
                 self.equivocations.insert((institution, round, phase));
             }
-            NetworkEvent::EnrolmentRefused { .. } => {}
+            NetworkEvent::EnrolmentRefused { token_sha256, .. } => {
+                if let Some(invitation) = self.invitations.get_mut(&token_sha256) {
+                    invitation.refusals += 1;
+                }
+            }
             task_event => self.apply_task(task_event),
         }
     }

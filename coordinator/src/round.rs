@@ -36,36 +36,69 @@ pub type Position = u16;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RoundEvent {
     /// A round began; `expected` are the roster's members at that time.
-    Planned { plan: Signed<Plan>, expected: BTreeSet<InstitutionId> },
-    Ready { ready: Signed<Ready> },
+    Planned {
+        plan: Box<Signed<Plan>>,
+        expected: BTreeSet<InstitutionId>,
+    },
+    Ready {
+        ready: Signed<Ready>,
+    },
     /// The list L was frozen; `root` is R.
-    Listed { root: Digest },
-    Dealt { header: Signed<ShareHeader> },
+    Listed {
+        root: Digest,
+    },
+    Dealt {
+        header: Signed<ShareHeader>,
+    },
     /// The headers were frozen as L1; `context` is ctx.
-    Shared { context: Digest },
-    Uploaded { header: Signed<UploadHeader> },
+    Shared {
+        context: Digest,
+    },
+    Uploaded {
+        header: Signed<UploadHeader>,
+    },
     /// The one proposal of this attempt.
-    Proposed { outcome: Outcome },
-    Voted { institution: InstitutionId, signature: Signature },
+    Proposed {
+        outcome: Outcome,
+    },
+    Voted {
+        institution: InstitutionId,
+        signature: Signature,
+    },
     /// A quorum signed the proposal.
     Certified,
     /// `withheld` are the dealers whose share was left out or does not fit what they signed.
-    Revealed { header: Signed<RevealHeader>, withheld: BTreeSet<Position> },
+    Revealed {
+        header: Signed<RevealHeader>,
+        withheld: BTreeSet<Position>,
+    },
     /// Enough shares are here to open the sum.
     Opening,
-    Ended { ending: Ending },
+    Ended {
+        ending: Ending,
+    },
 }
 
 /// What an institution sends in a round. Bodies are not events: they go to the round's files.
 #[derive(Clone, Debug)]
 pub enum Message {
     Ready(Signed<Ready>),
-    Share { header: Signed<ShareHeader>, body: ShareBody },
+    Share {
+        header: Signed<ShareHeader>,
+        body: ShareBody,
+    },
     /// The vector itself already lies complete in the round's files, with `upload` its hash.
-    Upload { header: Signed<UploadHeader>, upload: Digest },
+    Upload {
+        header: Signed<UploadHeader>,
+        upload: Digest,
+    },
     Vote(Signed<Vote>),
     /// `fits` says of each piece whether it fits the hash that its dealer signed ([`Round::fits`]).
-    Reveal { header: Signed<RevealHeader>, pieces: Vec<SharePiece>, fits: Vec<bool> },
+    Reveal {
+        header: Signed<RevealHeader>,
+        pieces: Vec<SharePiece>,
+        fits: Vec<bool>,
+    },
 }
 
 impl Message {
@@ -341,11 +374,14 @@ impl Round {
         if self.phase() < Phase::Vote {
             return Err(Refusal::WrongPhase { wants: Phase::Vote, is: self.phase() });
         }
-        if self.proposal.as_ref() != Some(&vote.body.outcome) {
-            return Err(Refusal::WrongReference("proposal"));
-        }
-        if let Some(earlier) = self.votes.get(from) {
-            return known_if(*earlier == vote.signature, from, Phase::Vote);
+        let proposed = self.proposal.as_ref() == Some(&vote.body.outcome);
+        match self.votes.get(from) {
+            Some(earlier) => {
+                let same = proposed && *earlier == vote.signature;
+                return known_if(same, from, Phase::Vote);
+            }
+            None if !proposed => return Err(Refusal::WrongReference("proposal")),
+            None => {}
         }
         self.in_phase(Phase::Vote)?;
         accept(RoundEvent::Voted { institution: from.clone(), signature: vote.signature })

@@ -50,7 +50,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub struct Rpc {
     handle: Handle,
     patience: Duration,
-    dealings: Arc<Mutex<Option<(Digest, Dealings)>>>,
+    /// Of the newest round. Locked while they are read, because all members ask at the same moment.
+    dealings: Arc<AsyncMutex<Option<(Digest, Dealings)>>>,
     /// One upload at a time for each institution.
     uploads: Arc<Mutex<BTreeMap<InstitutionId, Arc<AsyncMutex<()>>>>>,
 }
@@ -71,8 +72,9 @@ impl Rpc {
 
     /// The institution behind a verified certificate, if that certificate is its current one.
     fn member<T>(&self, request: &Request<T>) -> Result<InstitutionId, Status> {
-        let peer = peer(request)
-            .ok_or_else(|| Status::unauthenticated("this call needs a client certificate: enrol first"))?;
+        let peer = peer(request).ok_or_else(|| {
+            Status::unauthenticated("this call needs a client certificate: enrol first")
+        })?;
         let published = self.handle.published();
         match published.network.institutions().get(&peer.institution) {
             Some(enrolled) if enrolled.tls_key == peer.key_digest => Ok(peer.institution),
@@ -82,7 +84,11 @@ impl Rpc {
         }
     }
 
-    async fn submit(&self, from: InstitutionId, message: Message) -> Result<Response<v1::Ack>, Status> {
+    async fn submit(
+        &self,
+        from: InstitutionId,
+        message: Message,
+    ) -> Result<Response<v1::Ack>, Status> {
         self.handle.submit(from, message).await.map_err(|error| driver_status(&error))?;
         Ok(Response::new(v1::Ack {}))
     }
@@ -90,9 +96,12 @@ impl Rpc {
     /// The dealings of this round: read from its files once.
     async fn dealings(&self, round: &Round) -> Result<Dealings, Status> {
         let plan = round.plan_digest();
-        let kept = self.dealings.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, dealings)) = kept.filter(|(digest, d)| *digest == plan && d.len() == round.dealt().len()) {
-            return Ok(dealings);
+        let mut kept = self.dealings.lock().await;
+        if let Some((digest, dealings)) = kept.as_ref()
+            && *digest == plan
+            && dealings.len() == round.dealt().len()
+        {
+            return Ok(Arc::clone(dealings));
         }
         let (spool, round) = (self.handle.workshop.spool.clone(), round.clone());
         let dealings = blocking(move || {
@@ -101,7 +110,7 @@ impl Rpc {
         })
         .await?
         .map_err(|error| spool_status(&error))?;
-        *self.dealings.lock().unwrap_or_else(PoisonError::into_inner) = Some((plan, Arc::clone(&dealings)));
+        *kept = Some((plan, Arc::clone(&dealings)));
         Ok(dealings)
     }
 
@@ -130,8 +139,14 @@ impl Rpc {
     }
 
     /// Refuses what the published state already rules out, before anything is written.
-    fn pre_admit(&self, published: &Published, from: &InstitutionId, message: &Message) -> Result<(), Status> {
-        let (Some(round), Some(roster)) = (published.network.open_round(), &published.roster) else {
+    fn pre_admit(
+        &self,
+        published: &Published,
+        from: &InstitutionId,
+        message: &Message,
+    ) -> Result<(), Status> {
+        let (Some(round), Some(roster)) = (published.network.open_round(), &published.roster)
+        else {
             return Err(driver_status(&DriverError::NoRound));
         };
         let key = roster.members().iter().find(|m| m.institution == *from).map(|m| m.identity);
@@ -166,7 +181,8 @@ impl Rpc {
         pieces: Vec<SharePiece>,
     ) -> Result<Response<v1::Ack>, Status> {
         let published = self.open_round(None)?;
-        let round = published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
+        let round =
+            published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
         if round.phase() < Phase::Reveal {
             let refusal = Refusal::WrongPhase { wants: Phase::Reveal, is: round.phase() };
             return Err(driver_status(&refusal.into()));
@@ -203,7 +219,8 @@ impl Rpc {
         let mut target: Option<Target> = None;
         loop {
             let next = tokio::time::timeout(SILENCE, pieces.next()).await;
-            let next = next.map_err(|_| Status::deadline_exceeded("the upload fell silent; resume it"))?;
+            let next =
+                next.map_err(|_| Status::deadline_exceeded("the upload fell silent; resume it"))?;
             let Some(chunk) = next else {
                 return Err(Status::aborted("the upload ended without its header; resume it"));
             };
@@ -211,7 +228,11 @@ impl Rpc {
             let target = match (&mut target, &piece.round) {
                 (Some(target), None) => target,
                 (none @ None, Some(round)) => none.insert(self.target(&from, round)?),
-                _ => return Err(Status::invalid_argument("the first message names the round, and no other")),
+                _ => {
+                    return Err(Status::invalid_argument(
+                        "the first message names the round, and no other",
+                    ));
+                }
             };
             if !piece.data.is_empty() {
                 self.append(&from, target, piece.offset, piece.data).await?;
@@ -225,9 +246,11 @@ impl Rpc {
     /// Where an upload goes, if this institution may upload now.
     fn target(&self, from: &InstitutionId, id: &RoundId) -> Result<Target, Status> {
         let published = self.open_round(Some(id))?;
-        let round = published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
+        let round =
+            published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
         let position = round.position(from).filter(|position| round.dealt().contains_key(position));
-        let position = position.ok_or_else(|| driver_status(&Refusal::NotDealt(from.clone()).into()))?;
+        let position =
+            position.ok_or_else(|| driver_status(&Refusal::NotDealt(from.clone()).into()))?;
         let taken = round.uploads().contains_key(&position);
         if !taken && round.phase() != Phase::Upload {
             let refusal = Refusal::WrongPhase { wants: Phase::Upload, is: round.phase() };
@@ -245,7 +268,9 @@ impl Rpc {
         data: bytes::Bytes,
     ) -> Result<(), Status> {
         if target.taken {
-            return Err(Status::failed_precondition("this upload is complete; send its header alone"));
+            return Err(Status::failed_precondition(
+                "this upload is complete; send its header alone",
+            ));
         }
         let (spool, id, from, limit) =
             (self.handle.workshop.spool.clone(), target.id.clone(), from.clone(), target.bytes);
@@ -278,19 +303,20 @@ impl Rpc {
         let blobs = self.handle.workshop.blobs.clone();
         blocking(move || {
             let read = |digest: Digest| -> Result<SignedDocument, Status> {
-                let json = blobs.read(&digest, MAX_DOCUMENT).map_err(|error| blob_status(&error))?;
+                let json =
+                    blobs.read(&digest, MAX_DOCUMENT).map_err(|error| blob_status(&error))?;
                 serde_json::from_slice(&json).map_err(|_| Status::internal("a document is damaged"))
             };
             let mut documents = Documents::default();
-            if let Some(in_force) = network.roster() {
-                if let SignedDocument::Roster { signed, .. } = read(in_force.document)? {
-                    documents.roster = Some(signed);
-                }
+            if let Some(in_force) = network.roster()
+                && let SignedDocument::Roster { signed, .. } = read(in_force.document)?
+            {
+                documents.roster = Some(signed);
             }
-            if let Some(in_force) = network.registry() {
-                if let SignedDocument::Registry { signed, .. } = read(in_force.document)? {
-                    documents.registry = Some(signed);
-                }
+            if let Some(in_force) = network.registry()
+                && let SignedDocument::Registry { signed, .. } = read(in_force.document)?
+            {
+                documents.registry = Some(signed);
             }
             Ok(documents)
         })
@@ -313,7 +339,9 @@ fn open_id(published: &Published) -> Result<RoundId, Status> {
 }
 
 /// Runs file work off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| Status::internal("the coordinator is shutting down"))
@@ -354,7 +382,9 @@ impl Federation for Rpc {
             }
         };
         match tokio::time::timeout(self.patience, news).await {
-            Ok(Some(published)) => self.answer(&published, &member, &query).await.map(Response::new),
+            Ok(Some(published)) => {
+                self.answer(&published, &member, &query).await.map(Response::new)
+            }
             Ok(None) => Err(Status::unavailable("the coordinator is shutting down")),
             Err(_) => Ok(Response::new(v1::PollReply::default())),
         }
@@ -440,7 +470,8 @@ impl Federation for Rpc {
         request: Request<v1::DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
         self.member(&request)?;
-        let from = DownloadFrom::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        let from =
+            DownloadFrom::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
         let blobs = self.handle.workshop.blobs.clone();
         let (file, total) = blobs.open_blob(&from.digest).map_err(|error| blob_status(&error))?;
         let (sender, receiver) = tokio::sync::mpsc::channel(2);
@@ -505,7 +536,9 @@ fn spool_status(error: &SpoolError) -> Status {
         SpoolError::Io { .. } | SpoolError::Damaged { .. } => {
             // The path is the operator's business, not the caller's.
             tracing::error!(%error, "round files");
-            Status::internal("the coordinator cannot keep the round's files; its operator's log says why")
+            Status::internal(
+                "the coordinator cannot keep the round's files; its operator's log says why",
+            )
         }
         SpoolError::Offset { .. } => Status::out_of_range(error.to_string()),
         SpoolError::TooLong { .. } | SpoolError::Incomplete { .. } => {

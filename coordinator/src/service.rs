@@ -9,9 +9,7 @@ use collegium_shared::{
 };
 use tokio::sync::watch;
 
-use crate::{
-    admin::AdminRequest, ca::Ca, config::Config, driver::Driver, listener, rpc::Rpc,
-};
+use crate::{admin::AdminRequest, ca::Ca, config::Config, driver::Driver, listener, rpc::Rpc};
 
 /// How long calls that are under way may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -78,7 +76,9 @@ async fn wait(
     stop.send_replace(true);
     let ended = match ended {
         Some(ended) => ended,
-        None => tokio::time::timeout(DRAIN, owner).await.context("the journal did not close in time")?,
+        None => {
+            tokio::time::timeout(DRAIN, owner).await.context("the journal did not close in time")?
+        }
     };
     Ok(ended.context("the owner of the journal failed")?.context("the journal refused an event"))
 }
@@ -144,4 +144,3 @@ pub fn log_to_stderr(log: &collegium_shared::config::Log) -> anyhow::Result<()> 
     };
     done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
 }
-

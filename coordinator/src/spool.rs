@@ -24,7 +24,9 @@ use thiserror::Error;
 pub enum SpoolError {
     #[error("{path}: {source}; check the disk's space and the directory's permissions")]
     Io { path: PathBuf, source: io::Error },
-    #[error("bytes for offset {given} arrived, but {expected} is next; ask for the offset and go on there")]
+    #[error(
+        "bytes for offset {given} arrived, but {expected} is next; ask for the offset and go on there"
+    )]
     Offset { given: u64, expected: u64 },
     #[error("an upload of this round has {limit} bytes; more arrived")]
     TooLong { limit: u64 },
@@ -254,7 +256,8 @@ mod tests {
             spool.round(&id(round)).unwrap();
         }
         spool.erase_except(Some(&id(1))).unwrap();
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["t-1-0"]);
     }
 }

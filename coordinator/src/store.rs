@@ -44,8 +44,10 @@ impl Store {
             Ok(db) => Ok(Self { db }),
             Err(error) => {
                 tracing::warn!(%error, "the view does not open; it is made again from the journal");
-                let replace = |source| StoreError::Replace { path: dir.display().to_string(), source };
-                let removed = if dir.is_dir() { fs::remove_dir_all(dir) } else { fs::remove_file(dir) };
+                let replace =
+                    |source| StoreError::Replace { path: dir.display().to_string(), source };
+                let removed =
+                    if dir.is_dir() { fs::remove_dir_all(dir) } else { fs::remove_file(dir) };
                 removed.map_err(replace)?;
                 Ok(Self { db: open_db(dir)? })
             }

@@ -108,6 +108,8 @@ pub struct Task {
     rounds_completed: u32,
     rounds_failed: u32,
     excluded: BTreeSet<InstitutionId>,
+    /// Why no further round can help.
+    stuck: Option<String>,
     ending: Option<TaskEnding>,
 }
 
@@ -132,6 +134,7 @@ impl Task {
             rounds_completed: 0,
             rounds_failed: 0,
             excluded: BTreeSet::new(),
+            stuck: None,
             ending: None,
         }
     }
@@ -153,6 +156,7 @@ impl Task {
             Ending::Failed { dealer } => {
                 self.count_failure();
                 self.excluded.insert(dealer.clone());
+                self.given_in_vain(round);
                 self.next_round();
             }
             Ending::Abandoned { .. } if before == Phase::Ready => {
@@ -163,6 +167,7 @@ impl Task {
                 self.count_failure();
                 // Inputs that may have been sent are not used again without a quorum's ABORT.
                 if round.context().is_some() {
+                    self.given_in_vain(round);
                     self.next_round();
                 } else {
                     self.attempt += 1;
@@ -175,6 +180,18 @@ impl Task {
         self.round += 1;
         self.attempt = 0;
         self.aborted = None;
+    }
+
+    /// What institutions give once per task, and have given, cannot be asked for again.
+    fn given_in_vain(&mut self, round: &Round) {
+        let stage = &round.plan().stage;
+        if stage.once() {
+            self.stuck = Some(format!(
+                "the {} round ended without a sum after institutions had sent what they send once \
+                 per task; start a new task",
+                stage.label()
+            ));
+        }
     }
 
     fn count_failure(&mut self) {
@@ -239,6 +256,9 @@ impl Task {
     pub fn next(&self) -> Option<Next> {
         if self.ending.is_some() {
             return None;
+        }
+        if let Some(reason) = self.stuck.clone() {
+            return Some(Next::End(TaskEnding::Failed { reason }));
         }
         if self.failures >= MAX_FAILURES {
             let reason = format!("{MAX_FAILURES} rounds in a row ended without a sum");
@@ -335,5 +355,27 @@ impl Task {
 
     pub fn aborted(&self) -> Option<&Certificate> {
         self.aborted.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_task_file_is_read_and_says_the_defaults() {
+        let sample: TaskSpec = toml::from_str(include_str!("../../deploy/task.toml")).unwrap();
+        let least = "task = \"spring-term\"\narchitecture = \"kt-logistic/1\"\n";
+        assert_eq!(sample, toml::from_str(least).unwrap());
+    }
+
+    #[test]
+    fn an_unknown_key_or_architecture_is_named() {
+        let text = "task = \"t\"\narchitecture = \"kt-logistic/1\"\nepsilon = 4\n";
+        assert!(toml::from_str::<TaskSpec>(text).unwrap_err().to_string().contains("epsilon"));
+        let text = "task = \"t\"\narchitecture = \"kt-quadratic/1\"\n";
+        assert!(
+            toml::from_str::<TaskSpec>(text).unwrap_err().to_string().contains("kt-quadratic/1")
+        );
     }
 }

@@ -79,7 +79,8 @@ fn round_view(
         Some(dealings) if wants(Phase::Upload) => headers(round, member, dealings),
         _ => Vec::new(),
     };
-    let uploads = if wants(Phase::Vote) { round.uploads().values().cloned().collect() } else { Vec::new() };
+    let uploads =
+        if wants(Phase::Vote) { round.uploads().values().cloned().collect() } else { Vec::new() };
     RoundView {
         phase,
         plan: round.signed_plan().clone(),

@@ -250,9 +250,7 @@ impl Secret<[u8; 32]> {
 /// `N` bytes from the operating system's generator.
 pub fn random<const N: usize>() -> Result<[u8; N], CryptoError> {
     let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| CryptoError::NoRandomness)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| CryptoError::NoRandomness)?;
     Ok(bytes)
 }
 
@@ -330,11 +328,8 @@ fn aead_key(key: &Key) -> Result<aead::LessSafeKey, CryptoError> {
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), CryptoError> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let write = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };

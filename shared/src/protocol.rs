@@ -309,7 +309,8 @@ impl Certificate {
             }
         }
         for (institution, signature) in &self.votes {
-            let key = voter(institution).ok_or_else(|| BadCertificate::NoVoter(institution.clone()))?;
+            let key =
+                voter(institution).ok_or_else(|| BadCertificate::NoVoter(institution.clone()))?;
             let vote = Vote { institution: institution.clone(), outcome: self.outcome.clone() };
             key.verify(vote.digest().as_bytes(), signature)
                 .map_err(|_| BadCertificate::BadSignature(institution.clone()))?;

@@ -128,10 +128,7 @@ impl VerifiedRoster {
 
     /// How many institutions are members at `now`.
     pub fn active(&self, now: Timestamp) -> impl Iterator<Item = &Member> {
-        self.roster
-            .members
-            .iter()
-            .filter(move |m| m.valid_from <= now && now < m.valid_until)
+        self.roster.members.iter().filter(move |m| m.valid_from <= now && now < m.valid_until)
     }
 
     /// Refuses to go back: a roster must be at least as new as the last one seen, and the direct

@@ -35,7 +35,9 @@ pub fn write_sums(sums: &Sums) -> Result<Vec<u8>, BadTensors> {
         .collect();
     let views = bytes
         .iter()
-        .map(|(name, bytes)| Ok((*name, TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes)?)))
+        .map(|(name, bytes)| {
+            Ok((*name, TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes)?))
+        })
         .collect::<Result<Vec<_>, SafeTensorError>>()?;
     Ok(safetensors::serialize(views, None)?)
 }
@@ -101,11 +103,7 @@ pub fn read_model(file: &[u8], layout: &Layout) -> Result<Vec<f32>, BadTensors> 
     Ok(weights)
 }
 
-fn of_type<'a>(
-    name: &str,
-    view: &TensorView<'a>,
-    expected: Dtype,
-) -> Result<&'a [u8], BadTensors> {
+fn of_type<'a>(name: &str, view: &TensorView<'a>, expected: Dtype) -> Result<&'a [u8], BadTensors> {
     let given = view.dtype();
     if given == expected {
         Ok(view.data())
@@ -121,7 +119,11 @@ mod tests {
 
     #[test]
     fn sums_survive_and_nonsense_is_refused() {
-        let sums = Sums::from([("n".into(), vec![3.0]), ("empty".into(), vec![]), ("h".into(), vec![0.5, -1.0])]);
+        let sums = Sums::from([
+            ("n".into(), vec![3.0]),
+            ("empty".into(), vec![]),
+            ("h".into(), vec![0.5, -1.0]),
+        ]);
         let file = write_sums(&sums).unwrap();
         assert_eq!(read_sums(&file).unwrap(), sums);
         assert!(read_sums(&file[..file.len() - 1]).is_err());
@@ -131,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_model_fits_its_layout_and_no_other() {
-        let (two, three) = (layout(&["a".into(), "b".into()]), layout(&["a".into(), "b".into(), "c".into()]));
+        let (two, three) =
+            (layout(&["a".into(), "b".into()]), layout(&["a".into(), "b".into(), "c".into()]));
         let mut weights = two.initial();
         weights[0] = -2.5;
         let file = write_model(&two, &weights).unwrap();

@@ -268,14 +268,7 @@ impl Testbed {
 impl Testbed {
     /// Every durable event, read from the journal as an auditor reads it.
     pub fn events(&self) -> anyhow::Result<Vec<Entry<Event>>> {
-        let key = SigningKey::load(&self.coordinator_dir().join(SIGNING_KEY))?.verifying_key();
-        let history = History::audit(&self.coordinator_dir().join("journal"), &key)?;
-        let mut events = Vec::new();
-        history.replay(0, |_, payload| {
-            events.push(serde_json::from_slice::<Entry<Event>>(payload));
-            Ok::<(), Finding>(())
-        })?;
-        Ok(events.into_iter().collect::<Result<_, _>>()?)
+        events(&self.coordinator_dir())
     }
 
     /// Waits until `found` sees what it wants in the log.
@@ -314,9 +307,7 @@ impl Testbed {
 
     /// Every file below the coordinator's directory, with its content.
     pub fn files(&self) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
-        let mut files = Vec::new();
-        collect(&self.coordinator_dir(), &mut files)?;
-        Ok(files)
+        files(&self.coordinator_dir())
     }
 
     /// The folder of a round's perishable files.
@@ -324,6 +315,25 @@ impl Testbed {
         let name = format!("{}-{}-{}", id.task, id.round, id.attempt);
         self.coordinator_dir().join("rounds").join(name)
     }
+}
+
+/// Every durable event of the coordinator in `dir`.
+pub fn events(dir: &Path) -> anyhow::Result<Vec<Entry<Event>>> {
+    let key = SigningKey::load(&dir.join(SIGNING_KEY))?.verifying_key();
+    let history = History::audit(&dir.join("journal"), &key)?;
+    let mut events = Vec::new();
+    history.replay(0, |_, payload| {
+        events.push(serde_json::from_slice::<Entry<Event>>(payload));
+        Ok::<(), Finding>(())
+    })?;
+    Ok(events.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// Every file below `dir`, with its content.
+pub fn files(dir: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let mut files = Vec::new();
+    collect(dir, &mut files)?;
+    Ok(files)
 }
 
 fn round_events(events: &[Entry<Event>]) -> impl Iterator<Item = &RoundEvent> {

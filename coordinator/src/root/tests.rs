@@ -1,3 +1,5 @@
+//! Signing rosters and registries with a root in a directory of its own.
+
 use std::os::unix::fs::PermissionsExt;
 
 use collegium_shared::roster::{Registry, RootKey};

@@ -63,7 +63,8 @@ impl Table {
         let people: Vec<Person> = (0..n).map(person).collect();
         let plan = Signed::sign(plan(n, Cohort::proposed(n)), &signing_key());
         let expected: BTreeSet<_> = people.iter().map(|p| p.id.clone()).collect();
-        let planned = RoundEvent::Planned { plan: plan.clone(), expected: expected.clone() };
+        let planned =
+            RoundEvent::Planned { plan: Box::new(plan.clone()), expected: expected.clone() };
         let round = Round::planned(plan, expected, START);
         Self { round, now: START, people, bodies: BTreeMap::new(), events: Vec::new(), planned }
     }
@@ -211,7 +212,7 @@ impl Table {
     /// The state that replaying the events gives.
     fn replayed(&self) -> Round {
         let RoundEvent::Planned { plan, expected } = self.planned.clone() else { unreachable!() };
-        let mut round = Round::planned(plan, expected, START);
+        let mut round = Round::planned(*plan, expected, START);
         for (event, at) in &self.events {
             let json = serde_json::to_vec(event).unwrap();
             round.apply(&serde_json::from_slice(&json).unwrap(), *at);
@@ -266,7 +267,8 @@ fn messages_out_of_phase_are_refused() {
     table.play(Phase::Share, |_, _| true);
     assert_eq!(table.send(1, &share), Ok(Admission::Known));
     let context = table.round.context().unwrap();
-    let vote = Vote { institution: table.people[0].id.clone(), outcome: Outcome::Abort { context } };
+    let vote =
+        Vote { institution: table.people[0].id.clone(), outcome: Outcome::Abort { context } };
     let vote = Message::Vote(Signed::sign(vote, &table.people[0].key));
     let refused = table.send(0, &vote);
     assert_eq!(refused, Err(Refusal::WrongPhase { wants: Phase::Vote, is: Phase::Upload }));

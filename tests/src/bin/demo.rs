@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.part {
         None => demo::run(&cli.options),
-        Some(Part::Host { dirs }) => match hosts::run(&dirs) {
+        Some(Part::Host { dirs }) => match hosts::run(dirs) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error:#}");

@@ -12,15 +12,15 @@ use tokio::{
 };
 
 /// Runs the agents of `dirs` until SIGTERM or SIGINT; the end of one ends all.
-pub fn run(dirs: &[PathBuf]) -> anyhow::Result<()> {
+pub fn run(dirs: Vec<PathBuf>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start")?.block_on(host(dirs))
 }
 
-async fn host(dirs: &[PathBuf]) -> anyhow::Result<()> {
+async fn host(dirs: Vec<PathBuf>) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let mut agents = JoinSet::new();
-    for dir in dirs.iter().cloned() {
+    for dir in dirs {
         let mut stopped = stopped.clone();
         agents.spawn(async move {
             let until = async {

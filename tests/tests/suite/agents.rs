@@ -1,19 +1,15 @@
 //! Real agents around a real coordinator, all in processes of their own: deaths, absences, missing
 //! consent, and what the logs say of it afterwards.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use collegium_coordinator::network::{Event, Network as State};
-use collegium_shared::{
-    crypto::{Digest, SigningKey},
-    ids::InstitutionId,
-    journal::{Entry, Finding, History},
-};
+use collegium_coordinator::network::Network as State;
+use collegium_shared::{crypto::Digest, ids::InstitutionId};
 use collegium_tests::{
     harness::eventually,
     network::Network,
     simulator::{Federation, Settings},
-    testbed::LIMIT,
+    testbed::{LIMIT, events, files},
 };
 use serde_json::Value;
 
@@ -31,26 +27,29 @@ fn task(name: &str, rounds: u32, ready: u32) -> String {
 }
 
 /// Three small institutions with running agents.
-fn three(dir: &std::path::Path) -> (Network, Vec<InstitutionId>) {
-    let settings = Settings { institutions: 3, size_percent: 3, ..Settings::default() };
-    let federation = Federation::simulate(&settings);
+fn three(dir: &Path) -> (Network, Vec<InstitutionId>) {
+    let federation = federation();
     let network = Network::assemble(dir, &federation, POLICY).unwrap();
     (network, federation.institutions.into_iter().map(|i| i.name).collect())
 }
 
-/// Every committed event of the coordinator's journal.
-fn events(network: &Network) -> Vec<Entry<Event>> {
-    let dir = network.coordinator_dir();
-    let key = SigningKey::load(&dir.join(collegium_coordinator::SIGNING_KEY)).unwrap();
-    let history = History::audit(&dir.join("journal"), &key.verifying_key()).unwrap();
-    let mut events = Vec::new();
-    history
-        .replay(0, |_, payload| {
-            events.push(serde_json::from_slice(payload).unwrap());
-            Ok::<(), Finding>(())
-        })
-        .unwrap();
-    events
+fn federation() -> Federation {
+    Federation::simulate(&Settings { institutions: 3, size_percent: 3, ..Settings::default() })
+}
+
+/// Which learners, and which items that are no business of the network's, are named below `dir`.
+fn named_below(dir: &Path) -> BTreeSet<String> {
+    let federation = federation();
+    let shared: BTreeSet<&str> = federation.registry.items.iter().map(|i| i.id.as_str()).collect();
+    let rows = || federation.institutions.iter().flat_map(|institution| &institution.rows);
+    let learners = rows().map(|row| row.learner.as_str());
+    let own_items = rows().map(|row| row.item.as_str()).filter(|item| !shared.contains(item));
+    let private: BTreeSet<&str> = learners.chain(own_items).collect();
+    assert!(private.len() > 20);
+    let files = files(dir).unwrap();
+    let holds = |bytes: &[u8], name: &str| bytes.windows(name.len()).any(|w| w == name.as_bytes());
+    let named = |name: &&str| files.iter().any(|(_, bytes)| holds(bytes, name));
+    private.into_iter().filter(named).map(str::to_owned).collect()
 }
 
 /// The types of all entries in an agent's own log.
@@ -93,8 +92,14 @@ fn agents_and_coordinator_are_killed_and_the_task_completes_without_a_lost_round
     let status = network.status().unwrap();
     let live: Digest = status["state_sha256"].as_str().unwrap().parse().unwrap();
     network.stop().unwrap();
+    // The same search finds them all in the tables that were imported.
+    assert!(named_below(&dir.path().join("data")).len() > 20);
+    for place in ["coordinator", "logs", "agents"] {
+        assert!(named_below(&dir.path().join(place)).is_empty(), "records are readable in {place}");
+    }
+
     let mut state = State::default();
-    for entry in events(&network) {
+    for entry in events(&network.coordinator_dir()).unwrap() {
         state.apply(&entry.event, entry.at);
     }
     assert_eq!(state.digest().unwrap(), live, "the journal, folded from its first entry");

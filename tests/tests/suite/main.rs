@@ -8,6 +8,7 @@
 mod agent_commands;
 mod agents;
 mod commands;
+mod demo;
 mod enrolment;
 mod random;
 mod refusals;

@@ -35,16 +35,16 @@ pub(crate) fn within(rng: &mut ChaCha12Rng, range: std::ops::RangeInclusive<usiz
 pub(crate) fn anything(seed: u64, place: usize) -> Input {
     Arc::new(move |plan: &Plan| {
         let mut rng = generator(seed, place as u64 + 1);
-        let mut words = Vec::with_capacity(plan.encoding.dimension());
-        for segment in plan.encoding.segments() {
-            let most = (segment.bound * 2_f64.powi(segment.scale_log2)) as i64;
-            for _ in 0..segment.len {
-                let span = u64::try_from(2 * most + 1).unwrap();
-                let value = i64::try_from(rng.next_u64() % span).unwrap() - most;
-                words.push(i32::try_from(value).unwrap().cast_unsigned());
-            }
-        }
-        words
+        let segments = plan.encoding.segments().iter();
+        let bounds = segments.flat_map(|segment| vec![segment.bound; segment.len as usize]);
+        let largest = plan.encoding.encode(&bounds.collect::<Vec<_>>()).unwrap().words;
+        let draw = |largest: u32| {
+            let most = i64::from(largest.cast_signed());
+            let span = u64::try_from(2 * most + 1).unwrap();
+            let value = i64::try_from(rng.next_u64() % span).unwrap() - most;
+            i32::try_from(value).unwrap().cast_unsigned()
+        };
+        largest.into_iter().map(draw).collect()
     })
 }
 

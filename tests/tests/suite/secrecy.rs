@@ -39,7 +39,7 @@ impl Search {
                 ("integers of 8 bytes", each(words, |w| i64::from(w.cast_signed()).to_le_bytes())),
                 ("doubles", each(words, |w| value(w).to_le_bytes())),
                 ("values", each(words, |w| (value(w) * unit).to_le_bytes())),
-                ("single values", each(words, |w| ((value(w) * unit) as f32).to_le_bytes())),
+                ("single values", each(words, |w| narrowed(value(w) * unit).to_le_bytes())),
                 (
                     "text",
                     words.iter().map(|w| format!("{},", w.cast_signed()).into_bytes()).collect(),
@@ -74,6 +74,11 @@ impl Search {
         found.dedup();
         found
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "what a model's weights are stored as")]
+fn narrowed(value: f64) -> f32 {
+    value as f32
 }
 
 fn each<const N: usize>(words: &[u32], bytes: impl Fn(&u32) -> [u8; N]) -> Vec<Vec<u8>> {

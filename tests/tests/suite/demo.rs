@@ -1,0 +1,80 @@
+//! `cargo demo` as a newcomer runs it, and on real records.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use serde_json::Value;
+
+/// One demo at a time: each starts many processes.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Runs the demo and gives its summary, the last line of its output.
+fn demo(arguments: &[&str]) -> Value {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .args(arguments)
+        .arg("--json")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the demo failed:\n{told}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    serde_json::from_str(printed.lines().last().unwrap()).unwrap()
+}
+
+fn number(summary: &Value, name: &str) -> f64 {
+    summary[name].as_f64().unwrap_or_else(|| panic!("{name} is not a number in {summary}"))
+}
+
+/// A file of the real data, or none with a word about it.
+fn real(file: &str) -> Option<String> {
+    match std::env::var_os("COLLEGIUM_DATA") {
+        Some(dir) => Some(PathBuf::from(dir).join(file).to_str().unwrap().to_owned()),
+        None => {
+            println!("left out: COLLEGIUM_DATA does not name a directory with {file}");
+            None
+        }
+    }
+}
+
+/// What holds for every run.
+fn check(summary: &Value) {
+    println!("{summary}");
+    assert_eq!(summary["resumed_after_kill"], true);
+    assert_eq!(summary["logs_verified"], true);
+    assert_eq!(summary["rounds_aborted"], 0);
+    assert!(number(summary, "upload_bytes_per_parameter") < 4.5);
+    assert!(number(summary, "coordinator_peak_bytes") > 0.0);
+    let gap = number(summary, "auc_pooled") - number(summary, "auc_global");
+    assert!(gap <= 0.004, "federated is {gap} below pooled");
+    let (alone, global) = (number(summary, "auc_alone_mean"), number(summary, "auc_global_mean"));
+    assert!(global > alone, "mean alone {alone}, with the global model {global}");
+}
+
+#[test]
+fn seven_simulated_institutions_train_and_one_comes_back_from_a_kill() {
+    let summary = demo(&[]);
+    assert_eq!(summary["institutions"], 7);
+    check(&summary);
+}
+
+#[test]
+fn assist09_by_school_reaches_the_pooled_model() {
+    let Some(file) = real("assist09.parquet") else { return };
+    let summary = demo(&["--data", &file]);
+    assert_eq!(summary["institutions"], 27);
+    check(&summary);
+    assert!(number(&summary, "auc_global") >= 0.776);
+}
+
+#[test]
+fn timss11_with_forty_schools_reaches_the_pooled_model() {
+    let Some(file) = real("timss11_schools.parquet") else { return };
+    let summary = demo(&["--data", &file, "--institutions", "40"]);
+    assert_eq!(summary["institutions"], 40);
+    check(&summary);
+}
