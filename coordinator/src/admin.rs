@@ -11,7 +11,7 @@ use collegium_shared::{
     documents::{self, RootPublic, SignedDocument},
     ids::InstitutionId,
     journal::JournalError,
-    protocol::{Cohort, Phase},
+    protocol::{Cohort, Ending, Phase},
     roster::{Member, RootKey},
     secagg,
 };
@@ -22,6 +22,7 @@ use crate::{
     driver::Driver,
     network::{Event, NetworkEvent},
     root,
+    round::RoundEvent,
     task::{Task, TaskSpec},
 };
 
@@ -30,6 +31,8 @@ pub use documents::MAX_DOCUMENT;
 /// The longest validity of an invitation.
 const MAX_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
 
+/// The longest name of a legal entity, in characters, as the root accepts it.
+const MAX_LEGAL_ENTITY: usize = 200;
 /// The largest registry that an agent can fetch, with room for the roster beside it.
 const MAX_REGISTRY_BYTES: usize = MAX_MESSAGE - (512 << 10);
 
@@ -92,6 +95,9 @@ fn invite(
     let validity = expires_at.since(driver.now());
     if validity.is_zero() || validity > MAX_VALIDITY {
         return Ok(Err("an invitation is valid for at most seven days".into()));
+    }
+    if legal_entity.is_empty() || legal_entity.chars().count() > MAX_LEGAL_ENTITY {
+        return Ok(Err(format!("the legal entity has 1 to {MAX_LEGAL_ENTITY} characters")));
     }
     driver.record(Event::Network(NetworkEvent::Invited {
         institution,
@@ -212,6 +218,12 @@ fn import_roster(
         members,
     }))?;
     driver.state.roster = Some(std::sync::Arc::new(roster));
+    // Nobody has sent anything yet: better a new plan at once than one that every agent refuses.
+    if driver.state.network.open_round().is_some_and(|round| round.phase() == Phase::Ready) {
+        let reason = "another roster came into force".to_owned();
+        let ending = Ending::Abandoned { reason };
+        driver.record(Event::Round(RoundEvent::Ended { ending }))?;
+    }
     Ok(Ok(json!({ "version": version, "members": members })))
 }
 

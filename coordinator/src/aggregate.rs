@@ -45,6 +45,8 @@ pub enum AggregateError {
     BadDealer(InstitutionId),
     #[error(transparent)]
     Recover(RecoverError),
+    #[error("too few institutions are left after those that dealt badly were excluded")]
+    TooFewLeft,
     #[error("{0}")]
     Inconsistent(&'static str),
 }

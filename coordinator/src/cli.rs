@@ -290,8 +290,12 @@ fn invite(
         token_sha256,
         expires_at,
     };
-    ask(dir, request)?;
+    // First the file: an invitation in the log that nobody can read would be lost.
     token.write(out)?;
+    if let Err(error) = ask(dir, request) {
+        std::fs::remove_file(out).with_context(|| out.display().to_string())?;
+        return Err(error);
+    }
     say!("invited        {institution}");
     say!("file           {} (readable by you alone)", out.display());
     say!("valid until    {expires_at}, once");
@@ -445,6 +449,9 @@ fn print_status(answer: &Value) {
         t => {
             let ending = match &t["ending"] {
                 Value::Null => "running".into(),
+                ending if ending["reason"].is_string() => {
+                    format!("{}: {}", plain(&ending["end"]), plain(&ending["reason"]))
+                }
                 ending => plain(&ending["end"]),
             };
             line("task", format!("{} ({ending})", plain(&t["task"])));

@@ -11,7 +11,7 @@ use collegium_shared::{
     clock::{Clock, Timestamp},
     crypto::{Digest, SigningKey, VerifyingKey},
     documents::SignedDocument,
-    ids::InstitutionId,
+    ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
     protocol::{Cohort, Ending, Manifest, Metrics, Phase, Plan},
     roster::{Registry, RootKey, VerifiedRoster},
@@ -143,6 +143,8 @@ pub struct Driver {
     pub(crate) workshop: Workshop,
     accumulator: Option<Accumulator>,
     working: bool,
+    /// The open round when files were last erased.
+    tidied: Option<Option<RoundId>>,
 }
 
 /// Answers that wait until what they say is durable.
@@ -183,6 +185,7 @@ impl Driver {
             workshop,
             accumulator: None,
             working: false,
+            tidied: None,
         };
         driver.load_documents()?;
         driver.publish.send_replace(driver.state.clone());
@@ -192,6 +195,9 @@ impl Driver {
     /// Serves requests until `shutdown`, or until the journal refuses an event.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), JournalError> {
         tokio::pin!(shutdown);
+        if self.state.network.open_round().is_some() {
+            self.record(Event::Round(RoundEvent::Resumed))?;
+        }
         self.settle(Vec::new())?;
         loop {
             let wait = self.until_deadline();
@@ -212,6 +218,19 @@ impl Driver {
         }
         self.save_view();
         self.log.publish()
+    }
+
+    /// Carries out one operator's request on a directory that nobody serves, and nothing else: no
+    /// round moves, no work starts.
+    pub fn once(
+        mut self,
+        request: AdminRequest,
+    ) -> Result<Result<serde_json::Value, String>, JournalError> {
+        let answer = admin::carry_out(&mut self, request)?;
+        if self.uncommitted {
+            self.log.commit()?;
+        }
+        Ok(answer)
     }
 
     /// How long nothing happens by itself.
@@ -391,6 +410,14 @@ impl Driver {
             .map(|member| member.institution.clone())
             .filter(|institution| !task.excluded().contains(institution))
             .collect();
+        if expected.len() < task.cohort().n_min() {
+            // Only a new roster can bring more, except where dealers were left out for good.
+            return if task.excluded().is_empty() {
+                Ok(None)
+            } else {
+                Err(AggregateError::TooFewLeft)
+            };
+        }
         let (sizes, layout) = match stage {
             architecture::Stage::Support => (registry.sizes(), None),
             _ => {
@@ -499,7 +526,13 @@ impl Driver {
                 Ok(Ok(()))
             }
             Err(refusal) => {
-                tracing::warn!(institution = %from, reason = %refusal, "message refused");
+                match refusal {
+                    // Usual: a quorum does not wait for the others.
+                    Refusal::WrongPhase { wants, is } if wants < is => {
+                        tracing::debug!(institution = %from, reason = %refusal, "message came late");
+                    }
+                    _ => tracing::warn!(institution = %from, reason = %refusal, "message refused"),
+                }
                 if let Refusal::Equivocation { phase, .. } = refusal {
                     self.keep_evidence(from, phase, message)?;
                 }
@@ -535,12 +568,16 @@ impl Driver {
 impl Driver {
     /// Erases the files of rounds that are over.
     fn tidy(&mut self) {
-        let open = self.state.network.open_round().map(|round| &round.plan().round);
+        let open = self.state.network.open_round().map(|round| round.plan().round.clone());
         if open.is_none() && !self.working {
             self.accumulator = None;
         }
-        if let Err(error) = self.workshop.spool.erase_except(open) {
-            tracing::warn!(%error, "files of ended rounds could not be erased");
+        if self.tidied.as_ref() == Some(&open) {
+            return;
+        }
+        match self.workshop.spool.erase_except(open.as_ref()) {
+            Ok(()) => self.tidied = Some(open),
+            Err(error) => tracing::warn!(%error, "files of ended rounds could not be erased"),
         }
     }
 
@@ -552,10 +589,11 @@ impl Driver {
         self.working = true;
         let (workshop, worker) = (self.workshop.clone(), self.worker.clone());
         let Published { network, registry, .. } = self.state.clone();
-        tokio::task::spawn_blocking(move || {
-            let done = workshop.run(work, &network, registry);
+        let computed = tokio::task::spawn_blocking(move || workshop.run(work, &network, registry));
+        tokio::spawn(async move {
+            let done = computed.await.unwrap_or(Done::Failed);
             // Nobody listens any more only when the owner is gone.
-            drop(worker.blocking_send(Command::Worked(done)));
+            drop(worker.send(Command::Worked(done)).await);
         });
     }
 
@@ -574,6 +612,7 @@ impl Driver {
                 self.record(Event::Round(RoundEvent::Ended { ending: Ending::Released { sum } }))
             }
             Done::Opened(_, Err(error)) => self.end_round(&error),
+            Done::Failed => self.failed(),
             Done::Initialised(Ok(candidate)) => {
                 self.record(Event::Network(NetworkEvent::ModelStepped { candidate }))
             }
@@ -584,6 +623,18 @@ impl Driver {
                 self.record(Event::Network(NetworkEvent::TaskEnded { ending }))
             }
         }
+    }
+
+    /// A computation came to nothing: whatever waits for it ends, with the reason.
+    fn failed(&mut self) -> Result<(), JournalError> {
+        self.accumulator = None;
+        let error =
+            AggregateError::Inconsistent("a computation failed; the log of the process says why");
+        if self.state.network.open_round().is_some() {
+            return self.end_round(&error);
+        }
+        let ending = TaskEnding::Failed { reason: error.to_string() };
+        self.record(Event::Network(NetworkEvent::TaskEnded { ending }))
     }
 
     fn end_round(&mut self, error: &AggregateError) -> Result<(), JournalError> {

@@ -72,6 +72,9 @@ pub enum RoundEvent {
         header: Signed<RevealHeader>,
         withheld: BTreeSet<Position>,
     },
+    /// The coordinator was away; the open phase's time begins anew, so that nobody is late because
+    /// of it.
+    Resumed,
     /// Enough shares are here to open the sum.
     Opening,
     Ended {
@@ -254,6 +257,7 @@ impl Round {
                     *self.complaints.entry(dealer).or_default() += 1;
                 }
             }
+            RoundEvent::Resumed => self.since = at,
             RoundEvent::Opening => self.state = State::Open,
             RoundEvent::Ended { ending } => self.state = State::Ended(ending.clone()),
         }
@@ -323,11 +327,8 @@ impl Round {
         check_signed(from, &header.body.institution, key, header)?;
         same(header.body.plan, self.plan_digest, "plan")?;
         let position = self.listed(from)?;
-        if let Some(admission) = repeated(self.dealt.get(&position), header, from, Phase::Share)? {
-            return Ok(admission);
-        }
-        self.in_phase(Phase::Share)?;
-        same(header.body.list, self.list_root.unwrap_or(Digest([0; 32])), "list")?;
+        // Before anything else: a body that its header does not sign must not take the place of the
+        // one that it does.
         let n = self.list.len();
         let sealed_right = |s: &Vec<u8>| s.len() == secagg::SEALED_SHARE_LEN;
         if body.leaves.len() != 2 * n
@@ -339,6 +340,11 @@ impl Round {
         if body.shares_root() != header.body.shares || body.sealed_digest() != header.body.sealed {
             return Err(Refusal::WrongDigest("sealed shares"));
         }
+        if let Some(admission) = repeated(self.dealt.get(&position), header, from, Phase::Share)? {
+            return Ok(admission);
+        }
+        self.in_phase(Phase::Share)?;
+        same(header.body.list, self.list_root.unwrap_or(Digest([0; 32])), "list")?;
         accept(RoundEvent::Dealt { header: header.clone() })
     }
 
@@ -598,10 +604,11 @@ impl Round {
         self.proposal.as_ref()
     }
 
-    /// The quorum's word, once there is one.
+    /// The quorum's word, once there is one; no more votes than a quorum needs.
     pub fn certificate(&self) -> Option<Certificate> {
         let outcome = self.proposal.clone().filter(|_| self.votes.len() >= self.quorum())?;
-        let votes = self.votes.iter().map(|(who, signature)| (who.clone(), *signature)).collect();
+        let votes = self.votes.iter().take(self.quorum());
+        let votes = votes.map(|(who, signature)| (who.clone(), *signature)).collect();
         Some(Certificate { outcome, votes })
     }
 

@@ -37,13 +37,13 @@ use crate::{
     driver::{DriverError, Handle, Published},
     enrol,
     listener::peer,
-    round::{Message, Position, Refusal, Round},
+    round::{Admission, Message, Position, Refusal, Round},
     spool::SpoolError,
     views::{self, Dealings},
 };
 
 /// How long an upload may be silent before it is cut; the sender resumes where it was.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Both services.
 #[derive(Clone)]
@@ -138,13 +138,14 @@ impl Rpc {
         }
     }
 
-    /// Refuses what the published state already rules out, before anything is written.
-    fn pre_admit(
+    /// Refuses what the published state already rules out; says whether the message is a new one,
+    /// whose body has to be kept. A contradiction goes on to the owner, which keeps the evidence.
+    fn is_new(
         &self,
         published: &Published,
         from: &InstitutionId,
         message: &Message,
-    ) -> Result<(), Status> {
+    ) -> Result<bool, Status> {
         let (Some(round), Some(roster)) = (published.network.open_round(), &published.roster)
         else {
             return Err(driver_status(&DriverError::NoRound));
@@ -152,8 +153,8 @@ impl Rpc {
         let key = roster.members().iter().find(|m| m.institution == *from).map(|m| m.identity);
         let key = key.ok_or_else(|| driver_status(&DriverError::NotAMember(from.clone())))?;
         match round.admit(from, &key, message) {
-            // The owner refuses it as well, and keeps the evidence.
-            Ok(_) | Err(Refusal::Equivocation { .. }) => Ok(()),
+            Ok(Admission::Accept(_)) => Ok(true),
+            Ok(Admission::Known) | Err(Refusal::Equivocation { .. }) => Ok(false),
             Err(refusal) => Err(driver_status(&refusal.into())),
         }
     }
@@ -166,11 +167,12 @@ impl Rpc {
     ) -> Result<Response<v1::Ack>, Status> {
         let published = self.open_round(None)?;
         let message = Message::Share { header: header.clone(), body: body.clone() };
-        self.pre_admit(&published, &from, &message)?;
-        let (spool, id) = (self.handle.workshop.spool.clone(), open_id(&published)?);
-        blocking(move || spool.round(&id)?.write_share(&header.body, &body))
-            .await?
-            .map_err(|error| spool_status(&error))?;
+        if self.is_new(&published, &from, &message)? {
+            let (spool, id) = (self.handle.workshop.spool.clone(), open_id(&published)?);
+            blocking(move || spool.round(&id)?.write_share(&header.body, &body))
+                .await?
+                .map_err(|error| spool_status(&error))?;
+        }
         self.submit(from, message).await
     }
 
@@ -194,11 +196,12 @@ impl Rpc {
         };
         let fits = round.fits(&from, &pieces, leaves);
         let message = Message::Reveal { header: header.clone(), pieces: pieces.clone(), fits };
-        self.pre_admit(&published, &from, &message)?;
-        let (spool, id) = (self.handle.workshop.spool.clone(), open_id(&published)?);
-        blocking(move || spool.round(&id)?.write_reveal(&header.body, &pieces))
-            .await?
-            .map_err(|error| spool_status(&error))?;
+        if self.is_new(&published, &from, &message)? {
+            let (spool, id) = (self.handle.workshop.spool.clone(), open_id(&published)?);
+            blocking(move || spool.round(&id)?.write_reveal(&header.body, &pieces))
+                .await?
+                .map_err(|error| spool_status(&error))?;
+        }
         self.submit(from, message).await
     }
 

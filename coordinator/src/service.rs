@@ -91,13 +91,8 @@ pub async fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<serde_json
         other => return Ok(other?),
     }
     let config = Config::load(dir)?;
-    let (driver, handle) = Driver::open(dir, &config, Clock::system())?;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let owner = tokio::spawn(driver.run(async { drop(stopped.await) }));
-    let answer = handle.admin(request).await;
-    drop(stop);
-    owner.await??;
-    answer.map_err(anyhow::Error::msg)
+    let (driver, _) = Driver::open(dir, &config, Clock::system())?;
+    driver.once(request)?.map_err(anyhow::Error::msg)
 }
 
 /// Resolves when the process is asked to stop.

@@ -55,7 +55,10 @@ impl Spool {
     /// The folder of one round, made if need be.
     pub fn round(&self, id: &RoundId) -> Result<RoundFiles, SpoolError> {
         let dir = self.dir.join(folder(id));
-        durable::create_dir(&dir).map_err(at(&dir))?;
+        if !dir.is_dir() {
+            durable::create_dir(&dir).map_err(at(&dir))?;
+            durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
+        }
         Ok(RoundFiles { dir })
     }
 

@@ -37,13 +37,23 @@ pub fn round_of<'a>(published: &'a Published, member: &InstitutionId) -> Option<
     part.then_some(round)
 }
 
+/// Whether the root's roster names this institution: models are for members only.
+pub fn is_on_roster(published: &Published, institution: &InstitutionId) -> bool {
+    let roster = published.roster.as_deref();
+    roster.is_some_and(|roster| roster.members().iter().any(|m| m.institution == *institution))
+}
+
+fn release_for(published: &Published, member: &InstitutionId) -> Option<Digest> {
+    published.network.release().filter(|_| is_on_roster(published, member))
+}
+
 /// Changes exactly when this member has something new to look at.
 pub fn cursor(published: &Published, member: &InstitutionId) -> String {
     let round = round_of(published, member);
     let state = (
         published.network.roster().map(|r| r.digest),
         published.network.registry().map(|r| r.digest),
-        published.network.release(),
+        release_for(published, member),
         round.map(|round| (round.plan_digest(), round.phase())),
     );
     Digest::of_parts("collegium/v1/cursor", &[format!("{state:?}").as_bytes()]).short()
@@ -60,7 +70,7 @@ pub fn answer(
     Polled {
         cursor: cursor(published, member),
         roster: published.network.roster().map(|r| r.digest),
-        release: published.network.release(),
+        release: release_for(published, member),
         round: round.map(|round| round_view(round, member, held, dealings)),
     }
 }

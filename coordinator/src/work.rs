@@ -34,6 +34,8 @@ pub enum Work {
 
 /// What came out; of rounds with the digest of the plan, because a round may end meanwhile.
 pub enum Done {
+    /// The computation itself failed: a defect, or no memory.
+    Failed,
     Folded(Digest, Result<Accumulator, SpoolError>),
     Opened(Digest, Result<Digest, AggregateError>),
     Initialised(Result<Candidate, AggregateError>),

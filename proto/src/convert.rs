@@ -51,8 +51,8 @@ use crate::{PROTOCOL, v1};
 
 /// The most bytes of a name or cursor.
 pub const MAX_TEXT: usize = 64;
-/// The most bytes of a signed plan as JSON.
-pub const MAX_PLAN: usize = 256 << 10;
+/// The most bytes of a signed plan as JSON: it has to fit a journal entry.
+pub const MAX_PLAN: usize = 60 << 10;
 /// The most bytes of the reason why a round was abandoned; longer ones are cut when sent.
 pub const MAX_REASON: usize = 1 << 10;
 

@@ -18,7 +18,7 @@ mod workers;
 
 use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use collegium_shared::clock::Clock;
 use tempfile::TempDir;
@@ -74,15 +74,16 @@ pub fn run(options: &Options) -> ExitCode {
 fn attempt(options: &Options) -> anyhow::Result<()> {
     let screen = Screen::new(options.json);
     let stop = Stop::on_signals()?;
+    crate::harness::binaries()?;
     // It may hold real records: nobody else on this machine looks inside.
     let private = Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix("collegium-demo-").permissions(private).tempdir();
     let dir = dir.context("cannot make a directory for the demo")?;
     let result = play(options, &dir, &screen, &stop);
     screen.finished();
-    let wanted = options.keep || (result.is_err() && !stop.wanted());
     let path = dir.path().to_owned();
-    if wanted {
+    let interrupted = result.is_err() && stop.wanted();
+    if options.keep || (result.is_err() && !interrupted) {
         let path = dir.keep();
         if result.is_err() {
             eprintln!("everything that was made so far lies in {}", path.display());
@@ -90,12 +91,14 @@ fn attempt(options: &Options) -> anyhow::Result<()> {
     } else {
         dir.close().with_context(|| format!("cannot remove {}", path.display()))?;
     }
+    if interrupted {
+        bail!("interrupted");
+    }
     screen.json(&serde_json::to_string(&result?)?);
     Ok(())
 }
 
 fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyhow::Result<Summary> {
-    crate::harness::binaries()?;
     let clock = Clock::system();
     let start = clock.now();
     let dir = dir.path();
@@ -114,7 +117,11 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
     screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
     let mut consortium = Consortium::set_up(dir, &population, screen, stop)?;
     let result = tell(&mut consortium, rounds, screen, stop);
-    let mut summary = result.map_err(|error| consortium.explain(error))?;
+    let mut summary = result.inspect_err(|_| {
+        if !stop.wanted() {
+            screen.note(&consortium.last_words());
+        }
+    })?;
     summary.seconds = clock.now().since(start).as_secs_f32();
     screen.say(&report::ending(&consortium, &summary, options.keep));
     Ok(summary)

@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use collegium_shared::{ids::InstitutionId, protocol::Cohort};
 use serde_json::Value;
 
@@ -19,6 +19,8 @@ use crate::network::{COMMAND_LIMIT, Network};
 const OWN_PROCESSES: usize = 16;
 /// Agents in one process beyond that.
 const PER_HOST: usize = 40;
+/// How much of the coordinator's log is shown after a failure.
+const LAST_LINES: usize = 12;
 /// The task's name.
 const TASK: &str = "demo";
 
@@ -106,12 +108,12 @@ impl<'a> Consortium<'a> {
         Ok(1 + verified.len())
     }
 
-    /// Adds what the coordinator wrote last.
-    pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        match self.network.last_words() {
-            Some(words) => anyhow!("{error:#}\nthe coordinator's log ends with:\n{words}"),
-            None => error,
-        }
+    /// The end of the coordinator's log, for people who look for what went wrong.
+    pub(super) fn last_words(&self) -> String {
+        let words = self.network.last_words().unwrap_or_default();
+        let lines: Vec<&str> = words.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        format!("\nThe coordinator's log ends with:\n{last}")
     }
 
     /// Waits until every agent serves the model of this version.

@@ -3,22 +3,18 @@
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Where the demo's words go.
 pub(super) struct Screen {
     json: bool,
-    /// Hidden where standard error is no terminal.
+    /// Hidden where standard error is no terminal, and while no rounds go on.
     bar: ProgressBar,
 }
 
 impl Screen {
     pub(super) fn new(json: bool) -> Self {
-        let bar = match std::io::stderr().is_terminal() {
-            true => ProgressBar::no_length(),
-            false => ProgressBar::hidden(),
-        };
-        Self { json, bar }
+        Self { json, bar: ProgressBar::hidden() }
     }
 
     /// A result.
@@ -33,6 +29,9 @@ impl Screen {
 
     /// Starts the bar over `steps`.
     pub(super) fn expect(&self, steps: u32) {
+        if std::io::stderr().is_terminal() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}") {
             self.bar.set_style(style);
         }
@@ -48,6 +47,7 @@ impl Screen {
     /// Takes the bar away.
     pub(super) fn finished(&self) {
         self.bar.finish_and_clear();
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     /// The last line for programs.
