@@ -2,7 +2,7 @@
 //! prints; decides nothing.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,6 +14,7 @@ use collegium_shared::{
     clock::Clock,
     config::{ConfigError, Log, LogFormat},
     crypto::{Digest, SigningKey, VerifyingKey},
+    service::{log_to_stderr, stop_signal},
 };
 
 use crate::{
@@ -200,11 +201,9 @@ fn enroll(request: enrol::Request) -> anyhow::Result<()> {
     let enrolled = runtime()?.block_on(enrol::enrol(&request, Clock::system().now()))?;
     print(&format!("enrolled       {}\n", enrolled.institution))?;
     print(&format!("fingerprint    {}\n", enrolled.fingerprint))?;
-    print(&format!(
-        "Tell the consortium this fingerprint by a channel that the coordinator does not\n"
-    ))?;
-    print(&format!("control: it is compared before the roster is signed.\n"))?;
-    print(&format!("next           policy init, data import, run\n"))?;
+    print("Tell the consortium this fingerprint by a channel that the coordinator does not\n")?;
+    print("control: it is compared before the roster is signed.\n")?;
+    print("next           policy init, data import, run\n")?;
     Ok(())
 }
 
@@ -212,7 +211,7 @@ fn policy_init(dir: &Path) -> anyhow::Result<()> {
     Home::config(dir)?;
     Policy::init(dir)?;
     print(&format!("wrote          {}\n", dir.join(crate::policy::FILE).display()))?;
-    print(&format!("Read it and set what this institution consents to.\n"))?;
+    print("Read it and set what this institution consents to.\n")?;
     Ok(())
 }
 
@@ -247,43 +246,11 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn serve(dir: &Path) -> anyhow::Result<()> {
     log_to_stderr(&Home::config(dir)?.log)?;
-    let stop = async {
-        if let Err(error) = stop_signal().await {
-            tracing::error!(%error, "signals cannot be received; stopping");
-        }
-    };
     let runtime = runtime()?;
-    let result = runtime.block_on(runner::run_agent(dir, stop));
+    let result = runtime.block_on(runner::run_agent(dir, stop_signal()));
     // Work on blocking threads that did not stop in time must not keep the process.
     runtime.shutdown_background();
     result
-}
-
-/// Resolves when the process is asked to stop.
-async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-/// Sets up what the process writes about its work.
-fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
-        .with_context(|| format!("log.level {:?} is not a level", log.level))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let done = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
 }
 
 fn run_audit(command: AuditCommand) -> anyhow::Result<()> {

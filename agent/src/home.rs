@@ -149,10 +149,9 @@ impl Home {
         let places = &config.directories;
         let book = Book::open(&places.journal, &config.institution, signer, clock.clone())?;
         let vault = open_vault(dir, &config, &book)?;
-        let round_key = VaultKey::load(&dir.join(VAULT_KEY))?.derive("agent/rounds");
         let home = Self {
             blobs: Blobs::open(&places.blobs)?,
-            rounds: RoundFiles::open(&dir.join("rounds"), round_key)?,
+            rounds: Self::open_rounds(dir)?,
             models: ModelStore::open(&dir.join("models"))?,
             dir: dir.to_owned(),
             vault: Mutex::new(vault),
@@ -172,6 +171,12 @@ impl Home {
         } else {
             Err(HomeError::NotEnrolled(dir.to_owned()))
         }
+    }
+
+    /// The sealed files of rounds in `dir`, under its vault key, without opening anything else.
+    pub fn open_rounds(dir: &Path) -> Result<RoundFiles, HomeError> {
+        let key = VaultKey::load(&dir.join(VAULT_KEY))?.derive("agent/rounds");
+        Ok(RoundFiles::open(&dir.join("rounds"), key)?)
     }
 
     pub fn dir(&self) -> &Path {

@@ -15,7 +15,7 @@ use std::{error::Error, future::Future, sync::Arc, time::Duration};
 use collegium_proto::{
     MAX_MESSAGE,
     convert::{Malformed, PollQuery},
-    v1::{self, enrolment_client::EnrolmentClient, federation_client::FederationClient},
+    v1::{self, federation_client::FederationClient},
 };
 use collegium_shared::{
     blobs::BlobError,
@@ -38,8 +38,6 @@ pub use transfer::Traffic;
 const CALL: Duration = Duration::from_secs(60);
 /// How long a poll may take; the coordinator answers after 25 seconds at the latest.
 const POLL: Duration = Duration::from_secs(60);
-/// The most bytes of the answer to an enrolment: a certificate and a key.
-const MAX_ENROL_REPLY: usize = 64 << 10;
 /// The most characters of the coordinator's words in an error.
 const MAX_ACCOUNT: usize = 400;
 
@@ -121,7 +119,6 @@ async fn call<T>(
 #[derive(Clone)]
 pub struct Link {
     federation: FederationClient<Channel>,
-    enrolment: EnrolmentClient<Channel>,
     traffic: Arc<Traffic>,
 }
 
@@ -130,10 +127,9 @@ impl Link {
     pub fn new(endpoint: Endpoint) -> Self {
         let channel = endpoint.connect_lazy();
         Self {
-            federation: FederationClient::new(channel.clone())
+            federation: FederationClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
-            enrolment: EnrolmentClient::new(channel).max_decoding_message_size(MAX_ENROL_REPLY),
             traffic: Arc::default(),
         }
     }
@@ -199,11 +195,5 @@ impl Link {
         let request = v1::DocumentsRequest {};
         let reply = call(CALL, self.federation.clone().documents(request)).await?;
         Ok(Documents::try_from(reply)?)
-    }
-
-    /// Spends a token for a client certificate. The answer is checked by the caller, who knows the
-    /// keys that must be in it; here it is bounded to 64 KiB.
-    pub async fn enrol(&self, request: v1::EnrolRequest) -> Result<v1::EnrolReply, LinkError> {
-        call(CALL, self.enrolment.clone().enrol(request)).await
     }
 }

@@ -24,6 +24,13 @@ pub struct Policy {
     pub n_min: u16,
     /// The fewest honest institutions in a sum.
     pub min_honest: u16,
+    /// SHA-256 of the file that it was read from.
+    #[serde(skip, default = "unread")]
+    pub digest: Digest,
+}
+
+fn unread() -> Digest {
+    Digest::of(b"")
 }
 
 /// Why there is no policy to go by.
@@ -76,7 +83,8 @@ impl Policy {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let policy: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        let mut policy: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        policy.digest = Digest::of(text.as_bytes());
         if policy.min_honest < 2 {
             return Err("min_honest must be at least 2: a sum of one is no secret".into());
         }
@@ -96,11 +104,6 @@ impl Policy {
         })
     }
 
-    /// The digest of what the policy says, for the audit log.
-    pub fn digest(&self) -> Digest {
-        Digest::of_parts("collegium/v1/policy", &[format!("{self:?}").as_bytes()])
-    }
-
     /// Whether the plan stays within the policy; the reason if not.
     pub fn check(&self, plan: &Plan) -> Result<(), String> {
         let (task, architecture) = (plan.round.task.as_str(), plan.architecture.as_str());
@@ -108,7 +111,8 @@ impl Policy {
             return Err(format!("task {task}"));
         }
         if !self.architectures.iter().any(|allowed| allowed == architecture) {
-            return Err(format!("architecture {architecture}"));
+            let shown: String = architecture.chars().take(80).collect();
+            return Err(format!("architecture {shown}"));
         }
         let cohort = plan.cohort;
         if cohort.c_max < self.c_max {

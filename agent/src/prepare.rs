@@ -37,6 +37,8 @@ pub enum PrepareError {
     Encoding(String),
     #[error("the plan's parameter layout is not the one that the shared competencies give")]
     Layout,
+    #[error("the support sum counts more institutions than there are, or fewer than none")]
+    Support,
     #[error("the {what} does not fit the plan: {reason}")]
     Sums { what: &'static str, reason: BadSums },
     #[error("the {what} does not fit the plan: {reason}")]
@@ -94,7 +96,17 @@ pub fn input(
 ) -> Result<Quantised, PrepareError> {
     Architecture::lookup(&plan.architecture)?;
     let basis = Basis { plan, registry, blobs };
-    let values = basis.run(trainer, cancel)?;
+    let values = match basis.run(trainer, cancel) {
+        // Whether the numbers come out finite depends on the records. An institution that stayed
+        // away because of it would say something about them all by itself; zeros say nothing.
+        Err(PrepareError::Stage(
+            error @ (ModelError::NotFinite { .. } | ModelError::NotConverged(_)),
+        )) => {
+            tracing::error!(round = %plan.round, %error, "this institution contributes zeros");
+            vec![0.0; plan.encoding.dimension()]
+        }
+        other => other?,
+    };
     Ok(plan.encoding.encode(&values)?)
 }
 
@@ -167,6 +179,10 @@ impl Basis<'_> {
     fn shared(&self) -> Result<SharedSets, PrepareError> {
         let what = "support sum";
         let sums = self.sums(what, self.plan.inputs.support)?;
+        let most = f64::from(self.plan.encoding.n_max());
+        if sums.values().flatten().any(|support| !(0.0..=most).contains(support)) {
+            return Err(PrepareError::Support);
+        }
         let least = self.plan.cohort.least();
         shared_sets(self.registry, &sums, least)
             .map_err(|reason| PrepareError::Sums { what, reason })

@@ -3,15 +3,15 @@
 //! to take after that. Every check of the protocol that protects the institution is here. Holds no
 //! secret (they lie in the sealed session file), no clock, storage or wire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
     ids::{InstitutionId, RoundId},
     protocol::{
-        BadCertificate, Certificate, Ending, Outcome, Phase, Plan, QuorumCertificate, RoundView,
-        ShareHeader, UploadHeader, statements_root,
+        BadCertificate, Certificate, Ending, Inputs, Outcome, Phase, Plan, QuorumCertificate,
+        RoundView, ShareHeader, UploadHeader, statements_root,
     },
     roster::VerifiedRoster,
     secagg::{self, Member},
@@ -34,6 +34,8 @@ pub enum SessionEvent {
     Committed {
         round: RoundId,
         commitment: Digest,
+        /// The records that the input was made from.
+        snapshot: Digest,
     },
     /// The list L was checked and pinned.
     Listed {
@@ -89,6 +91,10 @@ pub enum Refusal {
         "this institution already gave this stage of task {0} in round {1}; sums that do not depend on the weights are given once"
     )]
     AlreadyGiven(String, RoundId),
+    #[error(
+        "the sum would hold {differ} institutions more or less than that of round {round}, over the same records: the difference would be of fewer than {least}"
+    )]
+    TooClose { round: RoundId, differ: usize, least: usize },
     #[error("the plan is malformed: {0}")]
     Malformed(&'static str),
     #[error("{0} on the list is not on the roster, or its signature does not verify")]
@@ -157,6 +163,7 @@ pub struct Surroundings<'a> {
 pub struct Session {
     plan: Signed<Plan>,
     commitment: Option<Digest>,
+    snapshot: Option<Digest>,
     list: Option<Digest>,
     institutions: Vec<InstitutionId>,
     context: Option<Digest>,
@@ -170,6 +177,7 @@ impl Session {
         Self {
             plan,
             commitment: None,
+            snapshot: None,
             list: None,
             institutions: Vec::new(),
             context: None,
@@ -197,6 +205,26 @@ impl Session {
 
     pub fn over(&self) -> bool {
         self.over
+    }
+
+    /// The records that the input was made from.
+    pub fn snapshot(&self) -> Option<Digest> {
+        self.snapshot
+    }
+
+    /// The sum that this outcome lets be opened, if it is of what does not depend on the weights.
+    fn summed(&self, outcome: &Outcome) -> Option<Summed> {
+        let Outcome::Survivors { survivors, .. } = outcome else { return None };
+        let snapshot = self.snapshot.filter(|_| self.plan().stage.once())?;
+        let plan = self.plan();
+        let stage = plan.stage.label().as_bytes();
+        let parts = [stage, snapshot.as_bytes(), plan.registry.as_bytes()];
+        let named = self.institutions.iter().zip(0u16..).filter(|(_, i)| survivors.contains(*i));
+        Some(Summed {
+            subject: Digest::of_parts("collegium/v1/summed", &parts),
+            round: plan.round.clone(),
+            survivors: named.map(|(institution, _)| institution.clone()).collect(),
+        })
     }
 
     /// Whether the list was pinned, so that others hold this attempt's keys.
@@ -234,6 +262,19 @@ pub struct History {
     sent: BTreeMap<String, Session>,
     /// Stages that do not depend on the weights, by "task stage", and where they were given.
     given: BTreeMap<String, RoundId>,
+    /// The opened sums that each task goes by: the first ones named stay.
+    basis: BTreeMap<String, Inputs>,
+    /// Sums that do not depend on the weights and may have been opened, whatever the task.
+    summed: Vec<Summed>,
+}
+
+/// A sum over this institution's records that a quorum may have had opened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Summed {
+    /// Stage, records and registry: what makes two sums comparable.
+    subject: Digest,
+    round: RoundId,
+    survivors: BTreeSet<InstitutionId>,
 }
 
 // --- What happened ---------------------------------------------------------------------------
@@ -254,7 +295,10 @@ impl History {
         };
         match event {
             SessionEvent::PlanAccepted { .. } => {}
-            SessionEvent::Committed { commitment, .. } => session.commitment = Some(*commitment),
+            SessionEvent::Committed { commitment, snapshot, .. } => {
+                session.commitment = Some(*commitment);
+                session.snapshot = Some(*snapshot);
+            }
             SessionEvent::Listed { root, institutions, .. } => {
                 session.list = Some(*root);
                 session.institutions.clone_from(institutions);
@@ -266,8 +310,15 @@ impl History {
                     self.given.insert(key, round.clone());
                 }
             }
-            SessionEvent::Voted { outcome, .. } => session.vote = Some(outcome.clone()),
-            SessionEvent::Revealing { outcome, .. } => session.revealed = Some(outcome.clone()),
+            SessionEvent::Voted { outcome, .. } => {
+                session.vote = Some(outcome.clone());
+                self.summed.extend(session.summed(outcome));
+            }
+            SessionEvent::Revealing { outcome, .. } => {
+                session.revealed = Some(outcome.clone());
+                let unseen = session.vote.is_none();
+                self.summed.extend(session.summed(outcome).filter(|_| unseen));
+            }
             SessionEvent::RoundEnded { .. } | SessionEvent::RoundLeft { .. } => session.over = true,
         }
     }
@@ -280,6 +331,11 @@ impl History {
         if let Some(key) = sent.and_then(|old| once(old.plan())) {
             self.given.remove(&key);
         }
+        let Inputs { support, statistics, totals, .. } = plan.body.inputs;
+        let basis = self.basis.entry(id.task.to_string()).or_default();
+        basis.support = basis.support.or(support);
+        basis.statistics = basis.statistics.or(statistics);
+        basis.totals = basis.totals.or(totals);
         self.last.insert(id.task.to_string(), id);
         self.session = Some(Session::accepted(plan.clone()));
     }
@@ -315,12 +371,34 @@ impl History {
                 if session.plan != view.plan {
                     return Err(Refusal::Conflict { what: "the plan" });
                 }
-                session.step(view, around)
+                let step = session.step(view, around)?;
+                if let Action::Vote { outcome } = &step.action {
+                    self.check_distance(session, outcome)?;
+                }
+                if let Action::Reveal { certificate, .. } = &step.action {
+                    self.check_distance(session, certificate.outcome())?;
+                }
+                Ok(step)
             }
             _ if view.phase == Phase::Ready => self.consider(view, around),
             // The round goes on without this institution.
             _ => Ok(Step { events: self.leave(view.id()), action: Action::Wait }),
         }
+    }
+
+    /// What does not depend on the weights is the same in every sum, so two sums over nearly the same
+    /// institutions would give the rest away: they must be over equal ones, or differ by as many as
+    /// any sum holds at least.
+    fn check_distance(&self, session: &Session, outcome: &Outcome) -> Result<(), Refusal> {
+        let Some(asked) = session.summed(outcome) else { return Ok(()) };
+        let least = session.plan().cohort.least();
+        for earlier in self.summed.iter().filter(|s| s.subject == asked.subject) {
+            let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();
+            if earlier.round != asked.round && differ > 0 && differ < least {
+                return Err(Refusal::TooClose { round: earlier.round.clone(), differ, least });
+            }
+        }
+        Ok(())
     }
 
     /// Ends the session before, whose end this institution did not see.
@@ -353,6 +431,7 @@ impl History {
         }
         around.policy.check(plan).map_err(Refusal::Policy)?;
         check_form(plan)?;
+        self.check_basis(plan)?;
         let last = self.last.get(plan.round.task.as_str());
         if let Some(last) = last.filter(|last| plan.round <= **last) {
             let (given, last) = (plan.round.clone(), last.clone());
@@ -361,11 +440,32 @@ impl History {
         self.check_retry(plan, around.roster)
     }
 
+    /// What is shared in a task must not change from round to round.
+    fn check_basis(&self, plan: &Plan) -> Result<(), Refusal> {
+        let Some(basis) = self.basis.get(plan.round.task.as_str()) else { return Ok(()) };
+        let changed = |first: Option<Digest>, named: Option<Digest>| {
+            first.zip(named).is_some_and(|(first, named)| first != named)
+        };
+        if changed(basis.support, plan.inputs.support)
+            || changed(basis.statistics, plan.inputs.statistics)
+            || changed(basis.totals, plan.inputs.totals)
+        {
+            return Err(Refusal::Conflict { what: "an opened sum that this task goes by" });
+        }
+        Ok(())
+    }
+
     /// At most one sum over one input: see PROTOCOL, "Crash safety" and "Across rounds".
     fn check_retry(&self, plan: &Plan, roster: &VerifiedRoster) -> Result<(), Refusal> {
         let given = once(plan).and_then(|key| self.given.get(&key));
         match self.sent.get(plan.round.task.as_str()) {
-            Some(old) if same_round(old.id(), &plan.round) => old.check_abort(plan, roster),
+            Some(old) if same_round(old.id(), &plan.round) => {
+                let before = old.plan();
+                if before.stage != plan.stage || before.inputs != plan.inputs {
+                    return Err(Refusal::Conflict { what: "what this round asks for" });
+                }
+                old.check_abort(plan, roster)
+            }
             _ => match given {
                 Some(round) => {
                     Err(Refusal::AlreadyGiven(plan.round.task.to_string(), round.clone()))

@@ -18,6 +18,7 @@ use collegium_shared::{
     documents::{self, UnsignedDocument},
     files,
     ids::InstitutionId,
+    service::{log_to_stderr, stop_signal},
     token::TokenFile,
 };
 use serde_json::Value;
@@ -258,13 +259,8 @@ fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<Value> {
 }
 
 fn serve(dir: &Path) -> anyhow::Result<()> {
-    service::log_to_stderr(&Config::load(dir)?.log)?;
-    let stop = async {
-        if let Err(error) = service::stop_signal().await {
-            tracing::error!(%error, "signals cannot be received; stopping");
-        }
-    };
-    runtime()?.block_on(service::serve(dir, stop))
+    log_to_stderr(&Config::load(dir)?.log)?;
+    runtime()?.block_on(service::serve(dir, stop_signal()))
 }
 
 fn invite(

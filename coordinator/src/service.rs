@@ -1,6 +1,6 @@
 //! A running coordinator: the owner, the wire and the control socket, from start to drained stop.
 
-use std::{io::IsTerminal, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use collegium_shared::{
@@ -95,18 +95,6 @@ pub async fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<serde_json
     driver.once(request)?.map_err(anyhow::Error::msg)
 }
 
-/// Resolves when the process is asked to stop.
-pub async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
 /// Makes a new coordinator directory: CA, signing key, commented config.
 pub fn init(
     dir: &Path,
@@ -122,20 +110,4 @@ pub fn init(
     durable::write(&setup.path().join(crate::config::CONFIG_FILE), config.as_bytes())?;
     setup.commit()?;
     Ok(key.verifying_key())
-}
-
-/// Sets up what the process writes about its work.
-pub fn log_to_stderr(log: &collegium_shared::config::Log) -> anyhow::Result<()> {
-    use collegium_shared::config::LogFormat;
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
-        .with_context(|| format!("log.level {:?} is not a level", log.level))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let done = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    done.map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))
 }

@@ -19,6 +19,7 @@ pub mod params;
 pub mod protocol;
 pub mod roster;
 pub mod secagg;
+pub mod service;
 pub mod shamir;
 pub mod signed;
 pub mod tensors;

@@ -25,6 +25,8 @@ use serde_json::Value;
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(8);
+/// Within this time a suspended process stands still.
+const STANDSTILL: Duration = Duration::from_secs(10);
 /// How much of a log and of a command line an error message quotes, in bytes and characters.
 const TAIL: usize = 4_000;
 const SHOWN: usize = 400;
@@ -262,9 +264,38 @@ impl Process {
 
     /// SIGTERM: it is asked to end; see `wait`.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: it does nothing until `resume`. Returns when all its threads have stopped.
+    ///
+    /// Linux only: the state in proc_pid_task_stat(5).
+    pub fn suspend(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)?;
+        let threads = PathBuf::from(format!("/proc/{}/task", self.id()));
+        let what = format!("{} stands still", self.name);
+        eventually(STANDSTILL, &what, || {
+            for thread in fs::read_dir(&threads).context("cannot list a process's threads")? {
+                // One that ended meanwhile does nothing either.
+                let stat = fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+                // The name before the state may hold anything, parentheses among it.
+                if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
+    /// SIGCONT: it goes on where it was.
+    pub fn resume(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         self.expect_running()?;
         let pid = Pid::from_child(&self.child.0);
-        kill_process(pid, Signal::TERM).with_context(|| format!("cannot signal {}", self.name))
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Waits at most `limit` for its end.
@@ -346,6 +377,24 @@ mod tests {
         daemon.kill().unwrap();
         assert!(!daemon.wait(LIMIT).unwrap().success());
         assert_eq!(daemon.stdout().unwrap(), "up\nbye\nup\n");
+    }
+
+    #[test]
+    fn a_suspended_daemon_does_nothing_until_it_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "while :; do echo on; sleep 0.01; done";
+        let mut daemon = Process::spawn("daemon", &mut shell(script), dir.path()).unwrap();
+        let more = |than: usize, daemon: &Process| {
+            let length = daemon.stdout()?.len();
+            Ok((length > than).then_some(length))
+        };
+        eventually(LIMIT, "it writes", || more(0, &daemon)).unwrap();
+        daemon.suspend().unwrap();
+        let length = daemon.stdout().unwrap().len();
+        daemon.suspend().unwrap();
+        assert_eq!(daemon.stdout().unwrap().len(), length);
+        daemon.resume().unwrap();
+        eventually(LIMIT, "it goes on", || more(length, &daemon)).unwrap();
     }
 
     #[test]

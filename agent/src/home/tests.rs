@@ -51,7 +51,11 @@ fn in_flight(home: &Home) -> (RoundId, Digest) {
     let plan = Box::new(Signed::sign(plan, &key()));
     home.book.record([SessionEvent::PlanAccepted { plan }.into()]).unwrap();
     let commitment = home.rounds.write_input(&round, &[1, 2, 3]).unwrap();
-    let committed = SessionEvent::Committed { round: round.clone(), commitment };
+    let committed = SessionEvent::Committed {
+        round: round.clone(),
+        commitment,
+        snapshot: Digest::of(b"records"),
+    };
     home.book.record([committed.into()]).unwrap();
     home.rounds.draw(&round, &commitment).unwrap();
     (round, commitment)

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use collegium_shared::{blobs::BlobError, crypto::Digest, protocol::Manifest, signed::Signed};
 
-use super::{Failure, Runner};
+use super::{Failure, Runner, part::AFTER_REFUSAL};
 use crate::{
     install::{self, InstallError},
     link::LinkError,
@@ -29,7 +29,9 @@ impl Runner {
                 let reason = error.to_string();
                 tracing::error!(manifest = %digest, %reason, "a released model is refused");
                 let event = LocalEvent::ModelRefused { manifest: digest, reason };
-                self.record(vec![event.into()]).await
+                self.record(vec![event.into()]).await?;
+                self.pause(AFTER_REFUSAL).await;
+                Ok(())
             }
             Err(Stopped::Release(InstallError::Blob(error))) => {
                 Err(Failure::Line(LinkError::Store(error)))

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A coordinator that asks for one refused thing after another fills the log no faster than this.
-const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+pub(super) const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// The records that a task runs on, with what was computed from them.
 pub(super) struct CachedTrainer {
@@ -40,8 +40,15 @@ pub(super) struct CachedTrainer {
     trainer: Trainer,
 }
 
+/// A fixed input: its commitment, and the records that it was made from.
+#[derive(Clone, Copy)]
+struct Fixed {
+    commitment: Digest,
+    snapshot: Digest,
+}
+
 /// An earlier attempt's input that serves the new one.
-type Reusable = Option<(RoundId, Digest)>;
+type Reusable = Option<(RoundId, Fixed)>;
 
 /// What came of training.
 struct Trained {
@@ -72,7 +79,7 @@ impl Runner {
             Ok(policy) => policy,
             Err(error) => return self.without_policy(view, &error).await,
         };
-        let policy_digest = policy.digest();
+        let policy_digest = policy.digest;
         let (step, reusable) = match self.consult(view, roster, policy).await? {
             (Ok(step), reusable) => (step, reusable),
             (Err(refusal), _) => return self.refuse(view, &refusal).await,
@@ -107,7 +114,10 @@ impl Runner {
             home.book.read(|state| {
                 let history = state.history();
                 let old = history.reusable_input(&view.plan.body);
-                let reusable = old.and_then(|old| Some((old.id().clone(), old.commitment()?)));
+                let reusable = old.and_then(|old| {
+                    let (commitment, snapshot) = (old.commitment()?, old.snapshot()?);
+                    Some((old.id().clone(), Fixed { commitment, snapshot }))
+                });
                 (history.step(&view, around), reusable)
             })
         })
@@ -194,7 +204,7 @@ impl Runner {
         &self,
         events: &[SessionEvent],
         reusable: Reusable,
-    ) -> Result<Option<Digest>, Failure> {
+    ) -> Result<Option<Fixed>, Failure> {
         if events.is_empty() {
             return Ok(None);
         }
@@ -208,7 +218,7 @@ impl Runner {
         &mut self,
         action: Action,
         view: &Arc<RoundView>,
-        adopted: Option<Digest>,
+        adopted: Option<Fixed>,
     ) -> Result<bool, Failure> {
         if let Action::Wait | Action::Finish = action {
             return Ok(false);
@@ -255,11 +265,11 @@ impl Runner {
     async fn prepare(
         &mut self,
         view: &Arc<RoundView>,
-        adopted: Option<Digest>,
+        adopted: Option<Fixed>,
     ) -> Result<(), Failure> {
         let round = view.id().clone();
-        let commitment = match adopted {
-            Some(commitment) => commitment,
+        let Fixed { commitment, snapshot } = match adopted {
+            Some(fixed) => fixed,
             None => match self.train(view).await {
                 Err(Failure::Leave(reason)) => {
                     self.refuse_because(view, reason.clone()).await?;
@@ -268,14 +278,14 @@ impl Runner {
                 other => other?,
             },
         };
-        let committed = SessionEvent::Committed { round: round.clone(), commitment };
+        let committed = SessionEvent::Committed { round: round.clone(), commitment, snapshot };
         self.record(vec![committed.into()]).await?;
         let home = Arc::clone(&self.home);
         Ok(Self::blocking(move || home.rounds.draw(&round, &commitment)).await??)
     }
 
     /// Downloads what the stage needs, runs it, and writes the input.
-    async fn train(&mut self, view: &Arc<RoundView>) -> Result<Digest, Failure> {
+    async fn train(&mut self, view: &Arc<RoundView>) -> Result<Fixed, Failure> {
         let Some((_, registry)) = self.registry.clone() else {
             return Err(Failure::Leave(Refusal::OtherRegistry.to_string()));
         };
@@ -298,9 +308,10 @@ impl Runner {
             let commitment = compute(&home, &view, &registry, &mut trainer.trainer, &cancel);
             Ok::<_, Failure>(Trained { trainer, commitment })
         });
-        let trained = trained.await??;
-        self.trainer = Some(trained.trainer);
-        trained.commitment
+        let Trained { trainer, commitment } = trained.await??;
+        let snapshot = trainer.snapshot;
+        self.trainer = Some(trainer);
+        Ok(Fixed { commitment: commitment?, snapshot })
     }
 }
 
@@ -360,16 +371,16 @@ fn tidy(
     home: &Home,
     events: &[SessionEvent],
     reusable: Reusable,
-) -> Result<Option<Digest>, Failure> {
+) -> Result<Option<Fixed>, Failure> {
     let mut adopted = None;
     for event in events {
         match event {
             SessionEvent::PlanAccepted { plan } => {
                 let round = &plan.body.round;
                 // Without the old input, training gives a new one.
-                adopted = reusable.as_ref().and_then(|(old, commitment)| {
+                adopted = reusable.as_ref().and_then(|(old, fixed)| {
                     home.rounds.adopt_input(old, round).ok()?;
-                    home.rounds.input(round, commitment).ok().map(|_| *commitment)
+                    home.rounds.input(round, &fixed.commitment).ok().map(|_| *fixed)
                 });
                 home.rounds.retain(adopted.map(|_| round))?;
                 let keep: BTreeSet<Digest> = plan.body.inputs.iter().collect();

@@ -64,6 +64,7 @@ impl World {
             c_max: 1,
             n_min: 4,
             min_honest: 2,
+            digest: Digest::of(b"policy"),
         };
         Self { coordinator, keys, roster, policy, now: at(10) }
     }
@@ -191,7 +192,11 @@ impl World {
         let mut step = history.step(view, self.around())?;
         if step.action == Action::Prepare {
             let (round, commitment) = (view.id().clone(), commitment("b"));
-            step.events.push(SessionEvent::Committed { round, commitment });
+            step.events.push(SessionEvent::Committed {
+                round,
+                commitment,
+                snapshot: Digest::of(b"records"),
+            });
         }
         step.events.iter().for_each(|event| history.apply(event));
         Ok((step.action, step.events))
@@ -615,4 +620,51 @@ fn what_does_not_follow_the_weights_is_given_once() {
         let train = world.view(world.plan_body("t", 1, 0, Stage::Train { step: 1 }));
         assert_eq!(world.go(&mut given.clone(), &train).unwrap(), Action::Prepare);
     }
+}
+
+#[test]
+fn sums_over_the_same_records_and_nearly_the_same_institutions_get_no_vote() {
+    let world = World::new();
+    let five = ["a", "b", "c", "d", "e"];
+    let of = |task: &str| world.view(world.plan_body(task, 0, 0, Stage::Statistics));
+    let round = |task: &str, survivors: &[&str]| {
+        world.proposed(&world.dealt(&world.listed(&of(task), &five), &five), survivors)
+    };
+    let mut history = world.until(&round("t", &five));
+    // Another task, the same records: one institution less would be the difference.
+    let missing = round("u", &FOUR);
+    let before = world.dealt(&world.listed(&of("u"), &five), &five);
+    world.catch_up(&mut history, &before);
+    let refusal = world.go(&mut history, &missing).unwrap_err();
+    let first = RoundId { task: "t".parse().unwrap(), round: 0, attempt: 0 };
+    assert_eq!(refusal, Refusal::TooClose { round: first, differ: 1, least: 3 });
+    // Equal institutions give the same sum, which says nothing new.
+    world.catch_up(&mut history, &round("v", &five));
+    assert!(matches!(world.go(&mut history, &round("v", &five)), Ok(Action::Vote { .. })));
+}
+
+#[test]
+fn what_a_task_goes_by_stays() {
+    let world = World::new();
+    let mut history = History::default();
+    let plan = |round, support: &[u8]| {
+        let mut body = world.plan_body("t", round, 0, Stage::Train { step: 1 });
+        body.inputs.support = Some(Digest::of(support));
+        world.view(body)
+    };
+    assert_eq!(world.go(&mut history, &plan(0, b"first")).unwrap(), Action::Prepare);
+    let refusal = world.go(&mut history, &plan(1, b"another")).unwrap_err();
+    assert_eq!(refusal, Refusal::Conflict { what: "an opened sum that this task goes by" });
+    assert_eq!(world.go(&mut history, &plan(2, b"first")).unwrap(), Action::Prepare);
+}
+
+#[test]
+fn an_abort_does_not_let_the_next_attempt_ask_for_something_else() {
+    let world = World::new();
+    let dealt = world.dealt(&world.listed(&world.train(0, 0), &FOUR), &FOUR);
+    let mut history = world.until(&dealt);
+    let mut body = world.plan_body("t", 0, 1, Stage::Statistics);
+    body.aborted = Some(abort_of(&world, &dealt));
+    let refusal = world.go(&mut history, &world.view(body)).unwrap_err();
+    assert_eq!(refusal, Refusal::Conflict { what: "what this round asks for" });
 }

@@ -1,12 +1,20 @@
 //! The coordinator is killed in the middle of every phase of a round and comes back: the round goes
 //! on where it was, and the sum is exact.
 
-use collegium_shared::protocol::Phase;
+use std::time::Duration;
+
+use collegium_shared::{
+    clock::Clock,
+    protocol::{Deadlines, Phase},
+};
 
 use crate::{
     sum::check,
     table::{finish, patient, play, table},
 };
+
+/// Seconds; enough for the few messages that are missing after an outage.
+const SHORT: u32 = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_is_killed_in_every_phase_completes_the_round() {
@@ -32,6 +40,38 @@ async fn a_coordinator_that_is_killed_in_every_phase_completes_the_round() {
     assert_eq!(opened.survivors.len(), 4);
     check(&opened, &seats);
     bed.stop().await.unwrap();
+}
+
+/// The time of the open phase is over when the coordinator comes back: nobody could have been in time,
+/// so it begins anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_is_gone_for_longer_than_a_deadline_completes_the_round() {
+    let deadlines = Deadlines { upload: SHORT, vote: SHORT, ..patient() };
+    for phase in [Phase::Upload, Phase::Vote] {
+        let (mut bed, mut seats) = table(4, 2, deadlines).await;
+        bed.stop().await.unwrap();
+        bed.serve_apart().await.unwrap();
+        for before in [Phase::Ready, Phase::Share, Phase::Upload] {
+            if before < phase {
+                play(&mut seats, before).await;
+            }
+        }
+        // Two of four: too few for a sum, and no quorum.
+        play(&mut seats[..2], phase).await;
+        bed.kill().unwrap();
+        let events = bed.events().unwrap();
+        let deadline = events.last().unwrap().at + Duration::from_secs(SHORT.into());
+        let clock = Clock::system();
+        while clock.now() <= deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bed.serve_apart().await.unwrap();
+        let seats = finish(seats).await;
+        let opened = bed.sum(0).await.unwrap();
+        assert_eq!(opened.survivors.len(), 4, "after an outage in {phase:?}");
+        check(&opened, &seats);
+        bed.stop().await.unwrap();
+    }
 }
 
 /// A member that sends the first half of its upload, finds the coordinator gone, and goes on.

@@ -2,8 +2,6 @@
 //! as numbers, not as a small combination of what it holds. The same search finds the vectors when
 //! a member sends them without masks, so it is a search that bites.
 
-use std::collections::HashMap;
-
 use collegium_shared::{
     protocol::{Cohort, Deadlines, Phase},
     tensors,
@@ -13,78 +11,13 @@ use collegium_tests::{
     testbed::Testbed,
 };
 
-use crate::random::{anything, seed};
+use crate::{
+    random::{anything, seed},
+    search::{Evidence, Search, WINDOW},
+};
 
 const MEMBERS: usize = 4;
 const DIMENSION: usize = 96;
-/// Consecutive words that have to agree: 8 words of 29 random bits each never do by chance.
-const WINDOW: usize = 8;
-
-/// Everything that reached the coordinator: messages as they were sent, and files as they lay
-/// there, each with a name.
-type Evidence = Vec<(String, Vec<u8>)>;
-
-/// What would give a vector away, by the bytes of every window of every form of it.
-struct Search(HashMap<Vec<u8>, String>);
-
-impl Search {
-    /// `vectors` by name; `unit` turns a word into the value that it stands for.
-    fn new<'a>(vectors: impl IntoIterator<Item = (String, &'a [u32])>, unit: f64) -> Self {
-        let mut windows = HashMap::new();
-        for (name, words) in vectors {
-            let value = |word: &u32| f64::from(word.cast_signed());
-            let forms: [(&str, Vec<Vec<u8>>); 8] = [
-                ("little-endian words", each(words, |w| w.to_le_bytes())),
-                ("big-endian words", each(words, |w| w.to_be_bytes())),
-                ("integers of 8 bytes", each(words, |w| i64::from(w.cast_signed()).to_le_bytes())),
-                ("doubles", each(words, |w| value(w).to_le_bytes())),
-                ("values", each(words, |w| (value(w) * unit).to_le_bytes())),
-                ("single values", each(words, |w| narrowed(value(w) * unit).to_le_bytes())),
-                (
-                    "text",
-                    words.iter().map(|w| format!("{},", w.cast_signed()).into_bytes()).collect(),
-                ),
-                (
-                    "hexadecimal",
-                    words.iter().map(|w| hex::encode(w.to_le_bytes()).into_bytes()).collect(),
-                ),
-            ];
-            for (form, pieces) in forms {
-                for window in pieces.windows(WINDOW) {
-                    windows.insert(window.concat(), format!("{name} as {form}"));
-                }
-            }
-        }
-        Self(windows)
-    }
-
-    /// What is found where.
-    fn find(&self, evidence: &Evidence) -> Vec<String> {
-        let mut lengths: Vec<usize> = self.0.keys().map(Vec::len).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        let mut found = Vec::new();
-        for (place, bytes) in evidence {
-            for length in &lengths {
-                let hits = bytes.windows(*length).filter_map(|window| self.0.get(window));
-                found.extend(hits.map(|name| format!("{name} in {place}")));
-            }
-        }
-        found.sort_unstable();
-        found.dedup();
-        found
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "what a model's weights are stored as")]
-fn narrowed(value: f64) -> f32 {
-    value as f32
-}
-
-fn each<const N: usize>(words: &[u32], bytes: impl Fn(&u32) -> [u8; N]) -> Vec<Vec<u8>> {
-    words.iter().map(|word| bytes(word).to_vec()).collect()
-}
-
 /// The vectors whose finding would give a member away: its own, and the sum of all others.
 fn secrets(seats: &[Seat]) -> Vec<(String, Vec<u32>)> {
     let x = |seat: &Seat| seat.attempt().unwrap().x().to_vec();

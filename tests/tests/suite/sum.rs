@@ -4,7 +4,7 @@
 use collegium_shared::{
     params::Encoding,
     protocol::{Cohort, Deadlines, Phase},
-    secagg::dropouts_tolerated,
+    secagg::{MAX_MEMBERS, dropouts_tolerated},
 };
 use collegium_tests::{
     participant::Seat,
@@ -18,12 +18,13 @@ use crate::random::{anything, generator, seed, within};
 const MISSED: u32 = 2;
 const LONG: u32 = 60;
 
-/// How many members leave after each of the first three phases.
+/// How many members leave after each of the first four phases, and so are missed in the next one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Dropouts {
     ready: usize,
     share: usize,
     upload: usize,
+    vote: usize,
 }
 
 impl Dropouts {
@@ -41,8 +42,12 @@ impl Dropouts {
     /// The last phase of each of `n` members; who leaves is spread over the list.
     fn last_phases(self, n: usize) -> Vec<Phase> {
         let mut last = vec![Phase::Ended; n];
-        let leaving =
-            [(Phase::Ready, self.ready), (Phase::Share, self.share), (Phase::Upload, self.upload)];
+        let leaving = [
+            (Phase::Ready, self.ready),
+            (Phase::Share, self.share),
+            (Phase::Upload, self.upload),
+            (Phase::Vote, self.vote),
+        ];
         let phases = leaving.iter().flat_map(|(phase, count)| vec![*phase; *count]);
         for (k, phase) in phases.enumerate() {
             last[(k * 2 + 1) % n] = phase;
@@ -117,10 +122,13 @@ async fn every_place(n: usize, c_max: u16, min_honest: u16) {
         cases.push(Dropouts { ready: most, ..Dropouts::default() });
         cases.push(Dropouts { share: most, ..Dropouts::default() });
         cases.push(Dropouts { upload: most, ..Dropouts::default() });
+        cases.push(Dropouts { vote: most, ..Dropouts::default() });
     }
     if most > 2 {
-        let (ready, share) = (most / 3, most / 3);
-        cases.push(Dropouts { ready, share, upload: most - ready - share });
+        let each = most / 4;
+        let (share, upload) = (each.max(1), each.max(1));
+        let vote = most - each - share - upload;
+        cases.push(Dropouts { ready: each, share, upload, vote });
     }
     for out in cases {
         let dimension = within(&mut rng, 3..=3_000);
@@ -163,6 +171,18 @@ async fn the_opened_sum_is_exact_for_vectors_of_many_pieces() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_opened_sum_is_exact_for_sixty_four() {
     let cohort = Cohort::proposed(64);
-    let out = Dropouts { ready: 0, share: 3, upload: 10 };
+    let out = Dropouts { ready: 0, share: 3, upload: 6, vote: 4 };
     sum_is_exact(64, cohort, 1_000, seed(), out).await;
+}
+
+/// The largest network that the protocol allows. Takes minutes on a small machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_opened_sum_is_exact_for_two_hundred_and_fifty_six() {
+    if std::env::var_os("COLLEGIUM_LARGE").is_none() {
+        println!("left out: set COLLEGIUM_LARGE=1 to run a network of {MAX_MEMBERS}");
+        return;
+    }
+    let cohort = Cohort::proposed(MAX_MEMBERS);
+    let out = Dropouts { ready: 0, share: 0, upload: 20, vote: 20 };
+    sum_is_exact(MAX_MEMBERS, cohort, 64, seed(), out).await;
 }
