@@ -5,7 +5,10 @@
 
 use std::{
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -52,6 +55,8 @@ pub struct Participant {
     identity: SigningKey,
     client: FederationClient<Channel>,
     sent: Mutex<Vec<Vec<u8>>>,
+    /// Bytes of the longest answer to a poll so far.
+    longest_poll: AtomicUsize,
 }
 
 impl Participant {
@@ -96,7 +101,8 @@ impl Participant {
         let client = FederationClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Self { institution, identity, client, sent: Mutex::default() }
+        let (sent, longest_poll) = Default::default();
+        Self { institution, identity, client, sent, longest_poll }
     }
 
     pub fn institution(&self) -> &InstitutionId {
@@ -113,6 +119,11 @@ impl Participant {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The bytes of the longest answer to a poll so far.
+    pub fn longest_poll(&self) -> usize {
+        self.longest_poll.load(Ordering::Relaxed)
+    }
+
     fn recorded<M: Message>(&self, message: M) -> M {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.push(message.encode_to_vec());
@@ -124,6 +135,7 @@ impl Participant {
         let query = PollQuery { cursor: cursor.to_owned(), held: None };
         let reply = self.client.clone().poll(v1::PollRequest::from(&query)).await?;
         let reply = reply.into_inner();
+        self.longest_poll.fetch_max(reply.encoded_len(), Ordering::Relaxed);
         let mut polled = Polled::try_from(reply).map_err(|e| Status::data_loss(e.to_string()))?;
         if polled.cursor.is_empty() {
             polled.cursor = query.cursor;

@@ -92,7 +92,10 @@ fn a_session_whose_files_are_missing_or_changed_is_left_and_erased() {
         for name in ["input", "secrets"] {
             let dir = enrolled();
             let home = open(&dir).unwrap();
-            in_flight(&home);
+            let (round, _) = in_flight(&home);
+            let institutions = Vec::new();
+            let listed = SessionEvent::Listed { round, root: Digest::of(b"list"), institutions };
+            home.book.record([listed.into()]).unwrap();
             drop(home);
             damage(&dir.path().join("rounds/t-0-0").join(name));
             let home = open(&dir).unwrap();
@@ -100,6 +103,18 @@ fn a_session_whose_files_are_missing_or_changed_is_left_and_erased() {
             assert!(!dir.path().join("rounds/t-0-0").exists());
         }
     }
+}
+
+#[test]
+fn secrets_that_were_not_drawn_before_a_crash_are_drawn_at_the_next_start() {
+    let dir = enrolled();
+    let home = open(&dir).unwrap();
+    let (round, commitment) = in_flight(&home);
+    drop(home);
+    fs::remove_file(dir.path().join("rounds/t-0-0/secrets")).unwrap();
+    let home = open(&dir).unwrap();
+    assert!(!left(&home));
+    assert!(home.rounds.secrets(&round, &commitment).is_ok());
 }
 
 #[test]
