@@ -124,6 +124,9 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
     })?;
     summary.seconds = clock.now().since(start).as_secs_f32();
     screen.say(&report::ending(&consortium, &summary, options.keep));
+    if !summary.resumed_after_kill {
+        bail!("the killed agent was not seen to go on in its round");
+    }
     Ok(summary)
 }
 

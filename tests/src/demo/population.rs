@@ -22,8 +22,8 @@ use crate::{
     simulator::{Federation, Files, Settings},
 };
 
-/// Fewer institutions than this hide nothing from each other.
-const FEWEST: usize = 3;
+/// A sum over one institution is no secret.
+const FEWEST: usize = 2;
 
 /// One institution of the demo.
 pub(super) struct Site {

@@ -4,7 +4,7 @@
 use std::{fmt::Write, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use collegium_shared::protocol::Metrics;
+use collegium_shared::protocol::{Cohort, Metrics};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -65,7 +65,7 @@ pub(super) struct Summary {
     rounds_completed: usize,
     /// Rounds that ended without a sum.
     rounds_aborted: usize,
-    resumed_after_kill: bool,
+    pub(super) resumed_after_kill: bool,
     /// Over all held-out answers together: pooled records, and the released model.
     auc_pooled: Option<f64>,
     auc_global: Option<f64>,
@@ -226,12 +226,24 @@ pub(super) fn privacy(population: &Population) -> String {
         }
         false => "",
     };
+    let members = population.sites.len();
+    let cohort = Cohort::proposed(members);
+    let small = match (members, cohort.min_honest) {
+        (2, _) => {
+            "\n  - TWO INSTITUTIONS: only the coordinator is blind. Each can subtract itself from a sum and\n    \
+             see the other's part."
+        }
+        (_, honest) if honest < 5 => {
+            "\n  - FEW INSTITUTIONS: sums hold fewer than 5 honest ones, which real policies should refuse."
+        }
+        _ => "",
+    };
     format!(
         "\n!!! PRIVACY MODES THAT ARE OFF IN THIS RUN !!!\n  \
          - Learner-level differential privacy: OFF. The sums and the model are exact.\n  \
          - Institution-level noise: OFF. An opened sum hides each institution only among the others.\n  \
          - Separation: OFF. Root, coordinator and all institutions belong to one user of one machine.\
-         {copies}\n\
+         {small}{copies}\n\
          On: TLS 1.3 with certificates on both sides, secure aggregation (the coordinator sees masked\n\
          vectors and opens sums only), a quorum's signatures on every sum, signed roster and registry."
     )

@@ -10,6 +10,7 @@ mod agents;
 mod commands;
 mod demo;
 mod enrolment;
+mod limits;
 mod random;
 mod refusals;
 mod replay;

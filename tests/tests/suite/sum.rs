@@ -1,7 +1,9 @@
 //! The sum that is opened is the sum of what was committed to, over exactly the survivors, whoever
 //! drops out where, as long as no more do than the protocol tolerates.
 
+use collegium_proto::MAX_MESSAGE;
 use collegium_shared::{
+    journal::MAX_ENTRY,
     params::Encoding,
     protocol::{Cohort, Deadlines, Phase},
     secagg::{MAX_MEMBERS, dropouts_tolerated},
@@ -192,8 +194,8 @@ async fn the_opened_sum_is_exact_for_two_hundred_and_fifty_six() {
     let sent = seats.iter().flat_map(|seat| seat.member.sent()).map(|message| message.len()).max();
     let shown = seats.iter().map(|seat| seat.member.longest_poll()).max();
     let events = bed.events().unwrap();
-    let entry = events.iter().map(|entry| serde_json::to_vec(entry).unwrap().len()).max();
+    let entry = events.iter().map(|entry| serde_json::to_vec(&entry.event).unwrap().len()).max();
     println!("the most bytes of a message: {sent:?}, of a view: {shown:?}, of an entry: {entry:?}");
     assert!(sent < Some(MAX_MESSAGE / 2) && shown < Some(MAX_MESSAGE / 2));
-    assert!(entry < Some(MAX_PAYLOAD / 2));
+    assert!(entry < Some(MAX_ENTRY / 2));
 }
