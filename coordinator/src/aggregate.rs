@@ -266,3 +266,96 @@ fn narrow(value: f64) -> f32 {
 pub fn layout_of(shared: &SharedSets) -> Layout {
     architecture::layout(&shared.competencies)
 }
+
+#[cfg(test)]
+mod tests {
+    use collegium_shared::{
+        clock::Timestamp,
+        ids::RoundId,
+        protocol::{Cohort, Deadlines},
+    };
+
+    use super::*;
+    use crate::task::{Made, TaskSpec};
+
+    /// A task whose candidate after `step` steps has the given weights and start.
+    fn task(
+        optimizer: Optimizer,
+        step: u32,
+        layout: &Layout,
+        pair: [&[f32]; 2],
+        blobs: &Blobs,
+    ) -> Task {
+        let put = |w: &[f32]| blobs.put(&tensors::write_model(layout, w).unwrap()).unwrap();
+        let hyper = collegium_shared::architecture::Hyper { optimizer, ..Default::default() };
+        let spec = TaskSpec {
+            task: "t".parse().unwrap(),
+            architecture: layout.architecture,
+            rounds: 30,
+            hyper,
+            cohort: None,
+            deadlines: Deadlines::default(),
+        };
+        let nothing = Digest::of(b"");
+        let mut task = Task::started(spec, Cohort::proposed(7), nothing, Timestamp::EPOCH);
+        let (weights, start) = (put(pair[0]), put(pair[1]));
+        task.stepped(Candidate { step, weights, start, layout: nothing, made: None });
+        task
+    }
+
+    fn opened(step: u32) -> Opened {
+        let round = RoundId { task: "t".parse().unwrap(), round: 3, attempt: 0 };
+        let (sum, plan, roster) = (Digest::of(b"s"), Digest::of(b"p"), Digest::of(b"r"));
+        let made = Made { round, plan, roster, uploads: Vec::new() };
+        Opened { stage: Stage::Train { step }, sum, made }
+    }
+
+    /// The next weights and the next start, after one step with all moves alike.
+    fn stepped(
+        optimizer: Optimizer,
+        step: u32,
+        weights: f32,
+        start: f32,
+        moved: f64,
+    ) -> (f32, f32) {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let layout = architecture::layout(&[]);
+        let all = |w: f32| vec![w; layout.len()];
+        let task = task(optimizer, step - 1, &layout, [&all(weights), &all(start)], &blobs);
+        let sums = Sums::from([("move".to_owned(), vec![moved; layout.len()])]);
+        let next = super::step(&opened(step), &task, &layout, &sums, &blobs).unwrap();
+        assert_eq!(next.step, step);
+        let first = |digest: &Digest| {
+            let file = blobs.read(digest, MAX_BLOB).unwrap();
+            tensors::read_model(&file, &layout).unwrap()[0]
+        };
+        (first(&next.weights), first(&next.start))
+    }
+
+    #[test]
+    fn nesterov_goes_on_from_beyond_the_step() {
+        // step' = 2 + 0.5 = 2.5; beyond it by (4 - 1)/(4 + 2) of 2.5 - 1.5.
+        assert_eq!(stepped(Optimizer::default(), 4, 1.5, 2.0, 0.5), (2.5, 3.0));
+        // The first step has no momentum.
+        assert_eq!(stepped(Optimizer::default(), 1, 1.0, 1.0, -0.25), (0.75, 0.75));
+    }
+
+    #[test]
+    fn fedavg_adds_the_moves() {
+        let fedavg = Optimizer::FedAvg { local_steps: 30, learning_rate: 0.05, bound: 1.0 };
+        assert_eq!(stepped(fedavg, 4, 2.0, 2.0, 0.5), (2.5, 2.5));
+    }
+
+    #[test]
+    fn moves_of_another_length_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let layout = architecture::layout(&[]);
+        let all = vec![0.0; layout.len()];
+        let task = task(Optimizer::default(), 0, &layout, [&all, &all], &blobs);
+        let sums = Sums::from([("move".to_owned(), vec![0.0; 3])]);
+        let error = super::step(&opened(1), &task, &layout, &sums, &blobs).unwrap_err();
+        assert!(matches!(error, AggregateError::Inconsistent(_)));
+    }
+}
