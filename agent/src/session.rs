@@ -10,8 +10,8 @@ use collegium_shared::{
     crypto::{Digest, VerifyingKey},
     ids::{InstitutionId, RoundId},
     protocol::{
-        BadCertificate, Certificate, Ending, Inputs, Outcome, Phase, Plan, QuorumCertificate,
-        RoundView, ShareHeader, UploadHeader, statements_root,
+        BadCertificate, Before, Certificate, Ending, Inputs, Outcome, Phase, Plan,
+        QuorumCertificate, RoundView, ShareHeader, UploadHeader, statements_root,
     },
     roster::VerifiedRoster,
     secagg::{self, Member},
@@ -382,7 +382,7 @@ impl History {
             }
             _ if view.phase == Phase::Ready => self.consider(view, around),
             // The round goes on without this institution.
-            _ => Ok(Step { events: self.leave(view.id()), action: Action::Wait }),
+            _ => Ok(Step { events: self.leave(view.id(), None), action: Action::Wait }),
         }
     }
 
@@ -401,12 +401,16 @@ impl History {
         Ok(())
     }
 
-    /// Ends the session before, whose end this institution did not see.
-    fn leave(&self, next: &RoundId) -> Vec<SessionEvent> {
+    /// Ends the session before, whose end this institution did not see; `before` is what the
+    /// coordinator says of it.
+    fn leave(&self, next: &RoundId, before: Option<&Before>) -> Vec<SessionEvent> {
         let open = self.session.iter().filter(|old| !old.over);
         let left = |old: &Session| {
-            let reason = format!("round {next} began");
-            SessionEvent::RoundLeft { round: old.id().clone(), reason }
+            let round = old.id().clone();
+            match before.filter(|before| before.round == round) {
+                Some(before) => SessionEvent::RoundEnded { round, ending: before.ending.clone() },
+                None => SessionEvent::RoundLeft { round, reason: format!("round {next} began") },
+            }
         };
         open.map(left).collect()
     }
@@ -414,7 +418,7 @@ impl History {
     /// A plan that is new: check it, leave what came before, accept.
     fn consider(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
         self.check_plan(&view.plan, around)?;
-        let mut events = self.leave(view.id());
+        let mut events = self.leave(view.id(), view.plan.body.before.as_ref());
         events.push(SessionEvent::PlanAccepted { plan: Box::new(view.plan.clone()) });
         Ok(Step { events, action: Action::Prepare })
     }

@@ -442,6 +442,7 @@ impl Driver {
             registry: task.registry(),
             deadlines: spec.deadlines,
             aborted: task.aborted().cloned(),
+            before: self.state.network.round().and_then(Round::before),
             issued_at: now,
         };
         Ok(Some((plan, expected)))

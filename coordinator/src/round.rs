@@ -16,8 +16,8 @@ use collegium_shared::{
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::InstitutionId,
     protocol::{
-        Certificate, Ending, Outcome, Phase, Plan, Ready, RevealHeader, ShareBody, ShareHeader,
-        UploadHeader, Vote, pieces_digest, statements_root,
+        Before, Certificate, Ending, Outcome, Phase, Plan, Ready, RevealHeader, ShareBody,
+        ShareHeader, UploadHeader, Vote, pieces_digest, statements_root,
     },
     secagg::{self, Bitmap, ShareKind, SharePiece, quorum},
     signed::{Signed, Statement},
@@ -610,6 +610,12 @@ impl Round {
         let votes = self.votes.iter().take(self.quorum());
         let votes = votes.map(|(who, signature)| (who.clone(), *signature)).collect();
         Some(Certificate { outcome, votes })
+    }
+
+    /// What the next plan says of this round, once it has ended.
+    pub fn before(&self) -> Option<Before> {
+        let ending = self.ending()?.clone();
+        Some(Before { round: self.plan().round.clone(), ending })
     }
 
     pub fn ending(&self) -> Option<&Ending> {

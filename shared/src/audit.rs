@@ -129,11 +129,29 @@ fn line(index: u64, payload: &[u8]) -> Line {
 const VALUE: usize = 24;
 const SUMMARY: usize = 100;
 
+/// Values at least this long are digests, keys and signatures: named last.
+const LONG: usize = 64;
+/// How deep an event is looked into.
+const DEPTH: usize = 4;
+
+/// The event's plain values, those nearest to the top first and those that say nothing to people
+/// last.
 fn summary(event: &Value) -> String {
-    let fields = event.as_object().into_iter().flatten();
-    let plain = fields.filter(|(name, _)| *name != "type").filter_map(|(name, value)| {
-        text(value).map(|value| format!("{name}={}", shorten(&value, VALUE)))
-    });
+    let mut level = vec![event];
+    let mut fields = Vec::new();
+    for _ in 0..DEPTH {
+        let members = level.iter().filter_map(|value| value.as_object()).flatten();
+        let mut deeper = Vec::new();
+        for (name, value) in members.filter(|(name, _)| *name != "type") {
+            match text(value) {
+                Some(value) => fields.push((value.len() >= LONG, name, value)),
+                None => deeper.push(value),
+            }
+        }
+        level = deeper;
+    }
+    fields.sort_by_key(|(long, ..)| *long);
+    let plain = fields.iter().map(|(_, name, value)| format!("{name}={}", shorten(value, VALUE)));
     shorten(&plain.collect::<Vec<_>>().join(" "), SUMMARY)
 }
 

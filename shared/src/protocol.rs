@@ -38,7 +38,18 @@ pub struct Plan {
     /// For a further attempt: the quorum's word that the attempt before it was aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Certificate>,
+    /// The round before, for the logs of members that did not see it end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
     pub issued_at: Timestamp,
+}
+
+/// How an earlier round ended, by the coordinator's word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    pub round: RoundId,
+    pub ending: Ending,
 }
 
 impl Statement for Plan {

@@ -380,6 +380,24 @@ mod tests {
     }
 
     #[test]
+    fn a_suspended_daemon_does_nothing_until_it_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "while :; do echo on; sleep 0.01; done";
+        let mut daemon = Process::spawn("daemon", &mut shell(script), dir.path()).unwrap();
+        let more = |than: usize, daemon: &Process| {
+            let length = daemon.stdout()?.len();
+            Ok((length > than).then_some(length))
+        };
+        eventually(LIMIT, "it writes", || more(0, &daemon)).unwrap();
+        daemon.suspend().unwrap();
+        let length = daemon.stdout().unwrap().len();
+        daemon.suspend().unwrap();
+        assert_eq!(daemon.stdout().unwrap().len(), length);
+        daemon.resume().unwrap();
+        eventually(LIMIT, "it goes on", || more(length, &daemon)).unwrap();
+    }
+
+    #[test]
     fn ports_differ_and_are_free() {
         let ports = [free_port().unwrap(), free_port().unwrap()];
         assert_ne!(ports[0], ports[1]);

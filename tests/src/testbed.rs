@@ -156,7 +156,8 @@ impl Testbed {
     }
 
     async fn publish_registry(&self, dimension: usize) -> anyhow::Result<()> {
-        let items = (2..dimension).map(|i| format!("item-{i:06}")).collect::<BTreeSet<_>>();
+        // Short names, so that the longest vectors fit into a registry that can be sent.
+        let items = (2..dimension).map(|i| format!("i{i:06}")).collect::<BTreeSet<_>>();
         let competencies = BTreeSet::from(["algebra".to_owned(), "fractions".to_owned()]);
         let registry = Registry::new(1, competencies, items)?;
         let document = Box::new(self.signed(&UnsignedDocument::Registry(registry))?);

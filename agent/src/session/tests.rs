@@ -88,6 +88,7 @@ impl World {
             inputs: Inputs::default(),
             deadlines: Deadlines::default(),
             aborted: None,
+            before: None,
             issued_at: at(5),
         }
     }
@@ -667,4 +668,16 @@ fn an_abort_does_not_let_the_next_attempt_ask_for_something_else() {
     body.aborted = Some(abort_of(&world, &dealt));
     let refusal = world.go(&mut history, &world.view(body)).unwrap_err();
     assert_eq!(refusal, Refusal::Conflict { what: "what this round asks for" });
+}
+
+#[test]
+fn an_end_that_was_missed_is_taken_from_the_next_plan() {
+    let world = World::new();
+    let mut history = world.until(&world.listed(&world.train(0, 0), &FOUR));
+    let ending = Ending::Released { sum: Digest::of(b"sum") };
+    let mut body = world.train(1, 0).plan.body;
+    let round = world.train(0, 0).id().clone();
+    body.before = Some(Before { round: round.clone(), ending: ending.clone() });
+    let (_, events) = world.go_with_events(&mut history, &world.view(body)).unwrap();
+    assert_eq!(events[0], SessionEvent::RoundEnded { round, ending });
 }

@@ -68,6 +68,7 @@ fn largest_plan(key: &SigningKey) -> Signed<Plan> {
         registry: digest,
         deadlines: Deadlines::default(),
         aborted: Some(aborted(cohort, key)),
+        before: None,
         issued_at: Clock::system().now(),
     };
     Signed::sign(plan, key)

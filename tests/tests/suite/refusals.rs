@@ -4,7 +4,7 @@ use collegium_coordinator::network::{Event, NetworkEvent};
 use collegium_shared::{
     crypto::Digest,
     ids::InstitutionId,
-    protocol::{Ending, Phase},
+    protocol::{Cohort, Ending, Phase},
     signed::Signed,
 };
 use collegium_tests::{
@@ -19,8 +19,9 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
+    random::{seed, sensible},
     sum::check,
-    table::{finish, patient, play, refused, table},
+    table::{DIMENSION, finish, patient, play, refused, table},
 };
 
 /// The second statements that the log keeps, as `(institution, phase)`, with their JSON.
@@ -289,16 +290,24 @@ async fn a_dealer_of_shares_that_do_not_fit_is_named_and_left_out() {
         Conduct { garbles_shares: true, ..Conduct::default() },
         Conduct { false_seed: true, ..Conduct::default() },
     ] {
-        let (bed, mut seats) = table(5, 2, patient()).await;
-        let culprit = seats[1].member.institution().clone();
+        seed();
+        let bed = Testbed::start(5, DIMENSION).await.unwrap();
+        bed.start_task(1, Some(Cohort { c_max: 1, min_honest: 2 }), patient()).await.unwrap();
+        let mut seats = bed.seats(sensible);
+        // What is given once per task cannot be tried again without the dealer; training can.
+        for _ in ["support", "statistics", "totals"] {
+            seats = finish(seats).await;
+            seats.iter_mut().for_each(|seat| seat.next_round());
+        }
         seats[1].conduct(conduct);
+        let culprit = seats[1].member.institution().clone();
         let mut seats = finish(seats).await;
-        let ending = bed.ending(0).await.unwrap();
+        let ending = bed.ending(3).await.unwrap();
         assert_eq!(ending, Ending::Failed { dealer: culprit.clone() }, "{conduct:?}");
         seats.retain(|seat| *seat.member.institution() != culprit);
         seats.iter_mut().for_each(|seat| seat.next_round());
         let seats = finish(seats).await;
-        let opened = bed.sum(1).await.unwrap();
+        let opened = bed.sum(4).await.unwrap();
         assert_eq!(opened.survivors.len(), 4);
         check(&opened, &seats);
     }
