@@ -8,8 +8,8 @@ use collegium_shared::{
     ids::{InstitutionId, RoundId, TaskId},
     params::Encoding,
     protocol::{
-        Certificate, Cohort, Deadlines, Ending, Inputs, Outcome, Phase, Plan, Ready, RevealHeader,
-        RoundView, ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
+        Before, Certificate, Cohort, Deadlines, Ending, Inputs, Outcome, Phase, Plan, Ready,
+        RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
     },
     roster::{Member, Registry, Roster},
     secagg::{Bitmap, SEALED_SHARE_LEN, ShareKind, SharePiece},
@@ -223,10 +223,12 @@ fn plan() -> impl Strategy<Value = Plan> {
         vote,
         reveal,
     });
-    let rest = (digest(), digest(), inputs(), option::of(certificate()), time());
+    let before = (round_id(), ending()).prop_map(|(round, ending)| Before { round, ending });
+    let ended = (option::of(certificate()), option::of(before));
+    let rest = (digest(), digest(), inputs(), ended, time());
     (what, cohort, deadlines, rest).prop_map(
         |((round, layout, stage, hyper, encoding), cohort, deadlines, rest)| {
-            let (roster, registry, inputs, aborted, issued_at) = rest;
+            let (roster, registry, inputs, (aborted, before), issued_at) = rest;
             Plan {
                 round,
                 architecture: "kt-logistic/1".into(),
@@ -240,6 +242,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                 inputs,
                 deadlines,
                 aborted,
+                before,
                 issued_at,
             }
         },
