@@ -536,6 +536,10 @@ fn driver_status(error: &DriverError) -> Status {
 
 fn spool_status(error: &SpoolError) -> Status {
     match error {
+        // The round ended, and its folder went, while the message was on its way.
+        SpoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            driver_status(&DriverError::NoRound)
+        }
         SpoolError::Io { .. } | SpoolError::Damaged { .. } => {
             // The path is the operator's business, not the caller's.
             tracing::error!(%error, "round files");

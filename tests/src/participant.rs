@@ -491,7 +491,13 @@ impl Seat {
                 Err(status) if transient(&status) => tokio::time::sleep(PAUSE).await,
                 // The phase ended without this member: a quorum was faster, or the time was up.
                 Err(status) if status.code() == Code::FailedPrecondition => return Ok(()),
-                sent => return Ok(sent?),
+                Err(status) => {
+                    // So fast, perhaps, that the next round refuses what belonged to this one.
+                    self.cursor.clear();
+                    self.look().await?;
+                    return if self.over() { Ok(()) } else { Err(status.into()) };
+                }
+                Ok(()) => return Ok(()),
             }
         }
     }
