@@ -1,6 +1,6 @@
 //! The files of this institution's part in rounds: for each attempt the integer input x (`input`) and
 //! the secret rho that all randomness of the attempt comes from (`secrets`), both sealed under keys
-//! derived from the vault key, so that a stolen disk shows nothing. Owns `rounds/`; whether and when
+//! derived from the vault key, so that without that key a stolen disk shows nothing. Owns `rounds/`; whether and when
 //! something may be sent is decided by `session`. A file that does not open, or that contradicts the
 //! journal, is an error: the caller then leaves the attempt for good.
 //!

@@ -166,3 +166,16 @@ fn without_a_policy_an_institution_trains_nothing_and_says_so() {
         assert!(kinds(&network, name).iter().any(trained), "{name} took part");
     }
 }
+
+#[test]
+fn fedavg_by_name_trains_through_the_same_rounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, _) = three(dir.path());
+    let fedavg = "[hyper.optimizer]\nname = \"fedavg\"\nlocal_steps = 10\nlearning_rate = 0.1\n";
+    network.start_task(&format!("{}{fedavg}", task("kt-fedavg", 3, 60))).unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    assert_eq!(ended["release"]["version"], 3, "{ended}");
+    let start = ended["start_metrics"]["log_loss"].as_f64().unwrap();
+    let last = ended["release"]["metrics"]["log_loss"].as_f64().unwrap();
+    assert!(last.is_finite() && last != start, "{ended}");
+}
