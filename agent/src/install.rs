@@ -16,7 +16,7 @@ use collegium_shared::{
     architecture::{self, Architecture, BadSums, SharedSets, UnknownArchitecture},
     blobs::{BlobError, Blobs},
     crypto::Digest,
-    durable,
+    durable, faults,
     files::read_bounded,
     protocol::Manifest,
     roster::{Registry, VerifiedRoster},
@@ -223,7 +223,8 @@ impl ModelStore {
             let entry = entry.map_err(at(&self.dir))?;
             let keep = kept.iter().flatten().any(|kept| entry.file_name() == kept.as_str());
             if !keep && entry.path().is_dir() {
-                fs::remove_dir_all(entry.path()).map_err(at(&self.dir))?;
+                faults::step("remove model", || fs::remove_dir_all(entry.path()))
+                    .map_err(at(&self.dir))?;
             }
         }
         Ok(())

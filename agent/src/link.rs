@@ -19,6 +19,7 @@ use collegium_proto::{
 };
 use collegium_shared::{
     blobs::BlobError,
+    faults,
     ids::RoundId,
     protocol::{Phase, Ready, RevealHeader, ShareBody, ShareHeader, Vote},
     secagg::SharePiece,
@@ -103,12 +104,16 @@ fn unreachable(reason: impl Into<String>) -> LinkError {
     LinkError::Unreachable { reason: reason.into() }
 }
 
-/// One call, given up after `deadline`.
+/// One call, given up after `deadline`. `name` is for tests.
 async fn call<T>(
+    name: &str,
     deadline: Duration,
     answer: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, LinkError> {
-    match tokio::time::timeout(deadline, answer).await {
+    faults::edge(format_args!("before send {name}"));
+    let answered = tokio::time::timeout(deadline, answer).await;
+    faults::edge(format_args!("after send {name}"));
+    match answered {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_) => Err(unreachable(format!("no answer within {} s", deadline.as_secs()))),
     }
@@ -151,7 +156,7 @@ impl Link {
         let query = PollQuery { cursor: cursor.to_owned(), held };
         let request = v1::PollRequest::from(&query);
         let mut polled =
-            Polled::try_from(call(POLL, self.federation.clone().poll(request)).await?)?;
+            Polled::try_from(call("poll", POLL, self.federation.clone().poll(request)).await?)?;
         if polled.cursor.is_empty() {
             polled.cursor = query.cursor;
         }
@@ -161,7 +166,7 @@ impl Link {
     /// Phase 1: takes part.
     pub async fn ready(&self, ready: &Signed<Ready>) -> Result<(), LinkError> {
         let request = v1::ReadyMessage::from(ready);
-        call(CALL, self.federation.clone().submit_ready(request)).await.map(drop)
+        call("ready", CALL, self.federation.clone().submit_ready(request)).await.map(drop)
     }
 
     /// Phase 2: deals shares to the list.
@@ -171,13 +176,13 @@ impl Link {
         body: &ShareBody,
     ) -> Result<(), LinkError> {
         let request = v1::ShareMessage::from((header, body));
-        call(CALL, self.federation.clone().submit_share(request)).await.map(drop)
+        call("share", CALL, self.federation.clone().submit_share(request)).await.map(drop)
     }
 
     /// Phase 4: votes.
     pub async fn vote(&self, vote: &Signed<Vote>) -> Result<(), LinkError> {
         let request = v1::VoteMessage::from(vote);
-        call(CALL, self.federation.clone().submit_vote(request)).await.map(drop)
+        call("vote", CALL, self.federation.clone().submit_vote(request)).await.map(drop)
     }
 
     /// Phase 5: reveals the shares that a quorum asked for.
@@ -187,13 +192,13 @@ impl Link {
         pieces: &[SharePiece],
     ) -> Result<(), LinkError> {
         let request = v1::RevealMessage::from((header, pieces));
-        call(CALL, self.federation.clone().submit_reveal(request)).await.map(drop)
+        call("reveal", CALL, self.federation.clone().submit_reveal(request)).await.map(drop)
     }
 
     /// The current roster and registry. Not verified: the caller holds the pinned root.
     pub async fn documents(&self) -> Result<Documents, LinkError> {
         let request = v1::DocumentsRequest {};
-        let reply = call(CALL, self.federation.clone().documents(request)).await?;
+        let reply = call("documents", CALL, self.federation.clone().documents(request)).await?;
         Ok(Documents::try_from(reply)?)
     }
 }

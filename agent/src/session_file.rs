@@ -21,6 +21,7 @@ use std::{
 use collegium_shared::{
     crypto::{CryptoError, Digest, Hasher, Key, SEAL_OVERHEAD, Secret, derive, open, random, seal},
     durable::{self, Unfinished},
+    faults,
     files::read_bounded,
     ids::RoundId,
     params::MAX_DIMENSION,
@@ -173,7 +174,8 @@ impl RoundFiles {
     pub fn adopt_input(&self, from: &RoundId, to: &RoundId) -> Result<(), SessionFileError> {
         let (old, new) = (self.round_dir(from), self.create_round_dir(to)?);
         let target = new.join(INPUT);
-        fs::rename(old.join(INPUT), &target).map_err(at(&target))?;
+        faults::step("rename adopted input", || fs::rename(old.join(INPUT), &target))
+            .map_err(at(&target))?;
         durable::sync_dir(&new).map_err(at(&new))?;
         durable::sync_dir(&old).map_err(at(&old))
     }
@@ -236,7 +238,7 @@ impl RoundFiles {
     /// Erases the secrets of an attempt; without effect if there are none.
     pub fn erase_secrets(&self, round: &RoundId) -> Result<(), SessionFileError> {
         let dir = self.round_dir(round);
-        match fs::remove_file(dir.join(SECRETS)) {
+        match faults::step("remove secrets", || fs::remove_file(dir.join(SECRETS))) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.and_then(|()| durable::sync_dir(&dir)).map_err(at(&dir)),
         }
@@ -248,7 +250,7 @@ impl RoundFiles {
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let path = entry.map_err(at(&self.dir))?.path();
             if keep.as_ref() != Some(&path) {
-                fs::remove_dir_all(&path).map_err(at(&path))?;
+                faults::step("remove round", || fs::remove_dir_all(&path)).map_err(at(&path))?;
             }
         }
         durable::sync_dir(&self.dir).map_err(at(&self.dir))

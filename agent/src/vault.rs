@@ -20,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use collegium_shared::crypto::{CryptoError, Digest, Key};
+use collegium_shared::{
+    crypto::{CryptoError, Digest, Key},
+    faults,
+};
 use serde::Serialize;
 use thiserror::Error;
 use tracing::warn;
@@ -384,7 +387,7 @@ impl Vault {
         let entry = self.sealer.seal_import(out.head.sequence, record)?;
         out.append(&entry).map_err(at(&path))?;
         let head = out.finish().map_err(at(&path))?;
-        self.log.sync_all().map_err(at(&path))?;
+        faults::step("sync vault", || self.log.sync_all()).map_err(at(&path))?;
         self.head = head;
         Ok(changed)
     }
@@ -652,7 +655,8 @@ fn settle(
         bytes = length - scan.head.length,
         "the vault's log ends in an import that was never finished; it is cut off: import the file again"
     );
-    log.set_len(scan.head.length).and_then(|()| log.sync_all()).map_err(at(path))
+    let cut = || log.set_len(scan.head.length).and_then(|()| log.sync_all());
+    faults::step("cut vault", cut).map_err(at(path))
 }
 
 /// Writes a log that holds a header only, beside the one in use.

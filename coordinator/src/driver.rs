@@ -11,6 +11,7 @@ use collegium_shared::{
     clock::{Clock, Timestamp},
     crypto::{Digest, SigningKey, VerifyingKey},
     documents::SignedDocument,
+    faults,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
     protocol::{Cohort, Ending, Manifest, Metrics, Phase, Plan},
@@ -248,13 +249,19 @@ impl Driver {
         if self.uncommitted {
             tokio::task::block_in_place(|| self.log.commit())?;
             self.uncommitted = false;
+            faults::edge("before publish");
             self.publish.send_replace(self.state.clone());
+            faults::edge("after publish");
             if self.log.len() >= self.snapshot_at + SNAPSHOT_EVERY {
                 self.save_view();
             }
         }
+        let answering = !replies.is_empty();
         for reply in replies {
             reply();
+        }
+        if answering {
+            faults::edge("after answer");
         }
         self.tidy();
         self.start_work();

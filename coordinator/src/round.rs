@@ -105,6 +105,17 @@ pub enum Message {
 }
 
 impl Message {
+    /// The phase's word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Message::Ready(_) => "ready",
+            Message::Share { .. } => "share",
+            Message::Upload { .. } => "upload",
+            Message::Vote(_) => "vote",
+            Message::Reveal { .. } => "reveal",
+        }
+    }
+
     /// The signed statement, as evidence.
     pub fn statement(&self) -> serde_json::Value {
         let json = match self {

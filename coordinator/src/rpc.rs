@@ -23,6 +23,7 @@ use collegium_shared::{
     blobs::BlobError,
     crypto::Digest,
     documents::SignedDocument,
+    faults,
     ids::{InstitutionId, RoundId},
     protocol::{Phase, RevealHeader, ShareBody, ShareHeader, UploadHeader},
     secagg::SharePiece,
@@ -89,7 +90,10 @@ impl Rpc {
         from: InstitutionId,
         message: Message,
     ) -> Result<Response<v1::Ack>, Status> {
+        let kind = message.kind();
+        faults::edge(format_args!("before submit {kind}"));
         self.handle.submit(from, message).await.map_err(|error| driver_status(&error))?;
+        faults::edge(format_args!("before answer {kind}"));
         Ok(Response::new(v1::Ack {}))
     }
 

@@ -4,14 +4,14 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use collegium_shared::{
     crypto::{Digest, Hasher},
-    durable,
+    durable, faults,
     ids::{InstitutionId, RoundId},
     protocol::{RevealHeader, ShareBody, ShareHeader},
     secagg::SharePiece,
@@ -69,7 +69,8 @@ impl Spool {
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let entry = entry.map_err(at(&self.dir))?;
             if keep.as_deref() != entry.file_name().to_str() {
-                fs::remove_dir_all(entry.path()).map_err(at(&entry.path()))?;
+                faults::step("remove round", || fs::remove_dir_all(entry.path()))
+                    .map_err(at(&entry.path()))?;
                 erased = true;
             }
         }
@@ -157,7 +158,7 @@ impl RoundFiles {
         if expected + bytes.len() as u64 > limit {
             return Err(SpoolError::TooLong { limit });
         }
-        file.write_all(bytes).map_err(at(&path))
+        faults::write_all(&mut file, bytes, "write upload").map_err(at(&path))
     }
 
     /// Makes a complete upload durable and gives its SHA-256. An upload that does not hash to
@@ -174,13 +175,13 @@ impl RoundFiles {
             return Err(SpoolError::Incomplete { given, expected });
         }
         let file = File::open(&path).map_err(at(&path))?;
-        file.sync_all().map_err(at(&path))?;
+        faults::step("sync upload", || file.sync_all()).map_err(at(&path))?;
         durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
         let mut hasher = Hasher::new();
         read_chunks(file, |chunk| hasher.update(chunk)).map_err(at(&path))?;
         let digest = hasher.finish();
         if digest != *announced {
-            fs::remove_file(&path).map_err(at(&path))?;
+            faults::step("remove upload", || fs::remove_file(&path)).map_err(at(&path))?;
         }
         Ok(digest)
     }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::{
     crypto::{Digest, Hasher},
     durable::{self, Unfinished},
+    faults,
 };
 
 /// Why a blob could not be stored or read.
@@ -107,7 +108,7 @@ impl Blobs {
     /// Removes a blob for good; false if there was none.
     pub fn remove(&self, digest: &Digest) -> Result<bool, BlobError> {
         let path = self.path(digest);
-        match fs::remove_file(&path) {
+        match faults::step("remove blob", || fs::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other.map_err(at(&path))?,
         }

@@ -23,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::durable;
+use crate::{durable, faults};
 
 /// The most bytes of a request: a signed document ([`crate::documents::MAX_DOCUMENT`]) with room to
 /// spare.
@@ -270,7 +270,10 @@ async fn send<T: Serialize>(stream: &mut UnixStream, answer: Answer<T>) -> io::R
         line = serde_json::to_vec(&Answer::<()>::Error(reason))?;
     }
     line.push(b'\n');
-    timeout(TRANSFER, stream.write_all(&line)).await?
+    faults::edge("before control answer");
+    timeout(TRANSFER, stream.write_all(&line)).await??;
+    faults::edge("after control answer");
+    Ok(())
 }
 
 /// Reads up to the first line feed; `limit` includes it.

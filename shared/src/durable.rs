@@ -2,25 +2,30 @@
 //! this one recipe; knows nothing of what the files mean.
 
 use std::{
+    fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use crate::crypto;
+use crate::{crypto, faults};
 
 /// How the name of an unfinished file starts.
 const UNFINISHED: &str = ".unfinished-";
 
 /// Creates `dir` and its missing parents, readable by the owner alone (mode 0700).
 pub fn create_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let create = || DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    faults::step("create directory", create)
 }
 
 /// Makes names that were created, renamed or removed in `dir` durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    faults::step("sync directory", || File::open(dir)?.sync_all())
 }
 
 /// Replaces or creates `path` (mode 0600) so that after a crash it holds either what it held
@@ -36,7 +41,7 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            fs::remove_file(entry.path())?;
+            faults::step("remove unfinished", || fs::remove_file(entry.path()))?;
         }
     }
     Ok(())
@@ -46,6 +51,20 @@ fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
+    }
+}
+
+/// What kind of file a path names: its folder for those that are named by digest alone, else its name
+/// up to what numbers it.
+struct Kind<'a>(&'a Path);
+
+impl fmt::Display for Kind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.0.file_stem().unwrap_or_default().to_string_lossy();
+        let folder = || parent(self.0).file_name().unwrap_or_default().to_string_lossy();
+        let digest = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let name = if digest { folder() } else { name.clone() };
+        f.write_str(name.split('-').next().unwrap_or_default())
     }
 }
 
@@ -61,18 +80,19 @@ impl Unfinished {
     pub fn create(dir: &Path) -> io::Result<Self> {
         let name = crypto::random::<8>().map_err(io::Error::other)?;
         let path = dir.join(format!("{UNFINISHED}{}", hex::encode(name)));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = faults::step("create file", create)?;
         Ok(Self { file, path, persisted: false })
     }
 
     /// Appends `bytes`.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        faults::write_all(&mut self.file, bytes, "write file")
     }
 
     /// Makes the content durable and gives it the name `path`, in the same directory.
     pub fn persist(self, path: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
+        faults::step(format_args!("sync {}", Kind(path)), || self.file.sync_all())?;
         self.rename(path)?;
         sync_dir(parent(path))
     }
@@ -80,7 +100,7 @@ impl Unfinished {
     /// Gives the content the name `path` at once, to become durable when the system sees fit:
     /// after a power cut the file may be empty or an older one.
     pub fn rename(mut self, path: &Path) -> io::Result<()> {
-        fs::rename(&self.path, path)?;
+        faults::step(format_args!("rename {}", Kind(path)), || fs::rename(&self.path, path))?;
         self.persisted = true;
         Ok(())
     }
@@ -100,6 +120,16 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn files_are_named_by_kind() {
+        let digest = crypto::Digest([7; 32]);
+        let kind = |path: &str| Kind(Path::new(path)).to_string();
+        assert_eq!(kind(&format!("/x/blobs/{digest}")), "blobs");
+        assert_eq!(kind(&format!("documents/{digest}.json")), "documents");
+        assert_eq!(kind(&format!("/r/t-1-2/share-{digest}")), "share");
+        assert_eq!(kind("/x/journal/checkpoint"), "checkpoint");
+    }
 
     #[test]
     fn writes_whole_private_files_and_leaves_nothing_else() {

@@ -31,8 +31,7 @@ mod tree;
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Write},
-    mem,
+    io, mem,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -49,6 +48,7 @@ pub use tree::{verify_consistency, verify_inclusion};
 use crate::{
     crypto::{Digest, SigningKey},
     durable::{self, Unfinished},
+    faults,
 };
 use frames::Kind;
 use history::{CHECKPOINT, LOG};
@@ -180,9 +180,7 @@ impl Journal {
             "cut an unfinished batch off the journal; it was never acknowledged"
         );
         let sound = self.history.sealed_bytes;
-        self.log
-            .set_len(sound)
-            .and_then(|()| self.log.sync_data())
+        faults::step("cut journal", || self.log.set_len(sound).and_then(|()| self.log.sync_data()))
             .map_err(at(&self.dir.join(LOG)))?;
         self.history.file_bytes = sound;
         Ok(())
@@ -243,10 +241,10 @@ impl Journal {
         }
         let mut batch = mem::take(&mut self.batch);
         let note = self.seal(&mut batch);
-        if let Err(error) = self.log.write_all(&batch.bytes) {
+        if let Err(error) = faults::write_all(&mut self.log, &batch.bytes, "write journal") {
             return Err(self.roll_back(error));
         }
-        if let Err(error) = self.log.sync_data() {
+        if let Err(error) = faults::step("sync journal", || self.log.sync_data()) {
             // The kernel may have dropped the unwritten pages and call a second fsync a success.
             self.stopped = true;
             return Err(JournalError::Uncertain(error));
@@ -277,8 +275,10 @@ impl Journal {
     fn roll_back(&mut self, error: io::Error) -> JournalError {
         let cut = || {
             let log = open_log(&self.dir.join(LOG), false)?;
-            log.set_len(self.history.sealed_bytes)?;
-            log.sync_data()?;
+            faults::step("roll back journal", || {
+                log.set_len(self.history.sealed_bytes)?;
+                log.sync_data()
+            })?;
             Ok::<_, io::Error>(log)
         };
         match cut() {

@@ -11,6 +11,7 @@ pub mod control;
 pub mod crypto;
 pub mod documents;
 pub mod durable;
+pub mod faults;
 pub mod files;
 pub mod ids;
 pub mod journal;

@@ -229,26 +229,23 @@ mod tests {
     /// only tests have turns on features of it: then all that depends on it is built twice, with and
     /// without tests.
     fn built_twice() -> anyhow::Result<Vec<String>> {
-        let without = features("normal,build")?;
-        let with = features("normal,build,dev")?;
+        let without = features(&["--workspace"], "normal,build")?;
+        let with = features(&["--workspace"], "normal,build,dev")?;
         let twice = without.iter().filter(|(package, own)| with.get(*package) != Some(own));
         let line = |package: &str| format!("{package} has other features when tests are built");
         Ok(twice.map(|(package, _)| line(package)).collect())
     }
 
-    /// The features of each package of the workspace's tree ("name version"), as sets: a package that is
-    /// built for the compiler and for the target has one for each.
-    fn features(edges: &str) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
+    /// The features of each package of the tree of `selected` ("name version"), as sets: a package that
+    /// is built for the compiler and for the target has one for each.
+    fn features(
+        selected: &[&str],
+        edges: &str,
+    ) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
         let output = Command::new(env!("CARGO"))
-            .args([
-                "tree",
-                "--workspace",
-                "--locked",
-                "--offline",
-                "--prefix",
-                "none",
-                "--no-dedupe",
-            ])
+            .arg("tree")
+            .args(selected)
+            .args(["--locked", "--offline", "--prefix", "none", "--no-dedupe"])
             .args(["--edges", edges, "--format", "{p}\t{f}"])
             .output()
             .context("cannot start cargo")?;
@@ -267,6 +264,20 @@ mod tests {
     #[test]
     fn nothing_is_built_twice() {
         assert_eq!(built_twice().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn only_tests_let_faults_happen() {
+        let faulty = |selected: &[&str]| {
+            let found = features(selected, "normal,build").unwrap();
+            let shared = found.iter().find(|(name, _)| name.starts_with("collegium-shared "));
+            shared.unwrap().1.iter().any(|set| set.split(',').any(|feature| feature == "faults"))
+        };
+        assert!(faulty(&["--workspace"]), "the tests' programs have them");
+        for program in ["collegium-coordinator", "collegium-agent"] {
+            assert!(!faulty(&["--package", program]), "{program} as it is shipped has them");
+        }
+        assert!(!faulty(&["--package", "collegium-coordinator", "--package", "collegium-agent"]));
     }
 
     #[test]

@@ -421,6 +421,6 @@ async fn a_coordinator_that_is_away_is_unreachable_until_it_is_back() {
 #[tokio::test]
 async fn a_call_without_an_answer_ends() {
     let never = std::future::pending::<Result<Response<()>, Status>>();
-    let late = call(Duration::from_secs(1), never).await.unwrap_err();
+    let late = call("poll", Duration::from_secs(1), never).await.unwrap_err();
     assert_eq!(late.to_string(), "the coordinator cannot be reached: no answer within 1 s");
 }

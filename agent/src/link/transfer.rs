@@ -19,6 +19,7 @@ use collegium_proto::{
 use collegium_shared::{
     blobs::{BlobError, Blobs, Writer},
     crypto::Digest,
+    faults,
     ids::RoundId,
     protocol::UploadHeader,
     signed::Signed,
@@ -124,9 +125,13 @@ where
         header: Option<Signed<UploadHeader>>,
         pieces: &mpsc::Sender<v1::UploadChunk>,
     ) -> bool {
+        let what = if header.is_some() { "upload header" } else { "upload piece" };
         let message = self.message(data, header);
         self.traffic.count(&message);
-        pieces.blocking_send(message).is_ok()
+        faults::edge(format_args!("before send {what}"));
+        let taken = pieces.blocking_send(message).is_ok();
+        faults::edge(format_args!("after send {what}"));
+        taken
     }
 
     fn piece(&mut self) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
@@ -177,7 +182,7 @@ impl Link {
         });
         let deadline = CALL + Duration::from_secs((total - offset) / SLOWEST);
         let stream = ReceiverStream::new(made);
-        let answer = call(deadline, self.federation.clone().upload(stream)).await;
+        let answer = call("upload", deadline, self.federation.clone().upload(stream)).await;
         match told.try_recv() {
             Ok(Err(error)) => Err(LinkError::Source(error)),
             Ok(Ok(())) | Err(TryRecvError::Empty) => answer.map(drop),
@@ -188,7 +193,9 @@ impl Link {
     /// How much of the upload arrived before; never more than `total`.
     async fn upload_offset(&self, round: &RoundId, total: u64) -> Result<u64, LinkError> {
         let request = v1::UploadOffsetRequest::from(round);
-        let offset = call(CALL, self.federation.clone().upload_offset(request)).await?.offset;
+        let offset = call("upload offset", CALL, self.federation.clone().upload_offset(request))
+            .await?
+            .offset;
         if offset <= total {
             Ok(offset)
         } else {
@@ -246,7 +253,7 @@ impl Link {
     ) -> Result<(), LinkError> {
         let from = DownloadFrom { digest: *digest, offset: progress.offset };
         let request = v1::DownloadRequest::from(from);
-        let mut stream = call(CALL, self.federation.clone().download(request)).await?;
+        let mut stream = call("download", CALL, self.federation.clone().download(request)).await?;
         loop {
             let message = tokio::time::timeout(CALL, stream.message())
                 .await

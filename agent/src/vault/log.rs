@@ -16,7 +16,7 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use collegium_shared::crypto::Digest;
+use collegium_shared::{crypto::Digest, faults};
 
 const MAGIC: &[u8; 16] = b"collegium-vault1";
 pub(super) const HEADER: u64 = 48;
@@ -184,7 +184,7 @@ impl<'f> Appender<'f> {
     }
 
     pub(super) fn finish(mut self) -> io::Result<Head> {
-        self.out.flush()?;
+        faults::step("write vault", || self.out.flush())?;
         Ok(self.head)
     }
 }
