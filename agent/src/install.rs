@@ -217,7 +217,11 @@ impl ModelStore {
     ) -> Result<(), InstallError> {
         let name = Self::name(model);
         let path = self.dir.join(CURRENT);
-        durable::write(&path, format!("{name}\n").as_bytes()).map_err(at(&path))?;
+        let line = format!("{name}\n");
+        // Asked for at every start, of which most change nothing.
+        if fs::read(&path).ok().as_deref() != Some(line.as_bytes()) {
+            durable::write(&path, line.as_bytes()).map_err(at(&path))?;
+        }
         let kept = [Some(name), previous.map(Self::name), Some(CURRENT.to_owned())];
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let entry = entry.map_err(at(&self.dir))?;

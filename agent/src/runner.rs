@@ -25,6 +25,7 @@ use collegium_shared::{
     protocol::RoundView,
     roster::{Registry, RosterError, VerifiedRoster},
     signed::Signed,
+    storage::{self, Ended, Storage},
 };
 use tokio::{sync::watch, task};
 
@@ -57,7 +58,12 @@ enum Failure {
 
 impl From<LinkError> for Failure {
     fn from(error: LinkError) -> Self {
-        Self::Line(error)
+        // What arrived cannot be kept: this side's affair, and none of the line.
+        if storage::trouble(&error).is_some() {
+            Self::Fatal(error.into())
+        } else {
+            Self::Line(error)
+        }
     }
 }
 
@@ -139,12 +145,54 @@ pub async fn run_agent(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow
     run_agent_at(dir, Clock::system(), shutdown).await
 }
 
-/// As [`run_agent`], by another clock.
+/// As [`run_agent`], by another clock. When the storage is full or failing, everything is closed, and
+/// opened anew as at a start once it takes data again.
 pub async fn run_agent_at(
     dir: &Path,
     clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let (stop, asked) = watch::channel(false);
+    let work = run_and_recover(dir, clock, asked);
+    let mut work = pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        () = shutdown => {}
+    }
+    stop.send_replace(true);
+    work.await
+}
+
+async fn run_and_recover(
+    dir: &Path,
+    clock: Clock,
+    asked: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let places = Home::config(dir)?.directories;
+    let storage = Storage::new([dir.to_owned(), places.journal, places.vault, places.blobs]);
+    let stopped = Stop { asked, cancel: Arc::default() };
+    loop {
+        let error = match run_once(dir, clock.clone(), &storage, stopped.wait()).await {
+            Ok(Ended::Recovered) => continue,
+            Ok(Ended::Stopped) => return Ok(()),
+            Err(error) if storage::trouble(error.as_ref()).is_some() => error,
+            Err(error) => return Err(error),
+        };
+        tokio::select! {
+            () = storage.recovered(format!("{error:#}")) => {}
+            () = stopped.wait() => return Err(error),
+        }
+    }
+}
+
+/// From opening everything to closing it. When the storage is in trouble, the command line is answered
+/// until it takes data again.
+async fn run_once(
+    dir: &Path,
+    clock: Clock,
+    storage: &Storage,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
     let path = dir.to_owned();
     let home = task::spawn_blocking(move || Home::open(&path, clock)).await??;
     let home = Arc::new(home);
@@ -160,12 +208,40 @@ pub async fn run_agent_at(
     };
     let until_stopped = stopping.clone();
     let control = tokio::spawn(listener.serve(answer, async move { until_stopped.wait().await }));
-    let result = drained(runner.run(), shutdown, &stop, &stopping).await;
+    let mut shutdown = pin!(shutdown);
+    let result = drained(runner.run(), shutdown.as_mut(), &stop, &stopping).await;
+    let mut ended = Ended::Stopped;
+    let trouble = result.as_ref().err().filter(|e| storage::trouble(e.as_ref()).is_some());
+    // Work that is under way ends by itself; a stop that was asked for before is no time to wait.
+    if let Some(error) = trouble.filter(|_| !stopping.cancel.swap(true, Ordering::Relaxed)) {
+        tokio::select! {
+            () = storage.recovered(format!("{error:#}")) => ended = Ended::Recovered,
+            () = shutdown => {}
+        }
+    }
+    let in_trouble = trouble.is_some();
     stop.send_replace(true);
     drop(tokio::time::timeout(DRAIN, control).await);
+    if in_trouble {
+        closed(home).await;
+        return Ok(ended);
+    }
     let published = task::spawn_blocking(move || home.book.publish()).await;
     published.context("the audit log was not published")??;
-    result
+    result.map(|()| Ended::Stopped)
+}
+
+/// Waits until nobody has the directory open any more, for a while.
+async fn closed(home: Arc<Home>) {
+    let home = Arc::downgrade(&{ home });
+    let gone = async {
+        while home.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, gone).await.is_err() {
+        tracing::warn!("work that was under way keeps the directory open");
+    }
 }
 
 /// Runs `work` until it ends or `shutdown`; then gives what is under way a little time.

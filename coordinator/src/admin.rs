@@ -306,7 +306,7 @@ fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), Stri
 }
 
 /// What an operator wants to know at a glance; the sums, and nothing of one institution's data.
-fn status(driver: &Driver) -> Value {
+pub(crate) fn status(driver: &Driver) -> Value {
     let network = &driver.state.network;
     let roster = driver.state.roster.as_deref();
     let expired = |at: Timestamp| at <= driver.now();

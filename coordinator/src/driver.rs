@@ -3,7 +3,14 @@
 //! Everything else holds a [`Handle`]. If the journal refuses an event, the process stops: nothing
 //! that is not durable is ever acknowledged.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use collegium_shared::{
     architecture, audit,
@@ -17,6 +24,7 @@ use collegium_shared::{
     protocol::{Cohort, Ending, Manifest, Metrics, Phase, Plan},
     roster::{Registry, RootKey, VerifiedRoster},
     signed::Signed,
+    storage::{self, Ended, Storage},
 };
 use rcgen::PublicKeyData;
 use thiserror::Error;
@@ -60,6 +68,8 @@ pub enum DriverError {
     Certificate(#[from] crate::ca::CaError),
     #[error("the coordinator is shutting down")]
     Stopping,
+    #[error("the coordinator's storage is full or failing; its operator's log says where")]
+    NoRoom,
 }
 
 /// What an institution gets for its token.
@@ -128,6 +138,7 @@ impl Handle {
 
 /// The owner.
 pub struct Driver {
+    dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) key: SigningKey,
     pub(crate) ca: Ca,
@@ -171,6 +182,7 @@ impl Driver {
         let (publish, published) = watch::channel(Published::default());
         let handle = Handle { commands: worker.clone(), published, workshop: workshop.clone() };
         let mut driver = Self {
+            dir: dir.to_owned(),
             clock,
             key,
             ca: Ca::load(dir)?,
@@ -193,9 +205,33 @@ impl Driver {
         Ok((driver, handle))
     }
 
-    /// Serves requests until `shutdown`, or until the journal refuses an event.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), JournalError> {
+    /// Serves requests until `shutdown`, or until the journal refuses an event. If that is for want of
+    /// room, it ends when there is room again, so that everything is opened anew.
+    pub async fn run(
+        mut self,
+        storage: Storage,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Ended, JournalError> {
         tokio::pin!(shutdown);
+        match self.serve(shutdown.as_mut()).await {
+            Err(error) if storage::trouble(&error).is_some() => {
+                tokio::select! {
+                    () = self.stall(&storage, &error) => Ok(Ended::Recovered),
+                    () = shutdown => Ok(Ended::Stopped),
+                }
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.save_view();
+                self.log.publish().map(|()| Ended::Stopped)
+            }
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), JournalError> {
         if self.state.network.open_round().is_some() {
             self.record(Event::Round(RoundEvent::Resumed))?;
         }
@@ -205,7 +241,7 @@ impl Driver {
             let first = tokio::select! {
                 command = self.commands.recv() => command,
                 () = tokio::time::sleep(wait) => None,
-                () = &mut shutdown => break,
+                () = &mut shutdown => return Ok(()),
             };
             let mut replies = Replies::new();
             let mut next = first;
@@ -217,8 +253,42 @@ impl Driver {
             }
             self.settle(replies)?;
         }
-        self.save_view();
-        self.log.publish()
+    }
+
+    /// Answers what needs no writing from what is durable, and sends everybody else away to come back,
+    /// until the storage takes data.
+    async fn stall(&mut self, storage: &Storage, error: &JournalError) {
+        self.state = self.publish.borrow().clone();
+        let recovered = storage.recovered(error.to_string());
+        tokio::pin!(recovered);
+        loop {
+            let command = tokio::select! {
+                () = &mut recovered => return,
+                command = self.commands.recv() => command,
+            };
+            match command {
+                Some(Command::Admin(AdminRequest::Status, reply)) => {
+                    drop(reply.send(Ok(admin::status(self))));
+                }
+                Some(Command::Admin(_, reply)) => {
+                    drop(reply.send(Err(DriverError::NoRoom.to_string())));
+                }
+                Some(Command::Enrol(_, reply)) => drop(reply.send(Err(DriverError::NoRoom))),
+                Some(Command::Submit(_, _, reply)) => drop(reply.send(Err(DriverError::NoRoom))),
+                Some(Command::Worked(_)) | None => {}
+            }
+        }
+    }
+
+    /// What cannot be computed for want of room is computed when there is some, not given up.
+    fn needs_room(&self, error: &AggregateError) -> Result<(), JournalError> {
+        match storage::no_room(error) {
+            Some(full) => {
+                let source = io::Error::new(full.kind(), error.to_string());
+                Err(JournalError::Io { path: self.dir.clone(), source })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Carries out one operator's request on a directory that nobody serves, and nothing else: no
@@ -626,6 +696,7 @@ impl Driver {
             }
             Done::Digested(opened, Ok(digested)) => self.digested(&opened.stage, digested),
             Done::Initialised(Err(error)) | Done::Digested(_, Err(error)) => {
+                self.needs_room(&error)?;
                 tracing::error!(%error, "the task cannot go on");
                 let ending = TaskEnding::Failed { reason: error.to_string() };
                 self.record(Event::Network(NetworkEvent::TaskEnded { ending }))
@@ -646,6 +717,7 @@ impl Driver {
     }
 
     fn end_round(&mut self, error: &AggregateError) -> Result<(), JournalError> {
+        self.needs_room(error)?;
         tracing::error!(%error, "the round gives no sum");
         if self.state.network.open_round().is_none() {
             return Ok(());
@@ -669,6 +741,7 @@ impl Driver {
             match self.release(step, digested.metrics) {
                 Ok(event) => self.record(Event::Network(event))?,
                 Err(error) => {
+                    self.needs_room(&error)?;
                     let ending = TaskEnding::Failed { reason: error.to_string() };
                     return self.record(Event::Network(NetworkEvent::TaskEnded { ending }));
                 }

@@ -28,6 +28,7 @@ use collegium_shared::{
     protocol::{Phase, RevealHeader, ShareBody, ShareHeader, UploadHeader},
     secagg::SharePiece,
     signed::Signed,
+    storage,
 };
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
@@ -526,7 +527,7 @@ fn driver_status(error: &DriverError) -> Status {
         DriverError::NoRound | DriverError::NoRoot => Status::failed_precondition(message),
         DriverError::Token(_) => Status::permission_denied(message),
         DriverError::Certificate(_) => Status::invalid_argument(message),
-        DriverError::Stopping => Status::unavailable(message),
+        DriverError::Stopping | DriverError::NoRoom => Status::unavailable(message),
         DriverError::Refused(refusal) => match refusal {
             Refusal::WrongPhase { .. } => Status::failed_precondition(message),
             Refusal::Equivocation { .. } => Status::already_exists(message),
@@ -543,6 +544,11 @@ fn spool_status(error: &SpoolError) -> Status {
         // The round ended, and its folder went, while the message was on its way.
         SpoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             driver_status(&DriverError::NoRound)
+        }
+        // The sender tries again.
+        SpoolError::Io { .. } if storage::no_room(error).is_some() => {
+            tracing::error!(%error, "round files");
+            driver_status(&DriverError::NoRoom)
         }
         SpoolError::Io { .. } | SpoolError::Damaged { .. } => {
             // The path is the operator's business, not the caller's.

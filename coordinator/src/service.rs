@@ -6,6 +6,7 @@ use anyhow::Context;
 use collegium_shared::{
     clock::{Clock, Timestamp},
     control, durable,
+    storage::{self, Ended, Storage},
 };
 use tokio::sync::watch;
 
@@ -19,8 +20,47 @@ pub fn control_socket(dir: &Path) -> std::path::PathBuf {
     dir.join("run").join("control.sock")
 }
 
-/// Serves the directory until `shutdown`. Writes the address that it listens on to `run/address`.
+/// Serves the directory until `shutdown`. When the storage is full or failing, everything is closed, and
+/// opened anew as at a start once it takes data again.
 pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let work = serve_and_recover(dir, stopped);
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        () = shutdown => {}
+    }
+    stop.send_replace(true);
+    work.await
+}
+
+async fn serve_and_recover(dir: &Path, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let storage = Storage::new([dir.to_owned(), dir.join("journal")]);
+    loop {
+        let error = match serve_once(dir, &storage, asked(stopped.clone())).await {
+            Ok(Ended::Recovered) => continue,
+            Ok(Ended::Stopped) => return Ok(()),
+            Err(error) if storage::trouble(error.as_ref()).is_some() => error,
+            Err(error) => return Err(error),
+        };
+        tokio::select! {
+            () = storage.recovered(format!("{error:#}")) => {}
+            () = asked(stopped.clone()) => return Err(error),
+        }
+    }
+}
+
+/// Resolves when a stop is asked for. A sender that is gone is a stop as well.
+async fn asked(mut stopped: watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stop| *stop).await);
+}
+
+/// From opening everything to closing it. Writes the address that it listens on to `run/address`.
+async fn serve_once(
+    dir: &Path,
+    storage: &Storage,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
     let config = Config::load(dir)?;
     let clock = Clock::system();
     let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
@@ -32,17 +72,13 @@ pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Re
     tracing::info!(%address, "serving");
 
     let (stop, stopped) = watch::channel(false);
-    let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone, which is a stop as well.
-        drop(stopped.wait_for(|stop| *stop).await);
-    };
-    let owner = tokio::spawn(driver.run(until_stopped(stopped.clone())));
+    let owner = tokio::spawn(driver.run(storage.clone(), asked(stopped.clone())));
     let admin = handle.clone();
     let answer = move |request: AdminRequest| {
         let admin = admin.clone();
         async move { admin.admin(request).await }
     };
-    let control = tokio::spawn(control.serve(answer, until_stopped(stopped.clone())));
+    let control = tokio::spawn(control.serve(answer, asked(stopped.clone())));
     let (enrolment, federation) = Rpc::new(handle, config.poll_patience()).services();
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -50,12 +86,13 @@ pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Re
         .concurrency_limit_per_connection(32)
         .add_service(enrolment)
         .add_service(federation)
-        .serve_with_incoming_shutdown(incoming, until_stopped(stopped));
-    let server = tokio::spawn(server);
+        .serve_with_incoming_shutdown(incoming, asked(stopped));
+    let mut server = tokio::spawn(server);
 
     let owner = wait(owner, shutdown, &stop).await?;
     // Long polls end by themselves only after their patience; a drain does not wait for that.
-    if tokio::time::timeout(DRAIN.min(Duration::from_secs(2)), server).await.is_err() {
+    if tokio::time::timeout(DRAIN.min(Duration::from_secs(2)), &mut server).await.is_err() {
+        server.abort();
         tracing::debug!("calls that were still open were cut off");
     }
     drop(tokio::time::timeout(DRAIN, control).await);
@@ -65,10 +102,10 @@ pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Re
 /// Waits for the stop or for the owner's failure; the owner always ends first, so that whatever was
 /// acknowledged is durable.
 async fn wait(
-    mut owner: tokio::task::JoinHandle<Result<(), collegium_shared::journal::JournalError>>,
+    mut owner: tokio::task::JoinHandle<Result<Ended, collegium_shared::journal::JournalError>>,
     shutdown: impl Future<Output = ()>,
     stop: &watch::Sender<bool>,
-) -> anyhow::Result<anyhow::Result<()>> {
+) -> anyhow::Result<anyhow::Result<Ended>> {
     let ended = tokio::select! {
         ended = &mut owner => Some(ended),
         () = shutdown => None,

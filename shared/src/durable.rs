@@ -90,6 +90,11 @@ impl Unfinished {
         faults::write_all(&mut self.file, bytes, "write file")
     }
 
+    /// Makes the content durable, still without a name.
+    pub fn sync(&self) -> io::Result<()> {
+        faults::step("sync file", || self.file.sync_all())
+    }
+
     /// Makes the content durable and gives it the name `path`, in the same directory.
     pub fn persist(self, path: &Path) -> io::Result<()> {
         faults::step(format_args!("sync {}", Kind(path)), || self.file.sync_all())?;

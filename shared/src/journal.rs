@@ -48,7 +48,7 @@ pub use tree::{verify_consistency, verify_inclusion};
 use crate::{
     crypto::{Digest, SigningKey},
     durable::{self, Unfinished},
-    faults,
+    faults, storage,
 };
 use frames::Kind;
 use history::{CHECKPOINT, LOG};
@@ -82,11 +82,11 @@ pub enum JournalError {
     #[error(
         "nothing of this batch was recorded: {0}; free disk space or repair the disk, then repeat what was asked"
     )]
-    NotRecorded(io::Error),
+    NotRecorded(#[source] io::Error),
     #[error(
         "whether this batch is recorded shows at the next start: {0}; check the disk, then restart"
     )]
-    Uncertain(io::Error),
+    Uncertain(#[source] io::Error),
     #[error("the journal stopped after a failed write; check the disk, then restart")]
     Stopped,
     #[error("there is no entry {index}; the journal has {size}")]
@@ -207,7 +207,14 @@ impl Journal {
                 "the checkpoint was older than the journal; renewed"
             );
         }
-        durable::write(&path, note.as_bytes()).map_err(at(&path))
+        match durable::write(&path, note.as_bytes()).map_err(at(&path)) {
+            // Only a copy: the next commit or start renews it.
+            Err(error) if !self.is_empty() && storage::no_room(&error).is_some() => {
+                tracing::warn!(%error, "there is no room to renew the checkpoint");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Adds an entry to the batch and returns the index that it will have. Nothing is durable,

@@ -23,5 +23,6 @@ pub mod secagg;
 pub mod service;
 pub mod shamir;
 pub mod signed;
+pub mod storage;
 pub mod tensors;
 pub mod token;
