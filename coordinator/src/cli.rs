@@ -36,6 +36,8 @@ macro_rules! say {
     };
 }
 
+mod store;
+
 /// Leads a Collegium network: enrols institutions, sums their masked updates, releases models.
 #[derive(Parser)]
 #[command(name = "collegium-coordinator", version, about)]
@@ -114,6 +116,13 @@ enum Command {
     /// The network's audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// The directory: is it sound, make the view again.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Write a backup of the directory to one file; the coordinator may run.
+    Backup(store::BackupArgs),
+    /// Make a directory from a backup.
+    Restore(store::RestoreArgs),
 }
 
 #[derive(Subcommand)]
@@ -247,6 +256,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Task(TaskCommand::Start { file, home }) => start_task(&home.dir, &file),
         Command::Status { home, json } => status(&home.dir, json),
         Command::Audit(command) => run_audit(command),
+        Command::Store(command) => store::run(command),
+        Command::Backup(args) => store::run_backup(&args),
+        Command::Restore(args) => store::run_restore(&args),
     }
 }
 

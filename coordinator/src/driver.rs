@@ -44,6 +44,8 @@ use crate::{
     work::{self, Digested, Done, Workshop},
 };
 
+mod restored;
+
 /// Requests that wait for the owner at most; more callers wait in line.
 const QUEUE: usize = 1_024;
 /// Misuses of one invitation that are logged.
@@ -201,6 +203,7 @@ impl Driver {
             tidied: None,
         };
         driver.load_documents()?;
+        restored::record(&mut driver, dir)?;
         driver.publish.send_replace(driver.state.clone());
         Ok((driver, handle))
     }
@@ -404,7 +407,7 @@ impl Driver {
     fn save_view(&mut self) {
         let Some(store) = &self.store else { return };
         let network = Network::clone(&self.state.network);
-        let snapshot = Snapshot { position: self.log.len(), root: self.log.root(), network };
+        let snapshot = Snapshot::new(self.log.len(), self.log.root(), network);
         match store.save(&snapshot) {
             Ok(()) => self.snapshot_at = snapshot.position,
             Err(error) => tracing::warn!(%error, "the view was not saved"),

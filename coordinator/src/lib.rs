@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod aggregate;
+pub mod archive;
 pub mod ca;
 pub mod cli;
 pub mod config;

@@ -91,6 +91,12 @@ pub enum NetworkEvent {
     TaskEnded {
         ending: TaskEnding,
     },
+    /// The directory was restored from a backup of the first `size` entries, whose root was
+    /// `backup_root`; what the log held after them is lost.
+    Restored {
+        backup_root: Digest,
+        size: u64,
+    },
     /// A member sent different bytes for a phase that it had answered: both are now in the log.
     Equivocated {
         institution: InstitutionId,
@@ -200,6 +206,8 @@ impl Network {
             NetworkEvent::Equivocated { institution, round, phase, .. } => {
                 self.equivocations.insert((institution, round, phase));
             }
+            // Whether a token was spent since the backup is not known any more.
+            NetworkEvent::Restored { .. } => self.invitations.retain(|_, i| i.spent),
             NetworkEvent::EnrolmentRefused { token_sha256, .. } => {
                 if let Some(invitation) = self.invitations.get_mut(&token_sha256) {
                     invitation.refusals += 1;
@@ -266,6 +274,14 @@ impl Network {
     /// The round that is not over.
     pub fn open_round(&self) -> Option<&Round> {
         self.round.as_ref().filter(|r| r.phase() != Phase::Ended)
+    }
+
+    /// The blobs that this state names and needs, and what each is. Manifests name further ones.
+    pub fn blobs(&self) -> BTreeMap<Digest, &'static str> {
+        let roster = self.roster.iter().map(|r| (r.document, "the roster in force"));
+        let registry = self.registry.iter().map(|r| (r.document, "the registry in force"));
+        let tasks = self.tasks.iter().flat_map(Task::blobs);
+        roster.chain(registry).chain(tasks).collect()
     }
 
     pub fn release(&self) -> Option<Digest> {

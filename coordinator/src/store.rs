@@ -2,7 +2,11 @@
 //! so that a start need not fold the whole journal. The only user of sled on this side, and never
 //! the truth: a view that is missing, damaged or ahead of the journal is thrown away and made again.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use collegium_shared::crypto::Digest;
 use serde::{Deserialize, Serialize};
@@ -10,7 +14,11 @@ use thiserror::Error;
 
 use crate::network::Network;
 
+pub mod check;
+pub mod rebuild;
+
 const KEY: &str = "network";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why the view cannot be kept. Never fatal: the journal has everything.
 #[derive(Debug, Error)]
@@ -19,8 +27,11 @@ pub enum StoreError {
     Replace { path: String, source: io::Error },
     #[error("the view: {0}")]
     Sled(#[from] sled::Error),
-    #[error("the view cannot be written: {0}")]
-    Encode(#[from] serde_json::Error),
+    /// sled 0.34 panics on some damaged files.
+    #[error("the view: sled stopped on damaged files")]
+    Panicked,
+    #[error("the view is not in the expected form: {0}")]
+    Form(#[from] serde_json::Error),
 }
 
 /// A snapshot of the state after `position` journal entries.
@@ -30,6 +41,23 @@ pub struct Snapshot {
     /// The journal's root at that position.
     pub root: Digest,
     pub network: Network,
+    /// The version that folded it: another one may fold the same events into more.
+    #[serde(default)]
+    made_by: String,
+}
+
+impl Snapshot {
+    pub fn new(position: u64, root: Digest, network: Network) -> Self {
+        Self { position, root, network, made_by: VERSION.to_owned() }
+    }
+}
+
+/// What lies in the view's place.
+pub enum Found {
+    Nothing,
+    /// With the reason.
+    Damaged(String),
+    Snapshot(Box<Snapshot>),
 }
 
 /// The view.
@@ -44,33 +72,69 @@ impl Store {
             Ok(db) => Ok(Self { db }),
             Err(error) => {
                 tracing::warn!(%error, "the view does not open; it is made again from the journal");
-                let replace =
-                    |source| StoreError::Replace { path: dir.display().to_string(), source };
-                let removed =
-                    if dir.is_dir() { fs::remove_dir_all(dir) } else { fs::remove_file(dir) };
-                removed.map_err(replace)?;
+                remove(dir)?;
                 Ok(Self { db: open_db(dir)? })
             }
         }
     }
 
-    /// The snapshot, unless there is none or it cannot be read.
+    /// Opens the view as it is and reads it, without repairing anything.
+    pub fn look(dir: &Path) -> Found {
+        if !dir.exists() {
+            return Found::Nothing;
+        }
+        match open_db(dir).and_then(|db| Self { db }.read()) {
+            Ok(Some(snapshot)) => Found::Snapshot(Box::new(snapshot)),
+            Ok(None) => Found::Nothing,
+            Err(error) => Found::Damaged(error.to_string()),
+        }
+    }
+
+    /// The snapshot, unless there is none, it cannot be read, or another version made it.
     pub fn load(&self) -> Option<Snapshot> {
-        let bytes = self.db.get(KEY).ok().flatten()?;
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::warn!(%error, "the view is unreadable; it is made again"))
-            .ok()
+        let read = self.read().inspect_err(|error| {
+            tracing::warn!(%error, "the view is unreadable; it is made again");
+        });
+        read.ok().flatten().filter(|snapshot| snapshot.made_by == VERSION)
+    }
+
+    fn read(&self) -> Result<Option<Snapshot>, StoreError> {
+        let bytes = guarded(|| self.db.get(KEY))?;
+        bytes.map(|bytes| Ok(serde_json::from_slice(&bytes)?)).transpose()
     }
 
     /// Replaces the snapshot. Not flushed at once: losing it costs a longer start.
     pub fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.db.insert(KEY, serde_json::to_vec(snapshot)?)?;
+        let bytes = serde_json::to_vec(snapshot)?;
+        guarded(|| self.db.insert(KEY, bytes))?;
+        Ok(())
+    }
+
+    /// Makes what was saved durable.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        guarded(|| self.db.flush())?;
         Ok(())
     }
 }
 
-fn open_db(dir: &Path) -> Result<sled::Db, sled::Error> {
-    sled::Config::new().path(dir).cache_capacity(1 << 20).open()
+fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {
+    guarded(|| sled::Config::new().path(dir).cache_capacity(1 << 20).open())
+}
+
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    let called = catch_unwind(AssertUnwindSafe(call)).map_err(|_| StoreError::Panicked)?;
+    Ok(called?)
+}
+
+/// Removes a view; it need not be there.
+fn remove(dir: &Path) -> Result<(), StoreError> {
+    let removed = if dir.is_dir() { fs::remove_dir_all(dir) } else { fs::remove_file(dir) };
+    match removed {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::Replace { path: dir.display().to_string(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +142,7 @@ mod tests {
     use super::*;
 
     fn snapshot(position: u64) -> Snapshot {
-        Snapshot { position, root: Digest::of(b"root"), network: Network::default() }
+        Snapshot::new(position, Digest::of(b"root"), Network::default())
     }
 
     #[test]
@@ -97,6 +161,14 @@ mod tests {
         assert!(store.load().is_none_or(|s| s.position == 7));
         store.save(&snapshot(8)).unwrap();
         assert_eq!(store.load().unwrap().position, 8);
+    }
+
+    #[test]
+    fn a_snapshot_of_another_version_is_not_gone_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&Snapshot { made_by: "0.0.1".into(), ..snapshot(7) }).unwrap();
+        assert!(store.load().is_none());
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::round::Round;
 /// few institutions were there do not count: the task waits for them.
 const MAX_FAILURES: u32 = 5;
 
+/// What a release's blob is called among those that are needed.
+pub const RELEASED: &str = "the manifest of a released model";
+
 /// What an operator asks for: the content of a task file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -355,6 +358,22 @@ impl Task {
 
     pub fn aborted(&self) -> Option<&Certificate> {
         self.aborted.as_ref()
+    }
+
+    /// The blobs that the task still needs, and what each is: of one that is over, its releases.
+    pub fn blobs(&self) -> Vec<(Digest, &'static str)> {
+        let mut blobs: Vec<_> =
+            self.releases.iter().map(|release| (release.manifest, RELEASED)).collect();
+        if self.ending.is_some() {
+            return blobs;
+        }
+        let Inputs { support, statistics, totals, .. } = &self.inputs;
+        let sums = [support, statistics, totals].into_iter().copied().flatten();
+        let opened = self.opened.iter().map(|opened| opened.sum);
+        blobs.extend(sums.chain(opened).map(|sum| (sum, "an opened sum")));
+        let models = self.candidate.iter().flat_map(|c| [c.weights, c.start]);
+        blobs.extend(models.map(|model| (model, "the model under training")));
+        blobs
     }
 }
 

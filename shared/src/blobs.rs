@@ -16,6 +16,9 @@ use crate::{
     faults,
 };
 
+/// Bytes that are read at once of a blob that is only checked.
+const PIECE: usize = 1 << 18;
+
 /// Why a blob could not be stored or read.
 #[derive(Debug, Error)]
 pub enum BlobError {
@@ -51,6 +54,11 @@ impl Blobs {
         durable::create_dir(dir).map_err(at(dir))?;
         durable::remove_unfinished(dir).map_err(at(dir))?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// The store in `dir` as it is, for reading beside the process that owns it.
+    pub fn existing(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 
     /// Stores `bytes`; durable when this returns. Storing the same bytes again does no work.
@@ -96,6 +104,26 @@ impl Blobs {
         file.take(length).read_to_end(&mut bytes).map_err(at(&path))?;
         match Digest::of(&bytes) {
             found if found == *digest => Ok(bytes),
+            found => Err(BlobError::Damaged { expected: *digest, found, path }),
+        }
+    }
+
+    /// Reads the whole blob in pieces and checks its hash; gives its length in bytes.
+    pub fn verify(&self, digest: &Digest) -> Result<u64, BlobError> {
+        let (mut file, _) = self.open_blob(digest)?;
+        let path = self.path(digest);
+        let (mut hasher, mut length) = (Hasher::new(), 0);
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = file.read(&mut piece).map_err(at(&path))?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&piece[..read]);
+            length += read as u64;
+        }
+        match hasher.finish() {
+            found if found == *digest => Ok(length),
             found => Err(BlobError::Damaged { expected: *digest, found, path }),
         }
     }
@@ -229,8 +257,10 @@ mod tests {
         let digest = blobs.put(b"model").unwrap();
         fs::write(blobs.path(&digest), b"mo_el").unwrap();
         assert!(matches!(blobs.read(&digest, 9), Err(BlobError::Damaged { .. })));
+        assert!(matches!(blobs.verify(&digest), Err(BlobError::Damaged { .. })));
         blobs.put(b"model").unwrap();
         assert_eq!(blobs.read(&digest, 9).unwrap(), b"model");
+        assert_eq!(blobs.verify(&digest).unwrap(), 5);
     }
 
     #[test]

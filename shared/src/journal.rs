@@ -40,8 +40,8 @@ use thiserror::Error;
 
 pub use checkpoint::{BadCheckpoint, Checkpoint, MAX_NOTE, MAX_ORIGIN};
 pub use frames::MAX_ENTRY;
-pub use history::{Finding, History};
-pub use log::{Entry, Log};
+pub use history::{CHECKPOINT, Finding, History, LOG};
+pub use log::{Entry, Log, replay};
 pub(crate) use tiles::{check as check_tiles, export as export_tiles, published};
 pub use tree::{verify_consistency, verify_inclusion};
 
@@ -51,7 +51,6 @@ use crate::{
     faults, storage,
 };
 use frames::Kind;
-use history::{CHECKPOINT, LOG};
 
 /// The most that one batch may hold, in bytes, so that appending without committing is noticed.
 pub const MAX_BATCH: usize = 64 << 20;
@@ -363,6 +362,17 @@ impl Journal {
     pub fn read(&self, index: u64) -> Result<Vec<u8>, JournalError> {
         self.history.read_entry(index)?.ok_or(JournalError::NoEntry { index, size: self.len() })
     }
+}
+
+/// The lock of a journal's directory without the journal: for what must not happen while a daemon
+/// runs on it. Ends when dropped.
+pub struct Held {
+    _lock: File,
+}
+
+/// Takes the lock of the journal in `dir`; [`JournalError::InUse`] while another process has it.
+pub fn hold(dir: &Path) -> Result<Held, JournalError> {
+    Ok(Held { _lock: lock(dir)? })
 }
 
 /// Takes the directory's lock, which ends with the process.

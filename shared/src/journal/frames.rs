@@ -105,7 +105,7 @@ pub(super) struct Frames<'a> {
 impl<'a> Frames<'a> {
     /// Frames from byte `start` up to byte `end` of `file`.
     pub(super) fn new(file: &'a File, start: u64, end: u64) -> Self {
-        let input = BufReader::with_capacity(1 << 16, Section { file, next: start, end });
+        let input = BufReader::with_capacity(1 << 16, Section::new(file, start, end));
         Self { input, offset: start }
     }
 
@@ -150,10 +150,17 @@ impl<'a> Frames<'a> {
 }
 
 /// A part of a file, read without moving the file's own position.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     file: &'a File,
     next: u64,
     end: u64,
+}
+
+impl<'a> Section<'a> {
+    /// Bytes `start..end` of `file`.
+    pub(super) fn new(file: &'a File, start: u64, end: u64) -> Self {
+        Self { file, next: start, end }
+    }
 }
 
 impl Read for Section<'_> {
@@ -176,7 +183,7 @@ pub(super) fn seal_within(file: &File, start: u64, end: u64) -> io::Result<bool>
         // Windows overlap by the longest seal, so that none hides on a border.
         let to = end.min(from + WINDOW + (HEADER + MAX_NOTE) as u64);
         window.clear();
-        Section { file, next: from, end: to }.read_to_end(&mut window)?;
+        Section::new(file, from, to).read_to_end(&mut window)?;
         if (0..window.len()).any(|at| is_seal(&window[at..])) {
             return Ok(true);
         }

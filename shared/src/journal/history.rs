@@ -11,15 +11,15 @@ use thiserror::Error;
 
 use super::{
     checkpoint::{BadCheckpoint, Checkpoint, MAX_NOTE},
-    frames::{Broken, Frame, Frames, Kind, seal_within},
+    frames::{Broken, Frame, Frames, Kind, Section, seal_within},
     tree::{BUNDLE, Ranges, Tree, index},
 };
 use crate::crypto::{Digest, VerifyingKey};
 
 /// The journal's file.
-pub(super) const LOG: &str = "journal.log";
+pub const LOG: &str = "journal.log";
 /// A copy of the newest seal: the checkpoint that others see.
-pub(super) const CHECKPOINT: &str = "checkpoint";
+pub const CHECKPOINT: &str = "checkpoint";
 
 const RESTORE: &str =
     "keep this directory as evidence, restore it from a backup, then run: audit verify";
@@ -228,6 +228,16 @@ impl History {
         &self.note
     }
 
+    /// Bytes up to the end of the last seal.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes
+    }
+
+    /// The journal's file up to the end of the last seal, as it lies on disk: a journal by itself.
+    pub fn sealed(&self) -> impl Read + '_ {
+        Section::new(&self.log, 0, self.sealed_bytes)
+    }
+
     /// Bytes after the last seal: a batch that is being written, or one that a crash cut off.
     pub fn unsealed_bytes(&self) -> u64 {
         self.file_bytes - self.sealed_bytes
@@ -311,7 +321,7 @@ impl History {
     }
 
     /// The root of the tree of the first `size` entries, which must be there.
-    pub(super) fn root_at(&self, size: u64) -> Result<Digest, Finding> {
+    pub fn root_at(&self, size: u64) -> Result<Digest, Finding> {
         match size {
             0 => Ok(Tree::default().root()),
             size => self.ranges().hash(0, size).map_err(at(&self.path)),

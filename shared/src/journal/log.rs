@@ -5,7 +5,7 @@ use std::{marker::PhantomData, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{History, Journal, JournalError};
+use super::{Finding, History, Journal, JournalError};
 use crate::{
     clock::Timestamp,
     crypto::{Digest, SigningKey},
@@ -100,6 +100,24 @@ impl<E: Serialize + DeserializeOwned> Log<E> {
     pub fn publish(&self) -> Result<(), JournalError> {
         self.journal.publish()
     }
+}
+
+/// Calls `visit` with every entry of a journal that is only read, in order.
+pub fn replay<E: DeserializeOwned, X: From<JournalError>>(
+    history: &History,
+    mut visit: impl FnMut(u64, Entry<E>) -> Result<(), X>,
+) -> Result<(), X> {
+    struct Stop<X>(X);
+    impl<X: From<JournalError>> From<Finding> for Stop<X> {
+        fn from(finding: Finding) -> Self {
+            Self(JournalError::from(finding).into())
+        }
+    }
+    let visit = |index, payload: &[u8]| {
+        let entry = decode(index, payload).map_err(|error| Stop(error.into()))?;
+        visit(index, entry).map_err(Stop)
+    };
+    history.replay(0, visit).map_err(|Stop(error)| error)
 }
 
 fn decode<E: DeserializeOwned>(index: u64, payload: &[u8]) -> Result<Entry<E>, JournalError> {

@@ -16,10 +16,10 @@ use serde_json::Value;
 /// How long a task of a few steps over a few learners may take on a slow machine.
 const TASK: Duration = Duration::from_secs(120);
 
-const POLICY: &str = "tasks = [\"kt*\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = 0\n\
+pub(crate) const POLICY: &str = "tasks = [\"kt*\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = 0\n\
                       n_min = 2\nmin_honest = 2\n";
 
-fn task(name: &str, rounds: u32, ready: u32) -> String {
+pub(crate) fn task(name: &str, rounds: u32, ready: u32) -> String {
     format!(
         "task = \"{name}\"\narchitecture = \"kt-logistic/1\"\nrounds = {rounds}\n\
          cohort = {{ c_max = 0, min_honest = 2 }}\n[deadlines]\nready = {ready}\n"
@@ -33,7 +33,7 @@ fn three(dir: &Path) -> (Network, Vec<InstitutionId>) {
     (network, federation.institutions.into_iter().map(|i| i.name).collect())
 }
 
-fn federation() -> Federation {
+pub(crate) fn federation() -> Federation {
     Federation::simulate(&Settings { institutions: 3, size_percent: 3, ..Settings::default() })
 }
 
@@ -59,7 +59,7 @@ fn kinds(network: &Network, agent: &InstitutionId) -> Vec<String> {
     text.lines().map(|line| line.split_whitespace().nth(2).unwrap().to_owned()).collect()
 }
 
-fn wait_for_sums(network: &mut Network, count: u64) {
+pub(crate) fn wait_for_sums(network: &mut Network, count: u64) {
     let found = |status: &Value| {
         let enough = status["task"]["rounds_completed"].as_u64() >= Some(count);
         assert!(status["task"]["ending"].is_null(), "over before {count} sums: {status}");

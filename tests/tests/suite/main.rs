@@ -15,6 +15,7 @@ mod random;
 mod refusals;
 mod replay;
 mod restart;
+mod restore;
 mod search;
 mod secrecy;
 mod secrecy_agents;
