@@ -18,6 +18,7 @@ pub mod check;
 pub mod rebuild;
 
 const KEY: &str = "network";
+const MARK: &str = "view";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why the view cannot be kept. Never fatal: the journal has everything.
@@ -68,14 +69,25 @@ pub struct Store {
 impl Store {
     /// Opens the view; one that will not open is removed first.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        match open_db(dir) {
-            Ok(db) => Ok(Self { db }),
+        let db = match open_db(dir) {
+            Ok(db) => db,
             Err(error) => {
                 tracing::warn!(%error, "the view does not open; it is made again from the journal");
                 remove(dir)?;
-                Ok(Self { db: open_db(dir)? })
+                open_db(dir)?
             }
+        };
+        let store = Self { db };
+        store.mark()?;
+        Ok(store)
+    }
+
+    /// sled shows some damaged files as an empty database: one that is empty has at least this.
+    fn mark(&self) -> Result<(), StoreError> {
+        if guarded(|| self.db.insert(MARK, VERSION))?.is_none() {
+            self.flush()?;
         }
+        Ok(())
     }
 
     /// Opens the view as it is and reads it, without repairing anything.
@@ -83,9 +95,14 @@ impl Store {
         if !dir.exists() {
             return Found::Nothing;
         }
-        match open_db(dir).and_then(|db| Self { db }.read()) {
-            Ok(Some(snapshot)) => Found::Snapshot(Box::new(snapshot)),
-            Ok(None) => Found::Nothing,
+        let looked = open_db(dir).and_then(|db| {
+            let marked = guarded(|| db.contains_key(MARK))?;
+            Ok((Self { db }.read()?, marked))
+        });
+        match looked {
+            Ok((Some(snapshot), _)) => Found::Snapshot(Box::new(snapshot)),
+            Ok((None, true)) => Found::Nothing,
+            Ok((None, false)) => Found::Damaged("the view's files hold nothing".into()),
             Err(error) => Found::Damaged(error.to_string()),
         }
     }
@@ -157,6 +174,7 @@ mod tests {
                 fs::write(file, b"garbage").unwrap();
             }
         }
+        assert!(matches!(Store::look(&path), Found::Damaged(_)));
         let store = Store::open(&path).unwrap();
         assert!(store.load().is_none_or(|s| s.position == 7));
         store.save(&snapshot(8)).unwrap();
@@ -176,6 +194,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("view");
         fs::write(&path, b"not a directory").unwrap();
+        assert!(matches!(Store::look(&path), Found::Damaged(_)));
         assert!(Store::open(&path).unwrap().load().is_none());
+        assert!(matches!(Store::look(&path), Found::Nothing));
     }
 }

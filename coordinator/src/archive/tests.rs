@@ -240,7 +240,7 @@ fn a_damaged_archive_is_refused_or_gives_the_very_same_directory() {
     let bytes = fs::read(&archive).unwrap();
     let bad = site.path("bad.tar");
     let (mut refused, mut tried) = (0, 0);
-    for position in (0..bytes.len()).step_by(bytes.len() / 50 | 1) {
+    for position in (0..bytes.len()).step_by((bytes.len() / 50) | 1) {
         let mut flipped = bytes.clone();
         flipped[position] ^= 0x40;
         for broken in [&flipped[..], &bytes[..position]] {
@@ -260,6 +260,10 @@ fn a_damaged_archive_is_refused_or_gives_the_very_same_directory() {
     // What is left are the zeros between members.
     assert!(refused * 2 > tried, "{refused} of {tried}");
 }
+
+/// Paths and contents of an archive.
+type Members = Vec<(String, Vec<u8>)>;
+type Change<'a> = dyn Fn(&mut Members, &mut Manifest) + 'a;
 
 /// An archive of these members, as a stranger would make it.
 fn forged(path: &Path, members: &[(&str, tar::EntryType, &[u8])]) {
@@ -316,7 +320,7 @@ fn paths_and_kinds_that_a_backup_never_has_are_refused() {
 fn an_archive_that_is_not_what_its_manifest_says_is_refused() {
     let site = Site::new();
     let (archive, manifest) = site.backup("b.tar", true);
-    let members: Vec<(String, Vec<u8>)> = {
+    let members: Members = {
         let mut tar = tar::Archive::new(fs::File::open(&archive).unwrap());
         let read = |mut entry: tar::Entry<'_, fs::File>| {
             let mut bytes = Vec::new();
@@ -325,7 +329,7 @@ fn an_archive_that_is_not_what_its_manifest_says_is_refused() {
         };
         tar.entries().unwrap().map(|entry| read(entry.unwrap())).collect()
     };
-    let attempt = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>, &mut Manifest)| {
+    let attempt = |change: &Change<'_>| {
         let (mut members, mut manifest) = (members.clone(), manifest.clone());
         change(&mut members, &mut manifest);
         if let Some(last) = members.iter_mut().find(|(name, _)| name == MANIFEST) {
@@ -341,9 +345,7 @@ fn an_archive_that_is_not_what_its_manifest_says_is_refused() {
     };
     attempt(&|_, _| {}).unwrap();
     fs::remove_dir_all(site.path("new")).unwrap();
-    let refused = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>, &mut Manifest)| {
-        attempt(change).expect_err("refused").to_string()
-    };
+    let refused = |change: &Change<'_>| attempt(change).expect_err("refused").to_string();
     let of = |manifest: &Manifest, start: &str| {
         manifest.files.iter().position(|file| file.path.starts_with(start)).unwrap()
     };
@@ -352,13 +354,13 @@ fn an_archive_that_is_not_what_its_manifest_says_is_refused() {
     assert!(refused(&|_, m| m.log.entries += 1).contains("manifest says otherwise"));
     assert!(refused(&|_, m| m.format = "x/2".into()).contains("x/2"));
     assert!(refused(&|all, _| all.rotate_right(1)).contains("follows its manifest"));
-    let without_blob = |all: &mut Vec<(String, Vec<u8>)>, m: &mut Manifest| {
+    let without_blob = |all: &mut Members, m: &mut Manifest| {
         let place = of(m, "blobs/");
         let gone = m.files.remove(place).path;
         all.retain(|(name, _)| *name != gone);
     };
     assert!(refused(&without_blob).contains("lacks"));
-    let other_blob = |all: &mut Vec<(String, Vec<u8>)>, m: &mut Manifest| {
+    let other_blob = |all: &mut Members, m: &mut Manifest| {
         let place = of(m, "blobs/");
         let file = &mut m.files[place];
         let bytes = &mut all.iter_mut().find(|(name, _)| *name == file.path).unwrap().1;
@@ -366,7 +368,7 @@ fn an_archive_that_is_not_what_its_manifest_says_is_refused() {
         file.sha256 = Digest::of(bytes);
     };
     assert!(refused(&other_blob).contains("not what its manifest says"));
-    let other_journal = |all: &mut Vec<(String, Vec<u8>)>, m: &mut Manifest| {
+    let other_journal = |all: &mut Members, m: &mut Manifest| {
         let place = of(m, "journal/journal.log");
         let bytes = &mut all.iter_mut().find(|(name, _)| name == "journal/journal.log").unwrap().1;
         bytes[60] ^= 1;

@@ -50,8 +50,7 @@ fn backup_within_a_round(network: &mut Network, sleeper: &InstitutionId, out: &P
 fn wait_for_model(network: &Network, name: &InstitutionId, task: &str, version: u64) {
     let installed = eventually(LIMIT, "a model is installed", || {
         let model = network.agent_status(name)?["model"].clone();
-        let round = model["round"].to_string();
-        Ok((round.contains(task) && model["version"].as_u64() >= Some(version)).then_some(()))
+        Ok((model["task"] == task && model["version"].as_u64() >= Some(version)).then_some(()))
     });
     installed.unwrap_or_else(|error| panic!("{name}: {error:#}"));
 }
