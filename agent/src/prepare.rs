@@ -2,16 +2,18 @@
 //! against what this agent derives itself, runs the stage over the institution's records, encodes.
 //! Sends nothing and keeps nothing; the coordinator's numbers are believed only as far as they fit.
 
+pub mod load_test;
+
 use std::sync::atomic::AtomicBool;
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadSums, SharedSets, SharedStatistics, Sizes, Stage, Sums, Totals,
-        UnknownArchitecture,
+        self, Architecture, BadSums, LOAD_TEST_1, SharedSets, SharedStatistics, Sizes, Stage, Sums,
+        Totals, UnknownArchitecture, load_test::Moves,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
-    params::{EncodeError, Quantised},
+    params::{EncodeError, Encoding},
     protocol::Plan,
     roster::Registry,
     tensors::{self, BadTensors},
@@ -33,6 +35,8 @@ pub enum PrepareError {
     Architecture(#[from] UnknownArchitecture),
     #[error("the plan names no {0}, which its stage needs")]
     Missing(&'static str),
+    #[error("learner records have no part in this architecture")]
+    OtherArchitecture,
     #[error("the plan's vector is not the one that its stage has: {0}")]
     Encoding(String),
     #[error("the plan's parameter layout is not the one that the shared competencies give")]
@@ -59,6 +63,9 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     };
     let (support, statistics) = (("support", given.support), ("statistics", given.statistics));
     let candidate = ("candidate", given.candidate);
+    if Architecture::lookup(&plan.architecture)? == Architecture::LoadTest1 {
+        return needs(&[("start", given.start), candidate]);
+    }
     match plan.stage {
         Stage::Support => Ok(Vec::new()),
         Stage::Statistics => needs(&[support]),
@@ -78,6 +85,38 @@ pub fn largest_blob(registry: &Registry) -> u64 {
     8 * values + HEADER
 }
 
+/// The most bytes that an input of this plan can have.
+pub fn largest_input(plan: &Plan, registry: &Registry) -> u64 {
+    if reads_records(plan) {
+        largest_blob(registry)
+    } else {
+        4 * plan.encoding.dimension() as u64 + HEADER
+    }
+}
+
+/// Whether learner records have any part in what the plan asks for.
+pub fn reads_records(plan: &Plan) -> bool {
+    plan.architecture != LOAD_TEST_1
+}
+
+/// The values of an input before they are encoded, in the order of the plan's encoding.
+pub enum Values {
+    Computed(Vec<f64>),
+    Public(Moves),
+}
+
+impl Values {
+    /// Appends the values from `first` to before `end`.
+    pub fn append(&self, first: usize, end: usize, out: &mut Vec<f64>) {
+        match self {
+            Self::Computed(values) => {
+                out.extend_from_slice(values.get(first..end).unwrap_or_default());
+            }
+            Self::Public(moves) => moves.append(first as u64, end.saturating_sub(first), out),
+        }
+    }
+}
+
 /// The plan's inputs, read and checked.
 struct Basis<'a> {
     plan: &'a Plan,
@@ -85,7 +124,7 @@ struct Basis<'a> {
     blobs: &'a Blobs,
 }
 
-/// Runs the plan's stage and encodes what it gives. `registry` is the one that the plan names, and
+/// Runs the plan's stage over the institution's records. `registry` is the one that the plan names, and
 /// the plan's [`inputs`] are in `blobs`. Long and synchronous; ends early if `cancel` is set.
 pub fn input(
     plan: &Plan,
@@ -93,21 +132,41 @@ pub fn input(
     blobs: &Blobs,
     trainer: &mut Trainer,
     cancel: &AtomicBool,
-) -> Result<Quantised, PrepareError> {
-    Architecture::lookup(&plan.architecture)?;
+) -> Result<Values, PrepareError> {
+    if Architecture::lookup(&plan.architecture)? != Architecture::KtLogistic1 {
+        return Err(PrepareError::OtherArchitecture);
+    }
     let basis = Basis { plan, registry, blobs };
-    let values = match basis.run(trainer, cancel) {
+    match basis.run(trainer, cancel) {
         // Whether the numbers come out finite depends on the records. An institution that stayed
         // away because of it would say something about them all by itself; zeros say nothing.
         Err(PrepareError::Stage(
             error @ (ModelError::NotFinite { .. } | ModelError::NotConverged(_)),
         )) => {
             tracing::error!(round = %plan.round, %error, "this institution contributes zeros");
-            vec![0.0; plan.encoding.dimension()]
+            Ok(Values::Computed(vec![0.0; plan.encoding.dimension()]))
         }
-        other => other?,
-    };
-    Ok(plan.encoding.encode(&values)?)
+        other => other.map(Values::Computed),
+    }
+}
+
+/// Names, lengths and bounds must be those of the stage; scales follow from bounds.
+fn check_encoding(given: &Encoding, expected: &Encoding) -> Result<(), PrepareError> {
+    if given == expected {
+        return Ok(());
+    }
+    let differs = given.segments().iter().zip(expected.segments()).find(|(g, e)| g != e);
+    Err(PrepareError::Encoding(match differs {
+        Some((given, expected)) => format!(
+            "segment {} of {} values, bound {}, where {} of {}, bound {} is expected",
+            given.name, given.len, given.bound, expected.name, expected.len, expected.bound
+        ),
+        None => format!(
+            "it has {} segments, expected {}",
+            given.segments().len(),
+            expected.segments().len()
+        ),
+    }))
 }
 
 impl Basis<'_> {
@@ -145,25 +204,10 @@ impl Basis<'_> {
         Ok(values)
     }
 
-    /// Names, lengths and bounds must be those of the stage; scales follow from bounds.
     fn check_encoding(&self, sizes: Sizes) -> Result<(), PrepareError> {
         let Plan { stage, hyper, encoding: given, .. } = self.plan;
         let expected = architecture::encoding(stage, &hyper.optimizer, sizes, given.n_max())?;
-        if *given == expected {
-            return Ok(());
-        }
-        let differs = given.segments().iter().zip(expected.segments()).find(|(g, e)| g != e);
-        Err(PrepareError::Encoding(match differs {
-            Some((given, expected)) => format!(
-                "segment {} of {} values, bound {}, where {} of {}, bound {} is expected",
-                given.name, given.len, given.bound, expected.name, expected.len, expected.bound
-            ),
-            None => format!(
-                "it has {} segments, expected {}",
-                given.segments().len(),
-                expected.segments().len()
-            ),
-        }))
+        check_encoding(given, &expected)
     }
 
     fn read(&self, what: &'static str, digest: Option<Digest>) -> Result<Vec<u8>, PrepareError> {
@@ -284,14 +328,18 @@ mod tests {
             plan
         }
 
-        fn run(&self, plan: &Plan) -> Result<Quantised, PrepareError> {
+        fn run(&self, plan: &Plan) -> Result<Vec<u32>, PrepareError> {
             let mut trainer = Trainer::new(self.learners.clone());
-            input(plan, &self.registry, &self.blobs, &mut trainer, &AtomicBool::new(false))
+            let go = AtomicBool::new(false);
+            let values = input(plan, &self.registry, &self.blobs, &mut trainer, &go)?;
+            let mut whole = Vec::new();
+            values.append(0, plan.encoding.dimension(), &mut whole);
+            Ok(plan.encoding.encode(&whole)?.words)
         }
 
         /// Runs the stage and opens the sum of five such inputs.
         fn open(&self, plan: &Plan) -> Digest {
-            let words = self.run(plan).unwrap().words;
+            let words = self.run(plan).unwrap();
             let sum: Vec<u32> = words.iter().map(|w| w.wrapping_mul(N)).collect();
             let sums = plan.encoding.decode_sum(&sum).unwrap();
             self.blobs.put(&tensors::write_sums(&sums).unwrap()).unwrap()
@@ -331,8 +379,8 @@ mod tests {
         let fixture = fixture();
         for plan in fixture.plans() {
             let first = fixture.run(&plan).unwrap();
-            assert_eq!(first.words.len(), plan.encoding.dimension(), "{:?}", plan.stage);
-            assert!(first.words == fixture.run(&plan).unwrap().words, "the same again");
+            assert_eq!(first.len(), plan.encoding.dimension(), "{:?}", plan.stage);
+            assert!(first == fixture.run(&plan).unwrap(), "the same again");
             let limit = largest_blob(&fixture.registry);
             for digest in inputs(&plan).unwrap() {
                 assert!(fixture.blobs.read(&digest, limit).is_ok());

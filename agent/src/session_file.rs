@@ -58,6 +58,8 @@ pub enum SessionFileError {
     Contradiction { what: &'static str, round: RoundId },
     #[error("an input of {0} values; at most {MAX_DIMENSION} are possible")]
     TooLong(usize),
+    #[error("an input got more or fewer values than its plan has")]
+    Length,
     #[error(transparent)]
     Crypto(#[from] CryptoError),
     #[error("{path}: {source}; check the disk's space and the directory's permissions")]
@@ -106,11 +108,15 @@ impl RoundFiles {
 
     // --- The input -----------------------------------------------------------------------------
 
-    /// Writes x and returns the commitment to it. Durable when this returns; an earlier input of the
-    /// same attempt is replaced.
-    pub fn write_input(&self, round: &RoundId, words: &[u32]) -> Result<Digest, SessionFileError> {
-        if words.len() > MAX_DIMENSION {
-            return Err(SessionFileError::TooLong(words.len()));
+    /// Starts an input x of `words` words. Once it is finished, it takes the place of an earlier input
+    /// of the same attempt.
+    pub fn input_writer(
+        &self,
+        round: &RoundId,
+        words: usize,
+    ) -> Result<InputWriter, SessionFileError> {
+        if words > MAX_DIMENSION {
+            return Err(SessionFileError::TooLong(words));
         }
         let dir = self.create_round_dir(round)?;
         let path = dir.join(INPUT);
@@ -119,19 +125,13 @@ impl RoundFiles {
         let mut file = Unfinished::create(&dir).map_err(at(&path))?;
         let mut head = Zeroizing::new([0; HEAD]);
         head[..32].copy_from_slice(&salt);
-        head[32..].copy_from_slice(&(words.len() as u64).to_be_bytes());
+        head[32..].copy_from_slice(&(words as u64).to_be_bytes());
         file.write_all(&file_salt).map_err(at(&path))?;
         file.write_all(&seal(&key, nonce(0), INPUT.as_bytes(), &head[..])?).map_err(at(&path))?;
         let mut hasher = Hasher::new();
         hasher.update(&salt);
-        for (index, chunk) in (1..).zip(words.chunks(CHUNK_WORDS)) {
-            let bytes = to_bytes(chunk);
-            hasher.update(&bytes);
-            let sealed = seal(&key, nonce(index), INPUT.as_bytes(), &bytes)?;
-            file.write_all(&sealed).map_err(at(&path))?;
-        }
-        file.persist(&path).map_err(at(&path))?;
-        Ok(hasher.finish())
+        let piece = Zeroizing::new(Vec::with_capacity(words.min(CHUNK_WORDS)));
+        Ok(InputWriter { file, path, key, hasher, left: words, piece, index: 1 })
     }
 
     /// Opens the input of an attempt and checks all of it against its commitment.
@@ -257,6 +257,60 @@ impl RoundFiles {
     }
 }
 
+/// An input that is being written, one piece in memory. Dropped before [`InputWriter::finish`], it
+/// leaves nothing behind.
+pub struct InputWriter {
+    file: Unfinished,
+    path: PathBuf,
+    key: Key,
+    hasher: Hasher,
+    /// Words that are still to come.
+    left: usize,
+    /// What does not fill a piece yet.
+    piece: Zeroizing<Vec<u32>>,
+    /// Of the next piece.
+    index: u64,
+}
+
+impl InputWriter {
+    /// Appends the next words of x.
+    pub fn append(&mut self, words: &[u32]) -> Result<(), SessionFileError> {
+        self.left = self.left.checked_sub(words.len()).ok_or(SessionFileError::Length)?;
+        let mut rest = words;
+        while !rest.is_empty() {
+            let (now, after) = rest.split_at(rest.len().min(CHUNK_WORDS - self.piece.len()));
+            self.piece.extend_from_slice(now);
+            rest = after;
+            if self.piece.len() == CHUNK_WORDS {
+                self.seal_piece()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_piece(&mut self) -> Result<(), SessionFileError> {
+        let bytes = to_bytes(&self.piece);
+        self.hasher.update(&bytes);
+        let sealed = seal(&self.key, nonce(self.index), INPUT.as_bytes(), &bytes)?;
+        self.file.write_all(&sealed).map_err(at(&self.path))?;
+        self.index += 1;
+        self.piece.clear();
+        Ok(())
+    }
+
+    /// Gives the commitment to x. Durable when this returns.
+    pub fn finish(mut self) -> Result<Digest, SessionFileError> {
+        if self.left > 0 {
+            return Err(SessionFileError::Length);
+        }
+        if !self.piece.is_empty() {
+            self.seal_piece()?;
+        }
+        self.file.persist(&self.path).map_err(at(&self.path))?;
+        Ok(self.hasher.finish())
+    }
+}
+
 /// An input whose commitment was checked.
 pub struct Input {
     file: File,
@@ -330,6 +384,12 @@ mod tests {
         RoundId { task: "t-1".parse().unwrap(), round: 4, attempt }
     }
 
+    fn write(files: &RoundFiles, round: &RoundId, words: &[u32]) -> Digest {
+        let mut writer = files.input_writer(round, words.len()).unwrap();
+        writer.append(words).unwrap();
+        writer.finish().unwrap()
+    }
+
     fn words(len: usize) -> Vec<u32> {
         (0..len).map(|i| u32::try_from(i).unwrap().wrapping_mul(2_654_435_761)).collect()
     }
@@ -338,7 +398,7 @@ mod tests {
     fn the_input_is_read_back_in_pieces_and_is_not_in_the_clear() {
         let (_dir, files) = files();
         let x = words(CHUNK_WORDS + 5);
-        let commitment = files.write_input(&round(0), &x).unwrap();
+        let commitment = write(&files, &round(0), &x);
         let mut input = files.input(&round(0), &commitment).unwrap();
         assert_eq!((input.words(), input.chunks()), (x.len(), 2));
         let read = [input.chunk(0).unwrap().to_vec(), input.chunk(1).unwrap().to_vec()].concat();
@@ -347,13 +407,34 @@ mod tests {
         assert_eq!(raw.len() as u64, input.file_length());
         let clear = to_bytes(&x[..16]);
         assert!(!raw.windows(clear.len()).any(|window| window == &clear[..]));
-        assert_ne!(files.write_input(&round(0), &x).unwrap(), commitment, "salted");
+        assert_ne!(write(&files, &round(0), &x), commitment, "salted");
+    }
+
+    #[test]
+    fn an_input_is_written_in_any_pieces_and_only_whole() {
+        let (_dir, files) = files();
+        let x = words(2 * CHUNK_WORDS + 7);
+        let mut writer = files.input_writer(&round(0), x.len()).unwrap();
+        for piece in x.chunks(100_003) {
+            writer.append(piece).unwrap();
+        }
+        let commitment = writer.finish().unwrap();
+        let mut input = files.input(&round(0), &commitment).unwrap();
+        let read: Vec<u32> = (0..3).flat_map(|i| input.chunk(i).unwrap().to_vec()).collect();
+        assert!(read == x);
+        let mut writer = files.input_writer(&round(1), 3).unwrap();
+        writer.append(&[1, 2]).unwrap();
+        assert!(matches!(writer.append(&[3, 4]), Err(SessionFileError::Length)));
+        let mut writer = files.input_writer(&round(1), 3).unwrap();
+        writer.append(&[1, 2]).unwrap();
+        assert!(matches!(writer.finish(), Err(SessionFileError::Length)));
+        assert!(!files.has_input(&round(1)));
     }
 
     #[test]
     fn secrets_are_drawn_once_and_bound_to_their_attempt() {
         let (_dir, files) = files();
-        let commitment = files.write_input(&round(0), &words(3)).unwrap();
+        let commitment = write(&files, &round(0), &words(3));
         files.draw(&round(0), &commitment).unwrap();
         let rho = files.secrets(&round(0), &commitment).unwrap();
         files.draw(&round(0), &commitment).unwrap();
@@ -372,7 +453,7 @@ mod tests {
     #[test]
     fn any_flipped_byte_or_cut_burns() {
         let (_dir, files) = files();
-        let commitment = files.write_input(&round(0), &words(40)).unwrap();
+        let commitment = write(&files, &round(0), &words(40));
         files.draw(&round(0), &commitment).unwrap();
         for name in [INPUT, SECRETS] {
             let path = files.round_dir(&round(0)).join(name);
@@ -402,7 +483,7 @@ mod tests {
     #[test]
     fn a_retry_takes_the_input_over_and_the_rest_is_removed() {
         let (_dir, files) = files();
-        let commitment = files.write_input(&round(0), &words(9)).unwrap();
+        let commitment = write(&files, &round(0), &words(9));
         files.draw(&round(0), &commitment).unwrap();
         files.erase_secrets(&round(0)).unwrap();
         files.adopt_input(&round(0), &round(1)).unwrap();

@@ -291,9 +291,7 @@ fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), Stri
     if driver.state.network.tasks().iter().any(|task| task.spec().task == spec.task) {
         return Err(format!("there was a task {} before; choose another name", spec.task));
     }
-    if !(1..=10_000).contains(&spec.rounds) {
-        return Err("rounds: use 1 to 10000".into());
-    }
+    spec.check().map_err(|error| error.to_string())?;
     let registry = driver.state.network.registry();
     let registry =
         registry.ok_or("there is no registry yet; run: collegium-coordinator registry import")?;

@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 
 use collegium_shared::{
-    architecture::{self, BadSums, Evaluation, Layout, Optimizer, SharedSets, Stage, Sums},
+    architecture::{
+        self, Architecture, BadSums, Evaluation, Layout, Optimizer, SharedSets, Stage, Sums,
+        load_test,
+    },
     blobs::{BlobError, Blobs},
     crypto::Digest,
     ids::InstitutionId,
-    params::EncodeError,
+    params::{EncodeError, Encoding},
     protocol::{Metrics, Outcome, Ready, ShareHeader},
     roster::Registry,
     secagg::{BadBitmap, Bitmap, Member, PIECE_WORDS, RecoverError, Unmasker},
@@ -239,9 +242,9 @@ pub fn step(
     let weights: Vec<f32> =
         start.iter().zip(moves).map(|(w, z)| narrow(f64::from(*w) + z)).collect();
     let written = blobs.put(&tensors::write_model(layout, &weights)?)?;
-    let next = match task.spec().hyper.optimizer {
-        Optimizer::FedAvg { .. } => written,
-        Optimizer::CurvatureNesterov { .. } => {
+    let next = match (task.spec().architecture, &task.spec().hyper.optimizer) {
+        (Architecture::LoadTest1, _) | (_, Optimizer::FedAvg { .. }) => written,
+        (Architecture::KtLogistic1, Optimizer::CurvatureNesterov { .. }) => {
             let momentum = f64::from(step - 1) / f64::from(step + 2);
             let beyond = |(new, old): (&f32, &f32)| {
                 let (new, old) = (f64::from(*new), f64::from(*old));
@@ -262,9 +265,35 @@ fn narrow(value: f64) -> f32 {
     value as f32
 }
 
-/// The layout over the shared competencies.
-pub fn layout_of(shared: &SharedSets) -> Layout {
-    architecture::layout(&shared.competencies)
+/// The layout of a task's model.
+pub fn layout(task: &Task, registry: &Registry, blobs: &Blobs) -> Result<Layout, AggregateError> {
+    match task.spec().load_test() {
+        Some(layout) => Ok(layout),
+        None => Ok(architecture::layout(&shared_sets(task, registry, blobs)?.competencies)),
+    }
+}
+
+/// What the rounds of a stage sum, for at most `n_max` institutions, and the digest of the layout
+/// that they are about; none before the shared competencies are known.
+pub fn vector(
+    task: &Task,
+    stage: &Stage,
+    registry: &Registry,
+    blobs: &Blobs,
+    n_max: u32,
+) -> Result<(Encoding, Option<Digest>), AggregateError> {
+    let optimizer = &task.spec().hyper.optimizer;
+    if let Some((layout, parameters)) = task.spec().load_test().zip(task.spec().parameters) {
+        let encoding = load_test::encoding(parameters, optimizer.bound(), n_max)?;
+        return Ok((encoding, Some(layout_digest(&layout)?)));
+    }
+    if *stage == Stage::Support {
+        return Ok((architecture::encoding(stage, optimizer, registry.sizes(), n_max)?, None));
+    }
+    let shared = shared_sets(task, registry, blobs)?;
+    let layout = architecture::layout(&shared.competencies);
+    let encoding = architecture::encoding(stage, optimizer, shared.sizes(), n_max)?;
+    Ok((encoding, Some(layout_digest(&layout)?)))
 }
 
 #[cfg(test)]
@@ -291,6 +320,7 @@ mod tests {
         let spec = TaskSpec {
             task: "t".parse().unwrap(),
             architecture: layout.architecture,
+            parameters: None,
             rounds: 30,
             hyper,
             cohort: None,
@@ -345,6 +375,20 @@ mod tests {
     fn fedavg_adds_the_moves() {
         let fedavg = Optimizer::FedAvg { local_steps: 30, learning_rate: 0.05, bound: 1.0 };
         assert_eq!(stepped(fedavg, 4, 2.0, 2.0, 0.5), (2.5, 2.5));
+    }
+
+    #[test]
+    fn a_load_test_adds_the_moves_whatever_the_optimiser() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let layout = load_test::layout(3);
+        let all: &[f32] = &[1.0, 2.0, 3.0];
+        let task = task(Optimizer::default(), 6, &layout, [all, all], &blobs);
+        let sums = Sums::from([(load_test::MOVE.to_owned(), vec![0.5, -0.5, 0.0])]);
+        let next = super::step(&opened(7), &task, &layout, &sums, &blobs).unwrap();
+        assert_eq!(next.start, next.weights);
+        let file = blobs.read(&next.weights, MAX_BLOB).unwrap();
+        assert_eq!(tensors::read_model(&file, &layout).unwrap(), [1.5, 1.5, 3.0]);
     }
 
     #[test]

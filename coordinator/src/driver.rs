@@ -498,17 +498,10 @@ impl Driver {
                 Err(AggregateError::TooFewLeft)
             };
         }
-        let (sizes, layout) = match stage {
-            architecture::Stage::Support => (registry.sizes(), None),
-            _ => {
-                let shared = aggregate::shared_sets(task, registry, &self.workshop.blobs)?;
-                let layout = aggregate::layout_digest(&aggregate::layout_of(&shared))?;
-                (shared.sizes(), Some(layout))
-            }
-        };
         let n_max = u32::try_from(expected.len().max(1)).unwrap_or(u32::MAX);
+        let (encoding, layout) =
+            aggregate::vector(task, &stage, registry, &self.workshop.blobs, n_max)?;
         let spec = task.spec();
-        let encoding = architecture::encoding(&stage, &spec.hyper.optimizer, sizes, n_max)?;
         let plan = Plan {
             round: task.round_id(),
             architecture: spec.architecture.id().to_owned(),
@@ -740,8 +733,8 @@ impl Driver {
     ) -> Result<(), JournalError> {
         let Some(task) = self.state.network.task() else { return Ok(()) };
         let step = task.candidate().map_or(0, |candidate| candidate.step);
-        if !task.evaluated(step) {
-            match self.release(step, digested.metrics) {
+        if let Some(metrics) = digested.metrics.filter(|_| !task.evaluated(step)) {
+            match self.release(step, metrics) {
                 Ok(event) => self.record(Event::Network(event))?,
                 Err(error) => {
                     self.needs_room(&error)?;

@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 
 use collegium_shared::{
-    architecture::{Architecture, Hyper, Stage},
+    architecture::{Architecture, Hyper, LOAD_TEST_1, Layout, Stage, load_test},
     clock::Timestamp,
     crypto::Digest,
     ids::{InstitutionId, RoundId, TaskId},
+    params::MAX_DIMENSION,
     protocol::{Certificate, Cohort, Deadlines, Ending, Inputs, Metrics, Phase},
 };
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::round::Round;
 
@@ -20,6 +22,8 @@ const MAX_FAILURES: u32 = 5;
 
 /// What a release's blob is called among those that are needed.
 pub const RELEASED: &str = "the manifest of a released model";
+/// The most optimiser steps of a task.
+const MAX_ROUNDS: u32 = 10_000;
 
 /// What an operator asks for: the content of a task file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,9 @@ pub const RELEASED: &str = "the manifest of a released model";
 pub struct TaskSpec {
     pub task: TaskId,
     pub architecture: Architecture,
+    /// How many parameters to move: of `load-test/1`, and of nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u32>,
     /// Optimiser steps, each one secure sum.
     #[serde(default = "default_rounds")]
     pub rounds: u32,
@@ -41,6 +48,43 @@ pub struct TaskSpec {
 
 fn default_rounds() -> u32 {
     30
+}
+
+/// A task file whose keys do not fit each other.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BadTask {
+    #[error("rounds is {0}; use 1 to {MAX_ROUNDS}")]
+    Rounds(u32),
+    #[error("parameters is missing: {LOAD_TEST_1} needs a number from 1 to {MAX_DIMENSION}")]
+    NoParameters,
+    #[error("parameters is {0}; use 1 to {MAX_DIMENSION}")]
+    Parameters(u32),
+    #[error("parameters belongs to {LOAD_TEST_1} only; remove it")]
+    FixedParameters,
+}
+
+impl TaskSpec {
+    /// Whether a task can be run by it.
+    pub fn check(&self) -> Result<(), BadTask> {
+        if !(1..=MAX_ROUNDS).contains(&self.rounds) {
+            return Err(BadTask::Rounds(self.rounds));
+        }
+        match (self.architecture, self.parameters) {
+            (Architecture::KtLogistic1, None) => Ok(()),
+            (Architecture::KtLogistic1, Some(_)) => Err(BadTask::FixedParameters),
+            (Architecture::LoadTest1, None) => Err(BadTask::NoParameters),
+            (Architecture::LoadTest1, Some(given)) => match given as usize {
+                1..=MAX_DIMENSION => Ok(()),
+                _ => Err(BadTask::Parameters(given)),
+            },
+        }
+    }
+
+    /// The layout of a load test; none for an architecture whose layout the shared sets give.
+    pub fn load_test(&self) -> Option<Layout> {
+        let parameters = self.parameters.filter(|_| self.architecture == Architecture::LoadTest1);
+        parameters.map(load_test::layout)
+    }
 }
 
 /// How a task ended.
@@ -270,6 +314,9 @@ impl Task {
         if let Some(opened) = &self.opened {
             return Some(Next::Digest(Box::new(opened.clone())));
         }
+        if self.spec.architecture == Architecture::LoadTest1 {
+            return Some(self.next_of_load_test());
+        }
         Some(match (&self.inputs, &self.candidate) {
             (Inputs { support: None, .. }, _) => Next::Round(Stage::Support),
             (Inputs { statistics: None, .. }, _) => Next::Round(Stage::Statistics),
@@ -281,6 +328,15 @@ impl Task {
             (_, Some(c)) if self.evaluated(c.step) => Next::End(TaskEnding::Completed),
             _ => Next::Round(Stage::Evaluate),
         })
+    }
+
+    /// Nothing but steps: the numbers of a load test need no counts before and no evaluation after.
+    fn next_of_load_test(&self) -> Next {
+        match &self.candidate {
+            None => Next::Initialise,
+            Some(c) if c.step < self.spec.rounds => Next::Round(Stage::Train { step: c.step + 1 }),
+            Some(_) => Next::End(TaskEnding::Completed),
+        }
     }
 
     /// Whether the metrics of the candidate after `step` are known.
@@ -386,6 +442,54 @@ mod tests {
         let sample: TaskSpec = toml::from_str(include_str!("../../deploy/task.toml")).unwrap();
         let least = "task = \"spring-term\"\narchitecture = \"kt-logistic/1\"\n";
         assert_eq!(sample, toml::from_str(least).unwrap());
+    }
+
+    fn read(text: &str) -> TaskSpec {
+        toml::from_str(&format!("task = \"t\"\n{text}")).unwrap()
+    }
+
+    #[test]
+    fn parameters_belong_to_the_load_test_and_to_nothing_else() {
+        let checked = |text: &str| read(text).check();
+        let (kt, load) = ("architecture = \"kt-logistic/1\"", "architecture = \"load-test/1\"");
+        assert_eq!(checked(kt), Ok(()));
+        assert_eq!(checked(&format!("{kt}\nparameters = 5")), Err(BadTask::FixedParameters));
+        assert_eq!(checked(load), Err(BadTask::NoParameters));
+        assert_eq!(checked(&format!("{load}\nparameters = 5")), Ok(()));
+        for bad in [0, u32::MAX] {
+            let given = checked(&format!("{load}\nparameters = {bad}"));
+            assert_eq!(given, Err(BadTask::Parameters(bad)));
+        }
+        assert_eq!(checked(&format!("{kt}\nrounds = 0")), Err(BadTask::Rounds(0)));
+    }
+
+    #[test]
+    fn a_load_test_is_steps_alone() {
+        let spec = read("architecture = \"load-test/1\"\nparameters = 5\nrounds = 2\n");
+        assert_eq!(spec.load_test().unwrap().len(), 5);
+        let nothing = Digest::of(b"");
+        let mut task = Task::started(spec, Cohort::proposed(4), nothing, Timestamp::EPOCH);
+        assert_eq!(task.next(), Some(Next::Initialise));
+        let candidate = |step| Candidate {
+            step,
+            weights: Digest::of(b"w"),
+            start: Digest::of(b"w"),
+            layout: nothing,
+            made: None,
+        };
+        for step in 0..2 {
+            task.stepped(candidate(step));
+            let stage = Stage::Train { step: step + 1 };
+            assert_eq!(task.next(), Some(Next::Round(stage.clone())));
+            let inputs = Inputs {
+                start: Some(Digest::of(b"w")),
+                candidate: Some(Digest::of(b"w")),
+                ..Inputs::default()
+            };
+            assert_eq!(task.inputs(&stage), inputs);
+        }
+        task.stepped(candidate(2));
+        assert_eq!(task.next(), Some(Next::End(TaskEnding::Completed)));
     }
 
     #[test]

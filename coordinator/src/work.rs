@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use collegium_shared::{
-    architecture::{self, Layout, Stage},
+    architecture::{self, Architecture, Layout, Stage},
     blobs::Blobs,
     crypto::Digest,
     protocol::{Metrics, Phase},
@@ -44,8 +44,8 @@ pub enum Done {
 
 /// What an opened sum of training or evaluation says.
 pub struct Digested {
-    /// Of the candidate that the sum's round evaluated.
-    pub metrics: Metrics,
+    /// Of the candidate that the sum's round evaluated; a load test evaluates nothing.
+    pub metrics: Option<Metrics>,
     /// The next candidate, after an optimiser step.
     pub candidate: Option<Candidate>,
 }
@@ -146,8 +146,7 @@ impl Workshop {
         let (Some(task), Some(registry)) = (network.task(), registry) else {
             return Err(AggregateError::Inconsistent("there is no task, or no registry"));
         };
-        let shared = aggregate::shared_sets(task, registry, &self.blobs)?;
-        Ok(aggregate::layout_of(&shared))
+        aggregate::layout(task, registry, &self.blobs)
     }
 
     fn digest(
@@ -158,7 +157,10 @@ impl Workshop {
     ) -> Result<Digested, AggregateError> {
         let task = network.task().ok_or(AggregateError::Inconsistent("there is no task"))?;
         let sums = tensors::read_sums(&self.blobs.read(&opened.sum, aggregate::MAX_BLOB)?)?;
-        let metrics = aggregate::metrics(&sums)?;
+        let metrics = match task.spec().architecture {
+            Architecture::KtLogistic1 => Some(aggregate::metrics(&sums)?),
+            Architecture::LoadTest1 => None,
+        };
         let candidate = match opened.stage {
             Stage::Train { .. } => {
                 let layout = self.layout(network, registry)?;

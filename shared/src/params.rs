@@ -136,13 +136,13 @@ impl Encoding {
     pub fn encode(&self, values: &[f64]) -> Result<Quantised, EncodeError> {
         self.check_length(values.len())?;
         let mut quantised = Quantised { words: Vec::with_capacity(values.len()), clipped: 0 };
-        let mut rest = values;
-        for segment in &self.segments {
-            let (own, after) = rest.split_at(segment.size());
-            rest = after;
-            segment.encode_into(own, &mut quantised)?;
-        }
+        self.encoder().append(values, &mut quantised)?;
         Ok(quantised)
+    }
+
+    /// Encodes one vector piece by piece, from its first value on.
+    pub fn encoder(&self) -> Encoder<'_> {
+        Encoder { segments: &self.segments, within: 0 }
     }
 
     /// Reads an opened sum of at most `n_max` encoded vectors: the values by segment, in the units
@@ -183,6 +183,35 @@ impl Encoding {
     }
 }
 
+/// How far one vector is encoded.
+pub struct Encoder<'a> {
+    /// The segments that are not complete yet.
+    segments: &'a [Segment],
+    /// Values of the first of them that are.
+    within: usize,
+}
+
+impl Encoder<'_> {
+    /// Encodes the next values of the vector, as [`Encoding::encode`] does, onto the end of `out`.
+    pub fn append(&mut self, values: &[f64], out: &mut Quantised) -> Result<(), EncodeError> {
+        let mut rest = values;
+        while !rest.is_empty() {
+            let Some((segment, others)) = self.segments.split_first() else {
+                return Err(EncodeError::Length { given: rest.len(), expected: 0 });
+            };
+            let left = segment.size() - self.within;
+            let (own, after) = rest.split_at(left.min(rest.len()));
+            segment.encode_into(self.within, own, out)?;
+            self.within += own.len();
+            if self.within == segment.size() {
+                (self.segments, self.within) = (others, 0);
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
 impl Segment {
     fn size(&self) -> usize {
         self.len as usize
@@ -200,9 +229,15 @@ impl Segment {
         Ok(())
     }
 
-    fn encode_into(&self, values: &[f64], out: &mut Quantised) -> Result<(), EncodeError> {
+    /// Encodes the values of this segment from `first` on.
+    fn encode_into(
+        &self,
+        first: usize,
+        values: &[f64],
+        out: &mut Quantised,
+    ) -> Result<(), EncodeError> {
         let scale = exp2(self.scale_log2);
-        for (index, value) in values.iter().enumerate() {
+        for (index, value) in (first..).zip(values) {
             if !value.is_finite() {
                 return Err(EncodeError::NotFinite { segment: self.name.clone(), index });
             }
@@ -290,6 +325,27 @@ mod tests {
         let encoding = Encoding::new([("n", 3, 1e6)], 100).unwrap();
         let words = encoding.encode(&[0.0, 1.0, -999_999.0]).unwrap().words;
         assert_eq!(encoding.decode_sum(&words).unwrap()["n"], [0.0, 1.0, -999_999.0]);
+    }
+
+    #[test]
+    fn pieces_give_the_same_words() {
+        let encoding = encoding(4);
+        let values = [1.5, -7.0, 0.003, -0.02, 0.01, 9e11];
+        let whole = encoding.encode(&values).unwrap();
+        for size in 1..=values.len() {
+            let mut encoder = encoding.encoder();
+            let mut apart = Quantised { words: Vec::new(), clipped: 0 };
+            for piece in values.chunks(size) {
+                encoder.append(piece, &mut apart).unwrap();
+            }
+            assert_eq!((&apart.words, apart.clipped), (&whole.words, whole.clipped));
+            assert!(encoder.append(&[0.0], &mut apart).is_err(), "past the end");
+        }
+        let mut encoder = encoding.encoder();
+        let mut none = Quantised { words: Vec::new(), clipped: 0 };
+        encoder.append(&[0.0; 3], &mut none).unwrap();
+        let expected = EncodeError::NotFinite { segment: "move".into(), index: 2 };
+        assert_eq!(encoder.append(&[0.0, f64::NAN], &mut none).unwrap_err(), expected);
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Testbed {
         let spec = TaskSpec {
             task: "kt".parse()?,
             architecture: Architecture::KtLogistic1,
+            parameters: None,
             rounds,
             hyper: Hyper::default(),
             cohort,

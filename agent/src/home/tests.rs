@@ -44,13 +44,19 @@ fn learner(id: &str) -> Learner {
     Learner { id: id.into(), held_out: false, attributes, responses: vec![response] }
 }
 
+fn write_input(home: &Home, round: &RoundId) -> Digest {
+    let mut writer = home.rounds.input_writer(round, 3).unwrap();
+    writer.append(&[1, 2, 3]).unwrap();
+    writer.finish().unwrap()
+}
+
 /// A session in flight: accepted, input written, committed, secrets drawn.
 fn in_flight(home: &Home) -> (RoundId, Digest) {
     let plan = World::new().plan_body("t", 0, 0, Stage::Evaluate);
     let round = plan.round.clone();
     let plan = Box::new(Signed::sign(plan, &key()));
     home.book.record([SessionEvent::PlanAccepted { plan }.into()]).unwrap();
-    let commitment = home.rounds.write_input(&round, &[1, 2, 3]).unwrap();
+    let commitment = write_input(home, &round);
     let committed = SessionEvent::Committed {
         round: round.clone(),
         commitment,
@@ -122,7 +128,7 @@ fn an_input_of_another_commitment_is_left() {
     let dir = enrolled();
     let home = open(&dir).unwrap();
     let (round, _) = in_flight(&home);
-    home.rounds.write_input(&round, &[1, 2, 3]).unwrap();
+    write_input(&home, &round);
     drop(home);
     assert!(left(&open(&dir).unwrap()));
 }

@@ -3,15 +3,20 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use collegium_shared::{
+    architecture,
     blobs::BlobError,
     crypto::Digest,
     ids::{RoundId, TaskId},
-    protocol::{Ending, Phase, RoundView, statements_root},
+    params::Quantised,
+    protocol::{Ending, Phase, Plan, RoundView, statements_root},
     roster::VerifiedRoster,
 };
 use serde_json::{Value, json};
@@ -22,9 +27,10 @@ use crate::{
     link::LinkError,
     model::ModelError,
     policy::{Policy, PolicyError},
-    prepare::{self, PrepareError},
+    prepare::{self, PrepareError, Values},
     rounds::{Attempt, RoundError},
     session::{Action, Refusal, SessionEvent, Step, Surroundings},
+    session_file::CHUNK_WORDS,
     state::{AgentEvent, LocalEvent},
     status::is_member,
     trainer::Trainer,
@@ -147,7 +153,9 @@ impl Runner {
             return Ok(Some(Refusal::OtherRegistry.to_string()));
         }
         let home = Arc::clone(&self.home);
-        if Self::blocking(move || home.vault().snapshot().learners).await? == 0 {
+        if prepare::reads_records(plan)
+            && Self::blocking(move || home.vault().snapshot().learners).await? == 0
+        {
             let reason =
                 "there are no learner records; import some, with: collegium-agent data import";
             return Ok(Some(reason.to_owned()));
@@ -291,7 +299,7 @@ impl Runner {
         };
         let plan = &view.plan.body;
         let needed = prepare::inputs(plan).map_err(|error| Failure::Leave(error.to_string()))?;
-        let limit = prepare::largest_blob(&registry);
+        let limit = prepare::largest_input(plan, &registry);
         for digest in needed {
             match self.stop.or(self.link.download(&digest, limit, &self.home.blobs)).await {
                 Err(Failure::Line(LinkError::Store(error @ BlobError::TooLarge { .. }))) => {
@@ -301,8 +309,12 @@ impl Runner {
             };
         }
         tracing::info!(round = %view.id(), stage = plan.stage.label(), "computing this institution's part");
+        let reads_records = prepare::reads_records(plan);
         let (home, view) = (Arc::clone(&self.home), Arc::clone(view));
         let (cached, cancel) = (self.trainer.take(), Arc::clone(&self.stop.cancel));
+        if !reads_records {
+            return Self::blocking(move || load_test(&home, &view.plan.body, &cancel)).await?;
+        }
         let trained = Self::blocking(move || {
             let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
             let commitment = compute(&home, &view, &registry, &mut trainer.trainer, &cancel);
@@ -343,16 +355,52 @@ fn compute(
     trainer: &mut Trainer,
     cancel: &AtomicBool,
 ) -> Result<Digest, Failure> {
-    let quantised = match prepare::input(&view.plan.body, registry, &home.blobs, trainer, cancel) {
-        Ok(quantised) => quantised,
+    let plan = &view.plan.body;
+    let values = match prepare::input(plan, registry, &home.blobs, trainer, cancel) {
+        Ok(values) => values,
         Err(PrepareError::Stage(ModelError::Cancelled)) => return Err(Failure::Stopped),
         Err(PrepareError::Blob(error)) => return Err(unreadable(home, error)),
         Err(error) => return Err(Failure::Leave(error.to_string())),
     };
-    if quantised.clipped > 0 {
-        tracing::info!(round = %view.id(), values = quantised.clipped, "values were clipped");
+    write_input(home, plan, &values, cancel)
+}
+
+/// Fixes the public numbers of a load test.
+fn load_test(home: &Home, plan: &Plan, cancel: &AtomicBool) -> Result<Fixed, Failure> {
+    let moves = prepare::load_test::moves(plan, home.institution())
+        .map_err(|error| Failure::Leave(error.to_string()))?;
+    let commitment = write_input(home, plan, &Values::Public(moves), cancel)?;
+    Ok(Fixed { commitment, snapshot: architecture::load_test::snapshot() })
+}
+
+/// Encodes and keeps the input, piece by piece; gives its commitment.
+fn write_input(
+    home: &Home,
+    plan: &Plan,
+    values: &Values,
+    cancel: &AtomicBool,
+) -> Result<Digest, Failure> {
+    let dimension = plan.encoding.dimension();
+    let mut writer = home.rounds.input_writer(&plan.round, dimension)?;
+    let mut encoder = plan.encoding.encoder();
+    let mut quantised = Quantised { words: Vec::with_capacity(CHUNK_WORDS), clipped: 0 };
+    let mut piece = Vec::with_capacity(CHUNK_WORDS);
+    for first in (0..dimension).step_by(CHUNK_WORDS) {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Failure::Stopped);
+        }
+        piece.clear();
+        quantised.words.clear();
+        values.append(first, dimension.min(first + CHUNK_WORDS), &mut piece);
+        encoder
+            .append(&piece, &mut quantised)
+            .map_err(|error| Failure::Leave(PrepareError::from(error).to_string()))?;
+        writer.append(&quantised.words)?;
     }
-    Ok(home.rounds.write_input(view.id(), &quantised.words)?)
+    if quantised.clipped > 0 {
+        tracing::info!(round = %plan.round, values = quantised.clipped, "values were clipped");
+    }
+    Ok(writer.finish()?)
 }
 
 /// A damaged blob is fetched again.

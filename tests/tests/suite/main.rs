@@ -11,6 +11,7 @@ mod commands;
 mod demo;
 mod enrolment;
 mod limits;
+mod load_test;
 mod random;
 mod refusals;
 mod replay;
