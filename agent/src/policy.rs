@@ -140,6 +140,7 @@ mod tests {
     fn the_sample_is_a_policy() {
         let policy = Policy::parse(SAMPLE).unwrap();
         assert_eq!((policy.c_max, policy.n_min, policy.min_honest), (1, 7, 5));
+        assert_eq!(policy.architectures, ["kt-logistic/1"], "a load test has to be asked for");
     }
 
     #[test]
