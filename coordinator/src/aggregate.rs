@@ -1,12 +1,12 @@
-//! The numbers: folding masked uploads into one sum, taking the masks off it, and the server's half
-//! of the optimisers. Runs on worker threads; decides nothing about rounds.
+//! The numbers: taking the masks off a sum, and the server's half of the optimisers, in runs of values
+//! from blob to blob. Runs on worker threads; decides nothing about rounds.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeMap, thread};
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadSums, Evaluation, Layout, Optimizer, SharedSets, Stage, Sums,
-        load_test,
+        self, Architecture, BadSums, Evaluation, Init, Layout, Optimizer, SharedSets, Stage,
+        TensorSpec, load_test,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
@@ -16,18 +16,28 @@ use collegium_shared::{
     roster::Registry,
     secagg::{BadBitmap, Bitmap, Member, PIECE_WORDS, RecoverError, Unmasker},
     signed::Signed,
-    tensors::{self, BadTensors},
+    tensors::{self, BadTensors, TensorFile},
 };
 use thiserror::Error;
 
 use crate::{
+    accumulator::Accumulator,
     round::{Position, Round},
     spool::{RoundFiles, SpoolError},
     task::{Candidate, Opened, Task},
 };
 
+/// The segment of a training sum that holds the moves, in the order of the layout.
+const MOVE: &str = "move";
+
+/// The segments of an [`Evaluation`].
+const EVALUATION: [&str; 4] = ["eval_n", "eval_loss", "eval_positive", "eval_negative"];
+
 /// The largest model or sum that is read back: 100 M parameters with room to spare.
 pub const MAX_BLOB: u64 = 1 << 30;
+
+/// The fewest pieces that are worth a thread of their own: 1 MiB of words.
+const PIECES_PER_THREAD: usize = 32;
 
 /// Why a computation gave nothing.
 #[derive(Debug, Error)]
@@ -54,61 +64,22 @@ pub enum AggregateError {
     Inconsistent(&'static str),
 }
 
-/// The running sum of one round's masked uploads: as long as one upload, however many there are.
-pub struct Accumulator {
-    plan: Digest,
-    words: Vec<u32>,
-    included: BTreeSet<Position>,
-}
-
-impl Accumulator {
-    /// An empty sum for the round of this plan.
-    pub fn new(plan: Digest, dimension: usize) -> Self {
-        Self { plan, words: vec![0; dimension], included: BTreeSet::new() }
-    }
-
-    /// The plan whose uploads these are: those of another round hide behind other masks.
-    pub fn plan(&self) -> Digest {
-        self.plan
-    }
-
-    pub fn included(&self) -> &BTreeSet<Position> {
-        &self.included
-    }
-
-    /// Adds one complete upload, chunk by chunk.
-    pub fn fold(
-        &mut self,
-        position: Position,
-        files: &RoundFiles,
-        from: &InstitutionId,
-    ) -> Result<(), SpoolError> {
-        let mut offset = 0;
-        files.read_upload(from, |chunk| {
-            let (words, _) = chunk.as_chunks::<4>();
-            for (sum, word) in self.words[offset..].iter_mut().zip(words) {
-                *sum = sum.wrapping_add(u32::from_le_bytes(*word));
-            }
-            offset += words.len();
-        })?;
-        self.included.insert(position);
-        Ok(())
-    }
-}
-
-/// Takes the masks off the sum over U and reads it: the values by segment.
-pub fn open_sum(
-    round: &Round,
+/// Takes the masks off the sum over U, in place, and keeps its values by segment as a blob. Beside
+/// the words takes little memory. `empty` are the names of segments without a value.
+pub fn open_sum<'a>(
+    round: &'a Round,
     files: &RoundFiles,
     accumulator: Accumulator,
-) -> Result<Sums, AggregateError> {
+    empty: impl IntoIterator<Item = &'a str>,
+    blobs: &Blobs,
+) -> Result<Digest, AggregateError> {
     let (Some(context), Some(Outcome::Survivors { survivors, .. })) =
         (round.context(), round.proposal())
     else {
         return Err(AggregateError::Inconsistent("the round has no certified survivors"));
     };
-    let folded = accumulator.included.iter().copied();
-    if accumulator.plan != round.plan_digest() || !survivors.iter().eq(folded) {
+    let folded = accumulator.included().iter().copied();
+    if accumulator.plan() != round.plan_digest() || !survivors.iter().eq(folded) {
         return Err(AggregateError::Inconsistent("the folded uploads are not the survivors"));
     }
     let members = members(round);
@@ -126,11 +97,41 @@ pub fn open_sum(
     let unmasker =
         Unmasker::recover(&context, &members, &sharers, survivors, round.quorum(), &pieces)
             .map_err(|error| name_dealer(round, error))?;
-    let mut words = accumulator.words;
-    for (piece, chunk) in (0..).zip(words.chunks_mut(PIECE_WORDS)) {
-        unmasker.unmask(piece, chunk);
+    let mut words = accumulator.into_words();
+    unmask(&unmasker, &mut words);
+    let encoding = &round.plan().encoding;
+    let mut segments = BTreeMap::new();
+    let mut rest = words.as_slice();
+    for segment in encoding.segments() {
+        let (own, after) = rest.split_at(segment.len as usize);
+        segments.insert(segment.name.as_str(), (segment, own));
+        rest = after;
     }
-    Ok(round.plan().encoding.decode_sum(&words)?)
+    let filled = segments.iter().map(|(name, (_, words))| (*name, words.len()));
+    let empty = empty.into_iter().filter(|name| !segments.contains_key(name)).map(|name| (name, 0));
+    tensors::store(blobs, filled.chain(empty), |name, first, values: &mut [f64]| {
+        let missing = || BadTensors::Missing(name.to_owned());
+        let (segment, words) = segments.get(name).ok_or_else(missing)?;
+        segment.decode_sum(&words[first..first + values.len()], values);
+        Ok(())
+    })
+}
+
+/// Takes the masks off, on all processors if it is worth a thread.
+fn unmask(unmasker: &Unmasker, words: &mut [u32]) {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let pieces = words.len().div_ceil(PIECE_WORDS);
+    let each = pieces.div_ceil(threads).max(PIECES_PER_THREAD);
+    thread::scope(|scope| {
+        let mut parts = (0..).step_by(each).zip(words.chunks_mut(each * PIECE_WORDS));
+        let own = parts.next();
+        for (first, part) in parts {
+            scope.spawn(move || unmasker.unmask(first, part));
+        }
+        if let Some((first, part)) = own {
+            unmasker.unmask(first, part);
+        }
+    });
 }
 
 fn name_dealer(round: &Round, error: RecoverError) -> AggregateError {
@@ -193,14 +194,39 @@ pub fn layout_digest(layout: &Layout) -> Result<Digest, AggregateError> {
 
 /// The public start of a task.
 pub fn initialise(layout: &Layout, blobs: &Blobs) -> Result<Candidate, AggregateError> {
-    let weights = blobs.put(&tensors::write_model(layout, &layout.initial())?)?;
+    let weights = store_model(layout, blobs, |tensor, first, weights| {
+        match &tensor.init {
+            Init::Zeros => weights.fill(0.0),
+            Init::Values(values) => match values.get(first..first + weights.len()) {
+                Some(values) => weights.copy_from_slice(values),
+                None => return Err(AggregateError::Inconsistent("the layout is incomplete")),
+            },
+        }
+        Ok(())
+    })?;
     let layout = layout_digest(layout)?;
     Ok(Candidate { step: 0, weights, start: weights, layout, made: None })
 }
 
+/// Writes a model in runs of values. `fill` is given the tensor, the index of the run's first value
+/// in it, and where the values go.
+fn store_model(
+    layout: &Layout,
+    blobs: &Blobs,
+    mut fill: impl FnMut(&TensorSpec, usize, &mut [f32]) -> Result<(), AggregateError>,
+) -> Result<Digest, AggregateError> {
+    let tensors: BTreeMap<&str, &TensorSpec> =
+        layout.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let lengths = tensors.iter().map(|(name, tensor)| (*name, tensor.len as usize));
+    tensors::store(blobs, lengths, |name, first, weights: &mut [f32]| {
+        let tensor = tensors.get(name).ok_or_else(|| BadTensors::Missing(name.to_owned()))?;
+        fill(tensor, first, weights)
+    })
+}
+
 /// The evaluation of the candidate that rode in a sum.
-pub fn metrics(sums: &Sums) -> Result<Metrics, AggregateError> {
-    let evaluation = Evaluation::from_segments(sums)?;
+pub fn metrics(sums: &TensorFile) -> Result<Metrics, AggregateError> {
+    let evaluation = Evaluation::from_segments(&sums.sums(EVALUATION)?)?;
     Ok(Metrics {
         responses: whole(evaluation.n),
         auc: evaluation.auc(),
@@ -227,32 +253,51 @@ pub fn step(
     opened: &Opened,
     task: &Task,
     layout: &Layout,
-    sums: &Sums,
+    sums: &TensorFile,
     blobs: &Blobs,
 ) -> Result<Candidate, AggregateError> {
     let (Stage::Train { step }, Some(before)) = (&opened.stage, task.candidate()) else {
         return Err(AggregateError::Inconsistent("no optimiser step is due"));
     };
-    let read = |digest| -> Result<Vec<f32>, AggregateError> {
-        Ok(tensors::read_model(&blobs.read(digest, MAX_BLOB)?, layout)?)
+    let open = |model| TensorFile::open_model(blobs, model, MAX_BLOB, layout);
+    let start = open(&before.start)?;
+    if sums.len_of(MOVE) != Some(layout.len()) {
+        return Err(AggregateError::Inconsistent("the sum has no moves of this layout"));
+    }
+    let mut offsets = BTreeMap::new();
+    let mut offset = 0;
+    for tensor in &layout.tensors {
+        offsets.insert(tensor.name.as_str(), offset);
+        offset += tensor.len as usize;
+    }
+    let mut moves = vec![0.0; tensors::RUN];
+    let mut stepped = |tensor: &TensorSpec, first: usize, weights: &mut [f32]| {
+        let moves = &mut moves[..weights.len()];
+        let offset = offsets.get(tensor.name.as_str()).unwrap_or(&0);
+        sums.read(MOVE, offset + first, moves)?;
+        start.read(&tensor.name, first, weights)?;
+        for (weight, moved) in weights.iter_mut().zip(moves) {
+            *weight = narrow(f64::from(*weight) + *moved);
+        }
+        Ok::<(), AggregateError>(())
     };
-    let start = read(&before.start)?;
-    let moves = sums.get("move").filter(|m| m.len() == start.len());
-    let moves = moves.ok_or(AggregateError::Inconsistent("the sum has no moves of this layout"))?;
-    let weights: Vec<f32> =
-        start.iter().zip(moves).map(|(w, z)| narrow(f64::from(*w) + z)).collect();
-    let written = blobs.put(&tensors::write_model(layout, &weights)?)?;
+    let written = store_model(layout, blobs, &mut stepped)?;
     let next = match (task.spec().architecture, &task.spec().hyper.optimizer) {
         (Architecture::LoadTest1, _) | (_, Optimizer::FedAvg { .. }) => written,
         (Architecture::KtLogistic1, Optimizer::CurvatureNesterov { .. }) => {
             let momentum = f64::from(step - 1) / f64::from(step + 2);
-            let beyond = |(new, old): (&f32, &f32)| {
-                let (new, old) = (f64::from(*new), f64::from(*old));
-                narrow(new + momentum * (new - old))
-            };
-            let previous = read(&before.weights)?;
-            let beyond: Vec<f32> = weights.iter().zip(&previous).map(beyond).collect();
-            blobs.put(&tensors::write_model(layout, &beyond)?)?
+            let previous = open(&before.weights)?;
+            let mut olds = vec![0.0_f32; tensors::RUN];
+            store_model(layout, blobs, |tensor, first, weights| {
+                let olds = &mut olds[..weights.len()];
+                previous.read(&tensor.name, first, olds)?;
+                stepped(tensor, first, weights)?;
+                for (new, old) in weights.iter_mut().zip(olds) {
+                    let (stepped, old) = (f64::from(*new), f64::from(*old));
+                    *new = narrow(stepped + momentum * (stepped - old));
+                }
+                Ok(())
+            })?
         }
     };
     let layout = before.layout;
@@ -340,6 +385,12 @@ mod tests {
         Opened { stage: Stage::Train { step }, sum, made }
     }
 
+    fn sum(blobs: &Blobs, moves: Vec<f64>) -> TensorFile {
+        let sums = architecture::Sums::from([(MOVE.to_owned(), moves)]);
+        let digest = blobs.put(&tensors::write_sums(&sums).unwrap()).unwrap();
+        TensorFile::open(blobs, &digest, MAX_BLOB).unwrap()
+    }
+
     /// The next weights and the next start, after one step with all moves alike.
     fn stepped(
         optimizer: Optimizer,
@@ -353,7 +404,7 @@ mod tests {
         let layout = architecture::layout(&[]);
         let all = |w: f32| vec![w; layout.len()];
         let task = task(optimizer, step - 1, &layout, [&all(weights), &all(start)], &blobs);
-        let sums = Sums::from([("move".to_owned(), vec![moved; layout.len()])]);
+        let sums = sum(&blobs, vec![moved; layout.len()]);
         let next = super::step(&opened(step), &task, &layout, &sums, &blobs).unwrap();
         assert_eq!(next.step, step);
         let first = |digest: &Digest| {
@@ -384,7 +435,7 @@ mod tests {
         let layout = load_test::layout(3);
         let all: &[f32] = &[1.0, 2.0, 3.0];
         let task = task(Optimizer::default(), 6, &layout, [all, all], &blobs);
-        let sums = Sums::from([(load_test::MOVE.to_owned(), vec![0.5, -0.5, 0.0])]);
+        let sums = sum(&blobs, vec![0.5, -0.5, 0.0]);
         let next = super::step(&opened(7), &task, &layout, &sums, &blobs).unwrap();
         assert_eq!(next.start, next.weights);
         let file = blobs.read(&next.weights, MAX_BLOB).unwrap();
@@ -398,7 +449,7 @@ mod tests {
         let layout = architecture::layout(&[]);
         let all = vec![0.0; layout.len()];
         let task = task(Optimizer::default(), 0, &layout, [&all, &all], &blobs);
-        let sums = Sums::from([("move".to_owned(), vec![0.0; 3])]);
+        let sums = sum(&blobs, vec![0.0; 3]);
         let error = super::step(&opened(1), &task, &layout, &sums, &blobs).unwrap_err();
         assert!(matches!(error, AggregateError::Inconsistent(_)));
     }

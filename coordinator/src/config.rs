@@ -45,12 +45,13 @@ pub struct Limits {
     connections: usize,
     strangers: usize,
     handshakes: usize,
+    uploads_kept_mib: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let listener::Limits { connections, strangers, handshakes, .. } = Default::default();
-        Self { connections, strangers, handshakes }
+        Self { connections, strangers, handshakes, uploads_kept_mib: 64 }
     }
 }
 
@@ -62,6 +63,11 @@ impl Limits {
             handshakes: self.handshakes,
             ..listener::Limits::default()
         }
+    }
+
+    /// Bytes of summed uploads of the open round that stay on disk.
+    pub fn uploads_kept(&self) -> u64 {
+        u64::from(self.uploads_kept_mib) << 20
     }
 }
 
@@ -99,7 +105,7 @@ impl Config {
                 .map_err(|_| format!("names: {name:?} is neither a host name nor an IP address"))?;
         }
         let bad_origin = |c: char| c.is_whitespace() || c.is_control() || c == '+';
-        let Limits { connections, strangers, handshakes } = self.limits;
+        let Limits { connections, strangers, handshakes, .. } = self.limits;
         if self.names.is_empty() {
             Err("names: give at least one, or agents cannot check the server".into())
         } else if self.origin.is_empty()
@@ -121,7 +127,7 @@ impl Config {
 pub fn sample(listen: SocketAddr, origin: &str) -> String {
     let names: Vec<String> = default_names().iter().map(|name| format!("{name:?}")).collect();
     let names = names.join(", ");
-    let Limits { connections, strangers, handshakes } = Limits::default();
+    let Limits { connections, strangers, handshakes, uploads_kept_mib } = Limits::default();
     format!(
         r#"# The Collegium coordinator. Read at start; unknown keys are refused.
 
@@ -144,6 +150,9 @@ poll_patience_seconds = {patience}
 connections = {connections}
 strangers = {strangers}
 handshakes = {handshakes}
+# MiB of masked uploads of the open round that stay on disk although they are summed; above that, and
+# above four uploads, the running sum is written and they are deleted.
+uploads_kept_mib = {uploads_kept_mib}
 
 [log]
 # error, warn, info, debug, trace, or directives such as "info,collegium_coordinator=debug".

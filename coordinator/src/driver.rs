@@ -31,8 +31,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    accumulator::Accumulator,
     admin::{self, AdminRequest},
-    aggregate::{self, Accumulator, AggregateError},
+    aggregate::{self, AggregateError},
     ca::{self, Ca},
     config::Config,
     enrol::CheckedEnrolment,
@@ -179,6 +180,7 @@ impl Driver {
         let workshop = Workshop {
             blobs: Blobs::open(&dir.join("blobs"))?,
             spool: Spool::open(&dir.join("rounds"))?,
+            kept: config.limits.uploads_kept(),
         };
         let (worker, commands) = mpsc::channel(QUEUE);
         let (publish, published) = watch::channel(Published::default());
@@ -681,11 +683,10 @@ impl Driver {
                 self.accumulator = Some(accumulator);
                 Ok(())
             }
-            Done::Folded(_, Err(error)) => self.end_round(&AggregateError::from(error)),
             Done::Opened(_, Ok(sum)) => {
                 self.record(Event::Round(RoundEvent::Ended { ending: Ending::Released { sum } }))
             }
-            Done::Opened(_, Err(error)) => self.end_round(&error),
+            Done::Folded(_, Err(error)) | Done::Opened(_, Err(error)) => self.end_round(&error),
             Done::Failed => self.failed(),
             Done::Initialised(Ok(candidate)) => {
                 self.record(Event::Network(NetworkEvent::ModelStepped { candidate }))

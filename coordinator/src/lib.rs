@@ -2,6 +2,7 @@
 //! updates, turns what was summed into the next model, and keeps the network's audit log.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod accumulator;
 pub mod admin;
 pub mod aggregate;
 pub mod archive;

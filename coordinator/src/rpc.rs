@@ -2,17 +2,14 @@
 //! bodies in the round's files, and hands statements to the owner. Decides nothing by itself, and
 //! builds every gRPC status in one place.
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Seek, SeekFrom},
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+mod download;
+mod upload;
+
+use std::{sync::Arc, time::Duration};
 
 use collegium_proto::{
-    CHUNK, MAX_MESSAGE,
-    convert::{Documents, DownloadFrom, DownloadPiece, Malformed, PollQuery, UploadPiece},
+    MAX_MESSAGE,
+    convert::{Documents, DownloadFrom, Malformed, PollQuery},
     v1::{
         self,
         enrolment_server::{Enrolment, EnrolmentServer},
@@ -25,15 +22,15 @@ use collegium_shared::{
     documents::SignedDocument,
     faults,
     ids::{InstitutionId, RoundId},
-    protocol::{Phase, RevealHeader, ShareBody, ShareHeader, UploadHeader},
+    protocol::{Phase, RevealHeader, ShareBody, ShareHeader},
     secagg::SharePiece,
     signed::Signed,
     storage,
 };
 use tokio::sync::Mutex as AsyncMutex;
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
+use self::upload::Uploads;
 use crate::{
     admin::MAX_DOCUMENT,
     driver::{DriverError, Handle, Published},
@@ -44,9 +41,6 @@ use crate::{
     views::{self, Dealings},
 };
 
-/// How long an upload may be silent before it is cut; the sender resumes where it was.
-const SILENCE: Duration = Duration::from_secs(20);
-
 /// Both services.
 #[derive(Clone)]
 pub struct Rpc {
@@ -54,13 +48,12 @@ pub struct Rpc {
     patience: Duration,
     /// Of the newest round. Locked while they are read, because all members ask at the same moment.
     dealings: Arc<AsyncMutex<Option<(Digest, Dealings)>>>,
-    /// One upload at a time for each institution.
-    uploads: Arc<Mutex<BTreeMap<InstitutionId, Arc<AsyncMutex<()>>>>>,
+    uploads: Uploads,
 }
 
 impl Rpc {
     pub fn new(handle: Handle, patience: Duration) -> Self {
-        Self { handle, patience, dealings: Arc::default(), uploads: Arc::default() }
+        Self { handle, patience, dealings: Arc::default(), uploads: Uploads::default() }
     }
 
     /// The services, bounded in message size.
@@ -210,102 +203,6 @@ impl Rpc {
         self.submit(from, message).await
     }
 
-    fn upload_lock(&self, from: &InstitutionId) -> Arc<AsyncMutex<()>> {
-        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(uploads.entry(from.clone()).or_default())
-    }
-
-    async fn take_upload(
-        &self,
-        from: InstitutionId,
-        mut pieces: Streaming<v1::UploadChunk>,
-    ) -> Result<Response<v1::Ack>, Status> {
-        let lock = self.upload_lock(&from);
-        let _one_at_a_time = lock
-            .try_lock()
-            .map_err(|_| Status::aborted("another upload of this institution is under way"))?;
-        let mut target: Option<Target> = None;
-        loop {
-            let next = tokio::time::timeout(SILENCE, pieces.next()).await;
-            let next =
-                next.map_err(|_| Status::deadline_exceeded("the upload fell silent; resume it"))?;
-            let Some(chunk) = next else {
-                return Err(Status::aborted("the upload ended without its header; resume it"));
-            };
-            let piece = UploadPiece::try_from(chunk?).map_err(|error| malformed_status(&error))?;
-            let target = match (&mut target, &piece.round) {
-                (Some(target), None) => target,
-                (none @ None, Some(round)) => none.insert(self.target(&from, round)?),
-                _ => {
-                    return Err(Status::invalid_argument(
-                        "the first message names the round, and no other",
-                    ));
-                }
-            };
-            if !piece.data.is_empty() {
-                self.append(&from, target, piece.offset, piece.data).await?;
-            }
-            if let Some(header) = piece.header {
-                return self.finish_upload(from, target, header).await;
-            }
-        }
-    }
-
-    /// Where an upload goes, if this institution may upload now.
-    fn target(&self, from: &InstitutionId, id: &RoundId) -> Result<Target, Status> {
-        let published = self.open_round(Some(id))?;
-        let round =
-            published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
-        let position = round.position(from).filter(|position| round.dealt().contains_key(position));
-        let position =
-            position.ok_or_else(|| driver_status(&Refusal::NotDealt(from.clone()).into()))?;
-        let taken = round.uploads().contains_key(&position);
-        if !taken && round.phase() != Phase::Upload {
-            let refusal = Refusal::WrongPhase { wants: Phase::Upload, is: round.phase() };
-            return Err(driver_status(&refusal.into()));
-        }
-        let bytes = 4 * round.plan().encoding.dimension() as u64;
-        Ok(Target { id: id.clone(), bytes, taken })
-    }
-
-    async fn append(
-        &self,
-        from: &InstitutionId,
-        target: &Target,
-        offset: u64,
-        data: bytes::Bytes,
-    ) -> Result<(), Status> {
-        if target.taken {
-            return Err(Status::failed_precondition(
-                "this upload is complete; send its header alone",
-            ));
-        }
-        let (spool, id, from, limit) =
-            (self.handle.workshop.spool.clone(), target.id.clone(), from.clone(), target.bytes);
-        blocking(move || spool.round(&id)?.append_upload(&from, offset, &data, limit))
-            .await?
-            .map_err(|error| spool_status(&error))
-    }
-
-    async fn finish_upload(
-        &self,
-        from: InstitutionId,
-        target: &Target,
-        header: Signed<UploadHeader>,
-    ) -> Result<Response<v1::Ack>, Status> {
-        let announced = header.body.upload;
-        let upload = if target.taken {
-            announced
-        } else {
-            let (spool, id, who, bytes) =
-                (self.handle.workshop.spool.clone(), target.id.clone(), from.clone(), target.bytes);
-            blocking(move || spool.round(&id)?.finish_upload(&who, bytes, &announced))
-                .await?
-                .map_err(|error| spool_status(&error))?
-        };
-        self.submit(from, Message::Upload { header, upload }).await
-    }
-
     async fn documents(&self) -> Result<Documents, Status> {
         let network = self.handle.published().network;
         let blobs = self.handle.workshop.blobs.clone();
@@ -330,15 +227,6 @@ impl Rpc {
         })
         .await?
     }
-}
-
-/// Where an upload goes.
-struct Target {
-    id: RoundId,
-    /// The exact length of an upload of this round.
-    bytes: u64,
-    /// The upload was accepted before.
-    taken: bool,
 }
 
 fn open_id(published: &Published) -> Result<RoundId, Status> {
@@ -442,15 +330,7 @@ impl Federation for Rpc {
     ) -> Result<Response<v1::UploadOffsetReply>, Status> {
         let from = self.member(&request)?;
         let id = RoundId::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
-        let target = self.target(&from, &id)?;
-        let spool = self.handle.workshop.spool.clone();
-        let offset = if target.taken {
-            target.bytes
-        } else {
-            blocking(move || spool.round(&id)?.received(&from))
-                .await?
-                .map_err(|error| spool_status(&error))?
-        };
+        let offset = self.received(&from, id).await?;
         Ok(Response::new(v1::UploadOffsetReply { offset }))
     }
 
@@ -471,7 +351,7 @@ impl Federation for Rpc {
         Ok(Response::new((&documents).into()))
     }
 
-    type DownloadStream = Pin<Box<dyn Stream<Item = Result<v1::DownloadChunk, Status>> + Send>>;
+    type DownloadStream = download::Chunks;
 
     async fn download(
         &self,
@@ -480,37 +360,9 @@ impl Federation for Rpc {
         self.member(&request)?;
         let from =
             DownloadFrom::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
-        let blobs = self.handle.workshop.blobs.clone();
+        let blobs = &self.handle.workshop.blobs;
         let (file, total) = blobs.open_blob(&from.digest).map_err(|error| blob_status(&error))?;
-        let (sender, receiver) = tokio::sync::mpsc::channel(2);
-        tokio::task::spawn_blocking(move || {
-            let failed = |error: std::io::Error| Status::internal(format!("blob: {error}"));
-            if let Err(error) = send_file(file, from.offset, total, &sender) {
-                // A receiver that has gone away needs no error.
-                drop(sender.blocking_send(Err(failed(error))));
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-/// Sends a file from an offset on, in chunks; stops when the receiver is gone.
-fn send_file(
-    mut file: std::fs::File,
-    mut offset: u64,
-    total: u64,
-    sender: &tokio::sync::mpsc::Sender<Result<v1::DownloadChunk, Status>>,
-) -> std::io::Result<()> {
-    file.seek(SeekFrom::Start(offset))?;
-    loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        file.by_ref().take(CHUNK as u64).read_to_end(&mut data)?;
-        offset += data.len() as u64;
-        let last = data.is_empty() || offset >= total;
-        let piece = DownloadPiece { data: data.into(), total };
-        if sender.blocking_send(Ok(piece.into())).is_err() || last {
-            return Ok(());
-        }
+        Ok(Response::new(download::stream(file, from.offset, total)))
     }
 }
 
@@ -550,7 +402,7 @@ fn spool_status(error: &SpoolError) -> Status {
             tracing::error!(%error, "round files");
             driver_status(&DriverError::NoRoom)
         }
-        SpoolError::Io { .. } | SpoolError::Damaged { .. } => {
+        SpoolError::Io { .. } | SpoolError::Damaged { .. } | SpoolError::Gone(_) => {
             // The path is the operator's business, not the caller's.
             tracing::error!(%error, "round files");
             Status::internal(

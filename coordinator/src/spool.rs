@@ -1,10 +1,10 @@
-//! The perishable files of open rounds: sealed shares, masked uploads, revealed shares. One folder a
-//! round, erased when it ends. Nothing here is secret from the coordinator, and none of it outlives
+//! The perishable files of open rounds: sealed shares, masked uploads and their running sum, revealed
+//! shares. One folder a round, erased when it ends. Nothing here is secret from the coordinator, and none of it outlives
 //! the round: the journal keeps the digests.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -32,6 +32,10 @@ pub enum SpoolError {
     TooLong { limit: u64 },
     #[error("an upload of this round has {expected} bytes, but {given} arrived")]
     Incomplete { given: u64, expected: u64 },
+    #[error(
+        "the masked upload of {0} is not in the round's files any more, and no running sum that holds it can be used"
+    )]
+    Gone(InstitutionId),
     #[error("{path} is damaged")]
     Damaged { path: PathBuf },
 }
@@ -47,8 +51,13 @@ pub struct Spool {
 }
 
 impl Spool {
+    /// Opens or creates it, and removes what a crash left unfinished.
     pub fn open(dir: &Path) -> Result<Self, SpoolError> {
         durable::create_dir(dir).map_err(at(dir))?;
+        for round in fs::read_dir(dir).map_err(at(dir))? {
+            let round = round.map_err(at(dir))?.path();
+            durable::remove_unfinished(&round).map_err(at(&round))?;
+        }
         Ok(Self { dir: dir.to_owned() })
     }
 
@@ -89,8 +98,14 @@ pub struct RoundFiles {
 }
 
 impl RoundFiles {
-    fn upload_path(&self, from: &InstitutionId) -> PathBuf {
+    /// Where an institution's masked upload lies.
+    pub fn upload_path(&self, from: &InstitutionId) -> PathBuf {
         self.dir.join(format!("upload-{from}"))
+    }
+
+    /// Where the running sum lies, once it took the place of uploads.
+    pub fn accumulator_path(&self) -> PathBuf {
+        self.dir.join("accumulator")
     }
 
     /// Keeps the dealing that `header` signs, under its digest, so that a second one never takes
@@ -136,54 +151,30 @@ impl RoundFiles {
         }
     }
 
-    /// Appends to an upload of `limit` bytes. Not durable before [`RoundFiles::finish_upload`].
-    pub fn append_upload(
-        &self,
-        from: &InstitutionId,
-        offset: u64,
-        bytes: &[u8],
-        limit: u64,
-    ) -> Result<(), SpoolError> {
+    /// Opens an upload of `length` bytes to go on with it; what is there already is hashed. Only one
+    /// may be open at a time.
+    pub fn open_upload(&self, from: &InstitutionId, length: u64) -> Result<UploadFile, SpoolError> {
         let path = self.upload_path(from);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at(&path))?;
-        let expected = file.seek(SeekFrom::End(0)).map_err(at(&path))?;
-        if offset != expected {
-            return Err(SpoolError::Offset { given: offset, expected });
-        }
-        if expected + bytes.len() as u64 > limit {
-            return Err(SpoolError::TooLong { limit });
-        }
-        faults::write_all(&mut file, bytes, "write upload").map_err(at(&path))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(at(&path))?;
+        let mut hasher = Hasher::new();
+        let mut received = 0;
+        read_chunks(&mut file, |chunk| {
+            hasher.update(chunk);
+            received += chunk.len() as u64;
+        })
+        .map_err(at(&path))?;
+        Ok(UploadFile { path, file, hasher, received, length })
     }
 
-    /// Makes a complete upload durable and gives its SHA-256. An upload that does not hash to
-    /// `announced` is erased, so that its sender can start again.
-    pub fn finish_upload(
-        &self,
-        from: &InstitutionId,
-        expected: u64,
-        announced: &Digest,
-    ) -> Result<Digest, SpoolError> {
+    /// Deletes an upload that is not needed any more.
+    pub fn remove_upload(&self, from: &InstitutionId) -> Result<(), SpoolError> {
         let path = self.upload_path(from);
-        let given = self.received(from)?;
-        if given != expected {
-            return Err(SpoolError::Incomplete { given, expected });
+        match faults::step("remove summed upload", || fs::remove_file(&path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(at(&path)),
         }
-        let file = File::open(&path).map_err(at(&path))?;
-        faults::step("sync upload", || file.sync_all()).map_err(at(&path))?;
-        durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
-        let mut hasher = Hasher::new();
-        read_chunks(file, |chunk| hasher.update(chunk)).map_err(at(&path))?;
-        let digest = hasher.finish();
-        if digest != *announced {
-            faults::step("remove upload", || fs::remove_file(&path)).map_err(at(&path))?;
-        }
-        Ok(digest)
     }
 
     /// Calls `visit` with an upload, chunk by chunk; every chunk but the last has whole words.
@@ -193,12 +184,64 @@ impl RoundFiles {
         visit: impl FnMut(&[u8]),
     ) -> Result<(), SpoolError> {
         let path = self.upload_path(from);
-        let file = File::open(&path).map_err(at(&path))?;
-        read_chunks(file, visit).map_err(at(&path))
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(SpoolError::Gone(from.clone()));
+            }
+            other => other.map_err(at(&path))?,
+        };
+        read_chunks(&mut file, visit).map_err(at(&path))
     }
 }
 
-fn read_chunks(mut file: File, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+/// An upload on its way in: the file, and the hash of what is in it.
+pub struct UploadFile {
+    path: PathBuf,
+    file: File,
+    hasher: Hasher,
+    received: u64,
+    length: u64,
+}
+
+impl UploadFile {
+    /// Appends the bytes for `offset`. Not durable before [`UploadFile::finish`]; after an error of
+    /// the disk it has to be opened again.
+    pub fn append(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SpoolError> {
+        if offset != self.received {
+            return Err(SpoolError::Offset { given: offset, expected: self.received });
+        }
+        let end = self.received + bytes.len() as u64;
+        if end > self.length {
+            return Err(SpoolError::TooLong { limit: self.length });
+        }
+        faults::write_all(&mut self.file, bytes, "write upload").map_err(at(&self.path))?;
+        self.hasher.update(bytes);
+        self.received = end;
+        Ok(())
+    }
+
+    /// Makes a complete upload durable and gives its SHA-256. An upload that does not hash to
+    /// `announced` is erased, so that its sender can start again.
+    pub fn finish(self, announced: &Digest) -> Result<Digest, SpoolError> {
+        let Self { path, file, hasher, received, length } = self;
+        let on_disk = file.metadata().map_err(at(&path))?.len();
+        if received != length || on_disk != length {
+            return Err(SpoolError::Incomplete { given: on_disk, expected: length });
+        }
+        let digest = hasher.finish();
+        if digest == *announced {
+            faults::step("sync upload", || file.sync_data()).map_err(at(&path))?;
+            let dir = path.parent().unwrap_or(&path);
+            durable::sync_dir(dir).map_err(at(dir))?;
+        } else {
+            faults::step("remove upload", || fs::remove_file(&path)).map_err(at(&path))?;
+        }
+        Ok(digest)
+    }
+}
+
+/// Reads to the end; every chunk but the last has 1 MiB.
+fn read_chunks(file: &mut File, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
     let mut chunk = vec![0; 1 << 20];
     loop {
         let mut filled = 0;
@@ -228,27 +271,51 @@ mod tests {
     fn an_upload_grows_in_order_and_to_its_length_only() {
         let dir = tempfile::tempdir().unwrap();
         let (files, a) = files(dir.path());
-        files.append_upload(&a, 0, b"1234", 8).unwrap();
-        assert_eq!(files.received(&a).unwrap(), 4);
-        let skipped = files.append_upload(&a, 6, b"78", 8);
-        assert!(matches!(skipped, Err(SpoolError::Offset { given: 6, expected: 4 })));
-        let early = files.finish_upload(&a, 8, &Digest::of(b"12345678"));
-        assert!(matches!(early, Err(SpoolError::Incomplete { given: 4, expected: 8 })));
-        let long = files.append_upload(&a, 4, b"56789", 8);
-        assert!(matches!(long, Err(SpoolError::TooLong { limit: 8 })));
-        files.append_upload(&a, 4, b"5678", 8).unwrap();
         let digest = Digest::of(b"12345678");
-        assert_eq!(files.finish_upload(&a, 8, &digest).unwrap(), digest);
+        let mut file = files.open_upload(&a, 8).unwrap();
+        file.append(0, b"1234").unwrap();
+        assert_eq!(files.received(&a).unwrap(), 4);
+        let skipped = file.append(6, b"78");
+        assert!(matches!(skipped, Err(SpoolError::Offset { given: 6, expected: 4 })));
+        let early = file.finish(&digest);
+        assert!(matches!(early, Err(SpoolError::Incomplete { given: 4, expected: 8 })));
+        // What was there is hashed when it goes on.
+        let mut file = files.open_upload(&a, 8).unwrap();
+        let long = file.append(4, b"56789");
+        assert!(matches!(long, Err(SpoolError::TooLong { limit: 8 })));
+        file.append(4, b"5678").unwrap();
+        assert_eq!(file.finish(&digest).unwrap(), digest);
+        assert_eq!(files.open_upload(&a, 8).unwrap().finish(&digest).unwrap(), digest);
     }
 
     #[test]
     fn an_upload_with_another_hash_is_erased() {
         let dir = tempfile::tempdir().unwrap();
         let (files, a) = files(dir.path());
-        files.append_upload(&a, 0, b"1234", 4).unwrap();
-        let found = files.finish_upload(&a, 4, &Digest::of(b"other")).unwrap();
-        assert_eq!(found, Digest::of(b"1234"));
+        let mut file = files.open_upload(&a, 4).unwrap();
+        file.append(0, b"1234").unwrap();
+        assert_eq!(file.finish(&Digest::of(b"other")).unwrap(), Digest::of(b"1234"));
         assert_eq!(files.received(&a).unwrap(), 0);
+    }
+
+    #[test]
+    fn bytes_that_came_beside_the_hash_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, a) = files(dir.path());
+        let mut file = files.open_upload(&a, 4).unwrap();
+        file.append(0, b"1234").unwrap();
+        fs::write(files.upload_path(&a), b"12345").unwrap();
+        let refused = file.finish(&Digest::of(b"1234"));
+        assert!(matches!(refused, Err(SpoolError::Incomplete { given: 5, expected: 4 })));
+    }
+
+    #[test]
+    fn what_a_crash_left_unfinished_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _) = files(dir.path());
+        std::mem::forget(durable::Unfinished::create(&files.dir).unwrap());
+        Spool::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(&files.dir).unwrap().count(), 0);
     }
 
     #[test]

@@ -9,21 +9,27 @@ use collegium_shared::{
     crypto::Digest,
     protocol::{Metrics, Phase},
     roster::Registry,
-    tensors,
+    tensors::TensorFile,
 };
 
 use crate::{
-    aggregate::{self, Accumulator, AggregateError},
+    accumulator::Accumulator,
+    aggregate::{self, AggregateError},
     network::Network,
     round::Position,
-    spool::{Spool, SpoolError},
+    spool::Spool,
     task::{Candidate, Next, Opened},
 };
 
+/// Uploads that may stay on disk although they are summed, however long: a file for the sum of fewer
+/// would cost more than it frees.
+const KEPT_UPLOADS: u64 = 4;
+
 /// Something to compute.
 pub enum Work {
-    /// Add these complete uploads to the running sum.
-    Fold { accumulator: Accumulator, positions: Vec<Position> },
+    /// Add the uploads that are complete to the running sum of the round with this plan. None: as it
+    /// was left on disk, or a new one.
+    Fold { plan: Digest, accumulator: Option<Accumulator> },
     /// Take the masks off the sum and keep it as a blob.
     Open { accumulator: Accumulator },
     /// Make the public start.
@@ -36,7 +42,7 @@ pub enum Work {
 pub enum Done {
     /// The computation itself failed: a defect, or no memory.
     Failed,
-    Folded(Digest, Result<Accumulator, SpoolError>),
+    Folded(Digest, Result<Accumulator, AggregateError>),
     Opened(Digest, Result<Digest, AggregateError>),
     Initialised(Result<Candidate, AggregateError>),
     Digested(Box<Opened>, Result<Digested, AggregateError>),
@@ -56,14 +62,12 @@ pub fn pending(network: &Network, accumulator: &mut Option<Accumulator>) -> Opti
         if round.phase() < Phase::Upload {
             return None;
         }
-        let (plan, dimension) = (round.plan_digest(), round.plan().encoding.dimension());
+        let plan = round.plan_digest();
         // A round that ended without a sum leaves what was summed of it.
         accumulator.take_if(|sum| sum.plan() != plan);
-        let current = accumulator.get_or_insert_with(|| Accumulator::new(plan, dimension));
-        let missing = |p: &&Position| !current.included().contains(p);
-        let positions: Vec<Position> = round.uploads().keys().filter(missing).copied().collect();
-        return if !positions.is_empty() {
-            accumulator.take().map(|accumulator| Work::Fold { accumulator, positions })
+        let folded = |p: &Position| accumulator.as_ref().is_some_and(|a| a.included().contains(p));
+        return if !round.uploads().keys().all(folded) {
+            Some(Work::Fold { plan, accumulator: accumulator.take() })
         } else if round.phase() == Phase::Open {
             accumulator.take().map(|accumulator| Work::Open { accumulator })
         } else {
@@ -82,15 +86,15 @@ pub fn pending(network: &Network, accumulator: &mut Option<Accumulator>) -> Opti
 pub struct Workshop {
     pub blobs: Blobs,
     pub spool: Spool,
+    /// Bytes of uploads that stay on disk although they are summed; four of them always may.
+    pub kept: u64,
 }
 
 impl Workshop {
     /// Does it; runs on a worker thread.
     pub fn run(&self, work: Work, network: &Network, registry: Option<Arc<Registry>>) -> Done {
         match work {
-            Work::Fold { accumulator, positions } => {
-                Done::Folded(accumulator.plan(), self.fold(accumulator, &positions, network))
-            }
+            Work::Fold { plan, accumulator } => Done::Folded(plan, self.fold(accumulator, network)),
             Work::Open { accumulator } => {
                 Done::Opened(accumulator.plan(), self.open(accumulator, network))
             }
@@ -107,15 +111,27 @@ impl Workshop {
 
     fn fold(
         &self,
-        mut accumulator: Accumulator,
-        positions: &[Position],
+        accumulator: Option<Accumulator>,
         network: &Network,
-    ) -> Result<Accumulator, SpoolError> {
-        let Some(round) = network.open_round() else { return Ok(accumulator) };
+    ) -> Result<Accumulator, AggregateError> {
+        let round = network.open_round();
+        let round = round.ok_or(AggregateError::Inconsistent("there is no round to sum"))?;
         let files = self.spool.round(&round.plan().round)?;
-        for position in positions {
-            if let Some(header) = round.uploads().get(position) {
-                accumulator.fold(*position, &files, &header.body.institution)?;
+        let again = accumulator.is_none();
+        let mut accumulator = match accumulator {
+            Some(accumulator) => accumulator,
+            None => Accumulator::resume(round, &files)?,
+        };
+        for (position, header) in round.uploads() {
+            if accumulator.included().contains(position) {
+                continue;
+            }
+            accumulator.fold(*position, &header.body, &files, again)?;
+            if accumulator.kept_bytes() > self.kept.max(KEPT_UPLOADS * accumulator.upload_bytes())
+                && let Err(error) = accumulator.save(&files)
+            {
+                // Nothing is lost: the uploads are still there.
+                tracing::warn!(%error, "the running sum could not be saved");
             }
         }
         Ok(accumulator)
@@ -126,16 +142,13 @@ impl Workshop {
             return Err(AggregateError::Inconsistent("there is no round to open"));
         };
         let files = self.spool.round(&round.plan().round)?;
-        let mut sums = aggregate::open_sum(round, &files, accumulator)?;
         // Sizes matter only for segments without a value, which later stages alone can have.
         let none = architecture::Sizes { items: 0, competencies: 0 };
         let optimizer = &task.spec().hyper.optimizer;
         let mut empty = architecture::Sums::new();
         architecture::complete_sums(&mut empty, &round.plan().stage, optimizer, none);
-        for (name, values) in empty {
-            sums.entry(name).or_insert(values);
-        }
-        Ok(self.blobs.put(&tensors::write_sums(&sums)?)?)
+        let empty = empty.keys().map(String::as_str);
+        aggregate::open_sum(round, &files, accumulator, empty, &self.blobs)
     }
 
     fn layout(
@@ -156,7 +169,7 @@ impl Workshop {
         registry: Option<&Registry>,
     ) -> Result<Digested, AggregateError> {
         let task = network.task().ok_or(AggregateError::Inconsistent("there is no task"))?;
-        let sums = tensors::read_sums(&self.blobs.read(&opened.sum, aggregate::MAX_BLOB)?)?;
+        let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
         let metrics = match task.spec().architecture {
             Architecture::KtLogistic1 => Some(aggregate::metrics(&sums)?),
             Architecture::LoadTest1 => None,

@@ -128,6 +128,17 @@ impl Blobs {
         }
     }
 
+    /// The blob's file, at its start, and its length, if it has at most `limit` bytes: one pass over
+    /// it checked its hash. Takes little memory, however long the blob.
+    pub fn open_checked(&self, digest: &Digest, limit: u64) -> Result<(File, u64), BlobError> {
+        let (file, length) = self.open_blob(digest)?;
+        if length > limit {
+            return Err(BlobError::TooLarge { limit });
+        }
+        self.verify(digest)?;
+        Ok((file, length))
+    }
+
     /// Whether a blob of this name is here (its content is not checked).
     pub fn contains(&self, digest: &Digest) -> bool {
         self.path(digest).is_file()
@@ -258,9 +269,26 @@ mod tests {
         fs::write(blobs.path(&digest), b"mo_el").unwrap();
         assert!(matches!(blobs.read(&digest, 9), Err(BlobError::Damaged { .. })));
         assert!(matches!(blobs.verify(&digest), Err(BlobError::Damaged { .. })));
+        assert!(matches!(blobs.open_checked(&digest, 9), Err(BlobError::Damaged { .. })));
         blobs.put(b"model").unwrap();
         assert_eq!(blobs.read(&digest, 9).unwrap(), b"model");
         assert_eq!(blobs.verify(&digest).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_checked_blob_is_read_from_its_start() {
+        let (_dir, blobs) = store();
+        for length in [0, 1, PIECE, PIECE + 1] {
+            let bytes = vec![7; length];
+            let digest = blobs.put(&bytes).unwrap();
+            let (mut file, found) = blobs.open_checked(&digest, length as u64).unwrap();
+            let mut read = Vec::new();
+            file.read_to_end(&mut read).unwrap();
+            assert!(read == bytes && found == length as u64);
+        }
+        let digest = blobs.put(b"model").unwrap();
+        let refused = blobs.open_checked(&digest, 4);
+        assert!(matches!(refused, Err(BlobError::TooLarge { limit: 4 })));
     }
 
     #[test]

@@ -154,8 +154,8 @@ impl Encoding {
         for segment in &self.segments {
             let (own, after) = rest.split_at(segment.size());
             rest = after;
-            let unit = exp2(-segment.scale_log2);
-            let values = own.iter().map(|word| f64::from(word.cast_signed()) * unit).collect();
+            let mut values = vec![0.0; own.len()];
+            segment.decode_sum(own, &mut values);
             sums.insert(segment.name.clone(), values);
         }
         Ok(sums)
@@ -215,6 +215,15 @@ impl Encoder<'_> {
 impl Segment {
     fn size(&self) -> usize {
         self.len as usize
+    }
+
+    /// Reads any run of words of this segment of an opened sum into as many values, as
+    /// [`Encoding::decode_sum`] does for all.
+    pub fn decode_sum(&self, words: &[u32], values: &mut [f64]) {
+        let unit = exp2(-self.scale_log2);
+        for (value, word) in values.iter_mut().zip(words) {
+            *value = f64::from(word.cast_signed()) * unit;
+        }
     }
 
     fn check(&self, n_max: u32) -> Result<(), EncodeError> {

@@ -1,12 +1,20 @@
 //! Numbers as files: opened sums and models in the safetensors format. A sum holds one F64 tensor
-//! for each segment, a model one F32 tensor for each tensor of its layout.
+//! for each segment, a model one F32 tensor for each tensor of its layout. Whole files in memory are
+//! for small ones; [`TensorFile`] and [`store`] are for any length.
 
-use std::collections::BTreeMap;
+mod file;
+
+use std::{collections::BTreeMap, io};
 
 use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 use thiserror::Error;
 
-use crate::architecture::{Layout, Sums};
+use crate::{
+    architecture::{Layout, Sums},
+    blobs::BlobError,
+};
+
+pub use file::{Element, RUN, TensorFile, store};
 
 /// A file that is not the sum or the model that it should be.
 #[derive(Debug, Error)]
@@ -15,7 +23,7 @@ pub enum BadTensors {
     Format(#[from] SafeTensorError),
     #[error("tensor {name:?} has type {given:?}, expected {expected:?}")]
     Type { name: String, given: Dtype, expected: Dtype },
-    #[error("the model has no tensor {0:?}")]
+    #[error("there is no tensor {0:?}")]
     Missing(String),
     #[error("the model has {given} tensors, its layout has {expected}")]
     Count { given: usize, expected: usize },
@@ -23,6 +31,10 @@ pub enum BadTensors {
     Length { name: String, given: usize, expected: usize },
     #[error("tensor {0:?} holds a value that is not a finite number")]
     NotFinite(String),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("the file could not be read: {0}")]
+    Read(#[source] io::Error),
 }
 
 /// Writes an opened sum.

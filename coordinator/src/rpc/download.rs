@@ -1,0 +1,125 @@
+//! A blob on its way out, chunk by chunk. A chunk is read only when there is room for it, so a slow
+//! reader holds one chunk and no thread, and one that takes nothing is cut. Whoever was cut goes on
+//! at its offset.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use collegium_proto::{CHUNK, convert::DownloadPiece, v1};
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::blocking;
+
+/// How long a reader may take for one chunk.
+const STALL: Duration = Duration::from_secs(60);
+
+type Chunk = Result<v1::DownloadChunk, Status>;
+
+/// What a call answers with.
+pub(super) type Chunks = ReceiverStream<Chunk>;
+
+/// Sends `file` of `total` bytes from `offset` on.
+pub(super) fn stream(file: File, offset: u64, total: u64) -> Chunks {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(send(Arc::new(file), offset, total, sender));
+    ReceiverStream::new(receiver)
+}
+
+async fn send(file: Arc<File>, mut offset: u64, total: u64, sender: mpsc::Sender<Chunk>) {
+    loop {
+        let Some(room) = room(&sender).await else { return };
+        let file = Arc::clone(&file);
+        let read = blocking(move || read(&file, offset, total)).await;
+        let data = match read {
+            Ok(Ok(data)) => data,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "blob");
+                room.send(Err(Status::internal(
+                    "the coordinator cannot read this blob; its operator's log says why",
+                )));
+                return;
+            }
+            Err(status) => {
+                room.send(Err(status));
+                return;
+            }
+        };
+        offset = offset.saturating_add(data.len() as u64);
+        let last = data.is_empty() || offset >= total;
+        room.send(Ok(DownloadPiece { data: data.into(), total }.into()));
+        if last {
+            return;
+        }
+    }
+}
+
+/// Room for the next chunk; none if the reader went away or takes too long.
+async fn room(sender: &mpsc::Sender<Chunk>) -> Option<OwnedPermit<Chunk>> {
+    let room = tokio::time::timeout(STALL, sender.clone().reserve_owned()).await;
+    if room.is_err() {
+        tracing::debug!("a download stood still and was cut");
+    }
+    room.ok()?.ok()
+}
+
+/// The bytes from `offset` on, at most a chunk; none beyond the end.
+fn read(file: &File, offset: u64, total: u64) -> io::Result<Vec<u8>> {
+    let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(CHUNK);
+    let mut data = vec![0; left.min(CHUNK)];
+    file.read_exact_at(&mut data, offset)?;
+    Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    async fn whole(mut chunks: Chunks) -> (usize, Vec<u8>) {
+        let (mut count, mut bytes) = (0, Vec::new());
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk.unwrap().data);
+            count += 1;
+        }
+        (count, bytes)
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_sent_from_any_offset_in_chunks() {
+        let bytes: Vec<u8> = (0..2 * CHUNK + 5).map(|i| i.to_le_bytes()[1]).collect();
+        let total = bytes.len();
+        for (offset, chunks) in [(0, 3), (1, 3), (CHUNK, 2), (2 * CHUNK + 4, 1), (total, 1)] {
+            let sent = stream(file(&bytes), offset as u64, total as u64);
+            let (count, sent) = whole(sent).await;
+            assert!(count == chunks && sent == bytes[offset..], "from {offset}");
+        }
+        let (count, sent) = whole(stream(file(b""), 0, 0)).await;
+        assert!(count == 1 && sent.is_empty(), "an empty blob is one empty chunk");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_than_the_reader_takes() {
+        let bytes = vec![1; 5 * CHUNK];
+        let file = file(&bytes);
+        let shared = file.try_clone().unwrap();
+        let mut chunks = stream(file, 0, bytes.len() as u64);
+        assert!(chunks.next().await.unwrap().is_ok());
+        // All but the next chunk, which may have been read already, is changed before it is read.
+        shared.write_all_at(&vec![2; 3 * CHUNK], 2 * CHUNK as u64).unwrap();
+        let mut ends = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            ends.push(chunk.unwrap().data[CHUNK - 1]);
+        }
+        assert_eq!(ends[1..], [2, 2, 2]);
+    }
+}

@@ -1,0 +1,342 @@
+//! A masked vector on its way in. One stream of an institution writes at a time, and the newest is the
+//! one: an older stream, whose line may be dead, is cut between two pieces. A stream that drips is cut
+//! as well. Pieces are written and hashed off the async threads; nothing waits there for the network.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use collegium_proto::{convert::UploadPiece, v1};
+use collegium_shared::{
+    ids::{InstitutionId, RoundId},
+    protocol::{Phase, UploadHeader},
+    signed::Signed,
+};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch},
+    time::Instant,
+};
+use tokio_stream::StreamExt;
+use tonic::{Response, Status, Streaming};
+
+use super::{Rpc, blocking, driver_status, malformed_status, spool_status};
+use crate::{
+    driver::DriverError,
+    round::{Message, Refusal},
+    spool::{SpoolError, UploadFile},
+};
+
+/// In so much time of waiting for it, a stream has to bring [`LEAST`] bytes.
+const WINDOW: Duration = Duration::from_secs(30);
+const LEAST: u64 = 30 << 10;
+
+/// Whose turn it is to write, by institution.
+#[derive(Clone, Default)]
+pub(super) struct Uploads(Arc<Mutex<BTreeMap<InstitutionId, Line>>>);
+
+/// The streams of one institution.
+#[derive(Clone)]
+struct Line {
+    /// Counts them; only the newest goes on.
+    newest: Arc<watch::Sender<u64>>,
+    turn: Arc<AsyncMutex<()>>,
+}
+
+/// The right to write the institution's upload. Goes wherever its file goes, so that nobody writes
+/// beside a write that is still under way.
+struct Turn {
+    _held: OwnedMutexGuard<()>,
+    newest: watch::Receiver<u64>,
+    own: u64,
+}
+
+impl Uploads {
+    /// Cuts the institution's older streams and waits until none of them writes any more.
+    async fn take_over(&self, from: &InstitutionId) -> Result<Turn, Status> {
+        let line = {
+            let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = || Line { newest: Arc::new(watch::Sender::new(0)), turn: Arc::default() };
+            lines.entry(from.clone()).or_insert_with(new).clone()
+        };
+        let mut own = 0;
+        line.newest.send_modify(|count| {
+            *count += 1;
+            own = *count;
+        });
+        let mut newest = line.newest.subscribe();
+        tokio::select! {
+            held = line.turn.lock_owned() => {
+                Ok(Turn { _held: held, newest: newest.clone(), own })
+            }
+            () = overtaken(&mut newest, own) => Err(cut()),
+        }
+    }
+}
+
+/// Returns when a newer stream has begun.
+async fn overtaken(newest: &mut watch::Receiver<u64>, own: u64) {
+    if newest.wait_for(|count| *count != own).await.is_err() {
+        // The sender lives as long as the service; without it nobody overtakes.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn cut() -> Status {
+    Status::aborted("a newer stream of this institution took over this upload")
+}
+
+/// How fast a stream brings its bytes, counting only the time that it was waited for.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// How long may be waited for the next piece.
+    fn patience(&self) -> Duration {
+        WINDOW.saturating_sub(self.waited)
+    }
+
+    /// Counts a wait and what it brought; false if that is too slow.
+    fn keeps(&mut self, waited: Duration, bytes: u64) -> bool {
+        self.waited += waited;
+        self.bytes += bytes;
+        let over = self.waited >= WINDOW;
+        let kept = !over || self.bytes >= LEAST;
+        if over {
+            *self = Self::default();
+        }
+        kept
+    }
+}
+
+/// Where an upload goes.
+struct Target {
+    id: RoundId,
+    /// The exact length of an upload of this round.
+    bytes: u64,
+    /// The upload was accepted before.
+    taken: bool,
+}
+
+/// A stream's upload, open once something was written.
+struct Receiving {
+    file: Option<UploadFile>,
+    turn: Turn,
+}
+
+impl Rpc {
+    /// How many bytes of an institution's upload are here. Whoever asks is about to send the rest, so
+    /// an older stream ends first: the answer stays true.
+    pub(super) async fn received(&self, from: &InstitutionId, id: RoundId) -> Result<u64, Status> {
+        self.target(from, &id)?;
+        let turn = self.uploads.take_over(from).await?;
+        // What an older stream finished while this one waited counts.
+        let target = self.target(from, &id)?;
+        if target.taken {
+            return Ok(target.bytes);
+        }
+        let (spool, from) = (self.handle.workshop.spool.clone(), from.clone());
+        blocking(move || {
+            let _turn = turn;
+            spool.round(&id)?.received(&from)
+        })
+        .await?
+        .map_err(|error| spool_status(&error))
+    }
+
+    pub(super) async fn take_upload(
+        &self,
+        from: InstitutionId,
+        mut pieces: Streaming<v1::UploadChunk>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let turn = self.uploads.take_over(&from).await?;
+        let mut receiving = Receiving { file: None, turn };
+        let mut target: Option<Target> = None;
+        let mut pace = Pace::default();
+        loop {
+            let piece = next_piece(&mut pieces, &mut pace, &mut receiving.turn).await?;
+            let target = match (&mut target, &piece.round) {
+                (Some(target), None) => target,
+                (none @ None, Some(round)) => none.insert(self.target(&from, round)?),
+                _ => {
+                    return Err(Status::invalid_argument(
+                        "the first message names the round, and no other",
+                    ));
+                }
+            };
+            // A round that ended takes its files with it.
+            self.open_round(Some(&target.id))?;
+            if !piece.data.is_empty() {
+                receiving = self.append(&from, target, receiving, piece.offset, piece.data).await?;
+            }
+            if let Some(header) = piece.header {
+                return self.finish(from, target, receiving, header).await;
+            }
+        }
+    }
+
+    /// Where an upload goes, if this institution may upload now.
+    fn target(&self, from: &InstitutionId, id: &RoundId) -> Result<Target, Status> {
+        let published = self.open_round(Some(id))?;
+        let round =
+            published.network.open_round().ok_or_else(|| driver_status(&DriverError::NoRound))?;
+        let position = round.position(from).filter(|position| round.dealt().contains_key(position));
+        let position =
+            position.ok_or_else(|| driver_status(&Refusal::NotDealt(from.clone()).into()))?;
+        let taken = round.uploads().contains_key(&position);
+        if !taken && round.phase() != Phase::Upload {
+            let refusal = Refusal::WrongPhase { wants: Phase::Upload, is: round.phase() };
+            return Err(driver_status(&refusal.into()));
+        }
+        let bytes = 4 * round.plan().encoding.dimension() as u64;
+        Ok(Target { id: id.clone(), bytes, taken })
+    }
+
+    async fn append(
+        &self,
+        from: &InstitutionId,
+        target: &Target,
+        mut receiving: Receiving,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<Receiving, Status> {
+        if target.taken {
+            return Err(Status::failed_precondition(
+                "this upload is complete; send its header alone",
+            ));
+        }
+        let (spool, id, from, length) =
+            (self.handle.workshop.spool.clone(), target.id.clone(), from.clone(), target.bytes);
+        let appended = blocking(move || {
+            let mut file = match receiving.file.take() {
+                Some(file) => file,
+                None => spool.round(&id)?.open_upload(&from, length)?,
+            };
+            file.append(offset, &data)?;
+            Ok(Receiving { file: Some(file), turn: receiving.turn })
+        });
+        appended.await?.map_err(|error: SpoolError| spool_status(&error))
+    }
+
+    /// From here on the stream is not cut any more, not even when its sender goes away: what is on
+    /// its way to the journal must be decided before anybody else writes.
+    async fn finish(
+        &self,
+        from: InstitutionId,
+        target: &Target,
+        receiving: Receiving,
+        header: Signed<UploadHeader>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let rpc = self.clone();
+        let (id, length, taken) = (target.id.clone(), target.bytes, target.taken);
+        let finished = tokio::spawn(async move {
+            let Receiving { file, turn } = receiving;
+            let announced = header.body.upload;
+            let upload = if taken {
+                announced
+            } else {
+                let (spool, who) = (rpc.handle.workshop.spool.clone(), from.clone());
+                blocking(move || {
+                    let file = match file {
+                        Some(file) => file,
+                        None => spool.round(&id)?.open_upload(&who, length)?,
+                    };
+                    file.finish(&announced)
+                })
+                .await?
+                .map_err(|error| spool_status(&error))?
+            };
+            let answer = rpc.submit(from, Message::Upload { header, upload }).await;
+            drop(turn);
+            answer
+        });
+        finished.await.map_err(|_| Status::internal("the coordinator is shutting down"))?
+    }
+}
+
+/// The next message, unless the stream is too slow or overtaken.
+async fn next_piece(
+    pieces: &mut Streaming<v1::UploadChunk>,
+    pace: &mut Pace,
+    turn: &mut Turn,
+) -> Result<UploadPiece, Status> {
+    loop {
+        let begun = Instant::now();
+        let next = tokio::select! {
+            biased;
+            () = overtaken(&mut turn.newest, turn.own) => return Err(cut()),
+            next = tokio::time::timeout(pace.patience(), pieces.next()) => next,
+        };
+        let chunk = match next {
+            Ok(Some(chunk)) => Some(chunk?),
+            Ok(None) => {
+                return Err(Status::aborted("the upload ended without its header; resume it"));
+            }
+            Err(_) => None,
+        };
+        let bytes = chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
+        if !pace.keeps(begun.elapsed(), bytes) {
+            return Err(Status::deadline_exceeded("the upload is too slow; resume it"));
+        }
+        if let Some(chunk) = chunk {
+            return UploadPiece::try_from(chunk).map_err(|error| malformed_status(&error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_stream_that_drips_is_too_slow_and_one_that_pauses_is_not() {
+        let mut pace = Pace::default();
+        let drops = (0..).take_while(|_| pace.keeps(seconds(1), 1_000)).count();
+        assert_eq!(drops, 29, "1,000 bytes a second are below the floor");
+        let mut pace = Pace::default();
+        for _ in 0..10 {
+            assert!(pace.keeps(seconds(29), 0) && pace.keeps(seconds(1), 40_000));
+        }
+        assert!(!Pace::default().keeps(WINDOW, LEAST - 1));
+        assert!(Pace::default().keeps(WINDOW, LEAST));
+    }
+
+    #[test]
+    fn patience_is_what_is_left_of_the_window() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.patience(), WINDOW);
+        pace.keeps(seconds(10), 1);
+        assert_eq!(pace.patience(), seconds(20));
+        pace.keeps(seconds(20), LEAST);
+        assert_eq!(pace.patience(), WINDOW);
+    }
+
+    #[tokio::test]
+    async fn the_newest_stream_waits_for_the_older_and_cuts_it() {
+        let (uploads, a) = (Uploads::default(), "a".parse::<InstitutionId>().unwrap());
+        let mut first = uploads.take_over(&a).await.unwrap();
+        let waiting = |uploads: &Uploads| {
+            let (uploads, a) = (uploads.clone(), a.clone());
+            tokio::spawn(async move { uploads.take_over(&a).await })
+        };
+        let second = waiting(&uploads);
+        overtaken(&mut first.newest, first.own).await;
+        assert!(!second.is_finished(), "the older one still writes");
+        let third = waiting(&uploads);
+        let refused = second.await.unwrap().err().unwrap();
+        assert_eq!(refused.code(), tonic::Code::Aborted, "overtaken while it waited");
+        drop(first);
+        let third = third.await.unwrap().unwrap();
+        uploads.take_over(&"b".parse().unwrap()).await.unwrap();
+        assert_eq!(*third.newest.borrow(), third.own, "another institution has a line of its own");
+    }
+}
