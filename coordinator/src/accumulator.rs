@@ -114,8 +114,9 @@ impl Accumulator {
         let mut hasher = again.then(Hasher::new);
         files.read_upload(&header.institution, |piece| {
             let (words, odd) = piece.as_chunks::<WORD>();
-            fits &= odd.is_empty() && words.len() <= rest.len();
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(words.len().min(rest.len()));
+            let count = words.len().min(rest.len());
+            fits &= odd.is_empty() && words.len() == count;
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(count);
             for (sum, word) in own.iter_mut().zip(words) {
                 *sum = sum.wrapping_add(u32::from_le_bytes(*word));
             }

@@ -32,6 +32,7 @@ use collegium_shared::{
 };
 use prost::Message;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use tokio_stream::StreamExt;
 use tonic::{
     Code, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
@@ -185,6 +186,16 @@ impl Participant {
         let messages: Vec<v1::UploadChunk> =
             pieces.into_iter().map(|piece| self.recorded(piece.into())).collect();
         self.client.clone().upload(tokio_stream::iter(messages)).await.map(drop)
+    }
+
+    /// Sends the beginning of an upload and then nothing more, and leaves the stream open: what a line
+    /// that died on the way looks like. Returns when the coordinator has cut it.
+    pub async fn stall_upload(&self, round: &RoundId, bytes: &[u8]) -> Result<(), Status> {
+        let data = bytes.to_vec().into();
+        let piece = UploadPiece { round: Some(round.clone()), offset: 0, data, header: None };
+        let message = self.recorded(v1::UploadChunk::from(piece));
+        let open = tokio_stream::once(message).chain(tokio_stream::pending());
+        self.client.clone().upload(open).await.map(drop)
     }
 
     pub async fn send_vote(&self, vote: &Signed<Vote>) -> Result<(), Status> {

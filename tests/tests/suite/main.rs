@@ -23,4 +23,5 @@ mod secrecy_agents;
 mod sum;
 mod table;
 mod task_endings;
+mod uploads;
 mod votes;

@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use collegium_shared::{
     clock::Clock,
-    protocol::{Deadlines, Phase},
+    protocol::{Deadlines, Ending, Phase},
+};
+use collegium_tests::{
+    harness::eventually,
+    participant::Seat,
+    testbed::{LIMIT, Testbed},
 };
 
 use crate::{
@@ -97,4 +102,62 @@ async fn half_an_upload_survives_the_coordinators_death_or_is_sent_again() {
     let opened = bed.sum(0).await.unwrap();
     assert_eq!(opened.survivors.len(), 3);
     check(&opened, &seats);
+}
+
+/// Seven uploads are summed and kept; beyond four the running sum takes their place. The coordinator
+/// is killed then, and has no upload left to begin again with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_is_killed_after_it_deleted_uploads_opens_the_same_sum() {
+    let (bed, seats) = killed_after_uploads_were_deleted().await;
+    let seats = finish(seats).await;
+    let opened = bed.sum(0).await.unwrap();
+    assert_eq!(opened.survivors.len(), 7);
+    check(&opened, &seats);
+}
+
+/// The same with a flipped bit in the file of the running sum: the round ends, and says why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_running_sum_ends_the_round_with_the_reason() {
+    let (mut bed, mut seats) = killed_after_uploads_were_deleted().await;
+    bed.kill().unwrap();
+    let path = bed.round_dir(seats[0].attempt().unwrap().round()).join("accumulator");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() - 40;
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    bed.serve_apart().await.unwrap();
+    let Ending::Abandoned { reason } = bed.ending(0).await.unwrap() else {
+        panic!("there is no sum");
+    };
+    assert!(reason.contains("no running sum that holds it can be used"), "{reason}");
+    seats.clear();
+}
+
+/// A coordinator in a process of its own that was killed when five of seven had uploaded and their
+/// uploads were deleted, and serves again.
+async fn killed_after_uploads_were_deleted() -> (Testbed, Vec<Seat>) {
+    let (mut bed, mut seats) = table(7, 2, patient()).await;
+    bed.stop().await.unwrap();
+    let config = bed.coordinator_dir().join("coordinator.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let kept = text.replace("uploads_kept_mib = 64", "uploads_kept_mib = 0");
+    assert_ne!(kept, text, "the sample names the limit");
+    std::fs::write(&config, kept).unwrap();
+    bed.serve_apart().await.unwrap();
+    play(&mut seats, Phase::Ready).await;
+    play(&mut seats, Phase::Share).await;
+    play(&mut seats[..5], Phase::Upload).await;
+    let round = bed.round_dir(seats[0].attempt().unwrap().round());
+    let uploads = || {
+        let names = std::fs::read_dir(&round).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("upload-")).count()
+    };
+    eventually(LIMIT, "the running sum takes the place of five uploads", || {
+        let saved = round.join("accumulator").exists() && uploads() == 0;
+        Ok(saved.then_some(()))
+    })
+    .unwrap();
+    bed.kill().unwrap();
+    bed.serve_apart().await.unwrap();
+    (bed, seats)
 }
