@@ -3,6 +3,7 @@
 
 pub mod demo;
 pub mod dependencies;
+pub mod fixtures;
 pub mod harness;
 pub mod network;
 pub mod participant;

@@ -10,6 +10,7 @@ mod agents;
 mod commands;
 mod demo;
 mod enrolment;
+mod fixtures;
 mod limits;
 mod load_test;
 mod random;
