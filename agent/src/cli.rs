@@ -1,6 +1,8 @@
 //! `collegium-agent`: what the institution's people type. Parses, asks the daemon or opens the directory,
 //! prints; decides nothing.
 
+mod network;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -56,6 +58,8 @@ enum Command {
         /// The root's fingerprint, from the consortium and not from the coordinator.
         #[arg(long)]
         root_fingerprint: Digest,
+        #[command(flatten)]
+        network: network::NetworkArgs,
     },
     /// What this institution consents to.
     #[command(subcommand)]
@@ -178,8 +182,9 @@ fn is_bad_config(error: &anyhow::Error) -> bool {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Enroll { place, coordinator, token_file, root_fingerprint } => {
-            enroll(enrol::Request { dir: place.dir, coordinator, token_file, root_fingerprint })
+        Command::Enroll { place, coordinator, token_file, root_fingerprint, network } => {
+            let (dir, network) = (place.dir, network.network()?);
+            enroll(enrol::Request { dir, coordinator, token_file, root_fingerprint, network })
         }
         Command::Policy(PolicyCommand::Init { place }) => policy_init(&place.dir),
         Command::Data(command) => data(command),

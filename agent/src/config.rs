@@ -1,6 +1,8 @@
 //! `agent.toml`: what the institution's operator decides about this process. Read once at start;
 //! holds no secrets. What the institution consents to is `policy`'s.
 
+pub mod network;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,6 +15,8 @@ use collegium_shared::{
 use serde::Deserialize;
 use thiserror::Error;
 use tonic::transport::Uri;
+
+use network::Network;
 
 /// The file's name in the agent's directory; present means enrolled.
 pub const CONFIG_FILE: &str = "agent.toml";
@@ -63,6 +67,8 @@ pub struct Config {
     #[serde(default)]
     pub recommender: Recommender,
     #[serde(default)]
+    pub network: Network,
+    #[serde(default)]
     pub log: Log,
 }
 
@@ -109,12 +115,18 @@ impl Config {
             }
             *directory = dir.join(&directory);
         }
+        config.network.check().map_err(|reason| ConfigError::new(&path, reason))?;
+        config.network.complete(dir);
         Ok(config)
     }
 }
 
 /// The commented file that `enroll` writes.
-pub fn sample(coordinator: &CoordinatorUrl, institution: &InstitutionId) -> String {
+pub fn sample(
+    coordinator: &CoordinatorUrl,
+    institution: &InstitutionId,
+    network: &Network,
+) -> String {
     let Recommender { listen } = Recommender::default();
     format!(
         r#"# The Collegium agent of {institution}. Read at start; unknown keys are refused.
@@ -139,6 +151,7 @@ blobs = "blobs"
 [recommender]
 listen = "{listen}"
 
+{network}
 [log]
 # error, warn, info, debug, trace, or directives such as "info,collegium_agent=debug".
 level = "info"
@@ -146,6 +159,7 @@ level = "info"
 format = "text"
 "#,
         url = coordinator.as_str(),
+        network = network.sample(),
     )
 }
 
@@ -170,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_sample_says_what_the_defaults_are() {
-        let text = sample(&url("https://host:8470").unwrap(), &"school-a".parse().unwrap());
+        let (url, name) = (url("https://host:8470").unwrap(), "school-a".parse().unwrap());
+        let text = sample(&url, &name, &Network::default());
         let short = "coordinator = \"https://host:8470\"\ninstitution = \"school-a\"";
         assert_eq!(load(&text).unwrap(), load(short).unwrap());
     }
@@ -183,6 +198,11 @@ mod tests {
             ("[directories]\nvalut = \"v\"\n", "valut"),
             ("[directories]\nvault = \"\"\n", "empty"),
             ("[recommender]\nlisten = \"8471\"\n", "listen"),
+            ("[network]\ntrust = \"file\"\n", "ca_file"),
+            ("[network]\nca_file = \"ca.pem\"\n", "trust"),
+            ("[network]\nproxy = \"ftp://p:1\"\n", "proxy"),
+            ("[network]\nproxy_password_file = \"p\"\n", "network.proxy"),
+            ("[network]\nidentity = \"password\"\n", "identity"),
             ("[log]\nlevle = \"debug\"\n", "levle"),
         ];
         for (line, named) in cases {
@@ -190,6 +210,19 @@ mod tests {
             assert!(error.contains(named) && error.contains(CONFIG_FILE), "{line}: {error}");
         }
         assert!(load("coordinator = \"https://host\"").is_err());
+    }
+
+    #[test]
+    fn the_network_that_enrolment_was_told_of_is_written_and_read_again() {
+        let network = Network {
+            proxy: "http://proxy:3128".to_owned().try_into().unwrap(),
+            proxy_password_file: Some("/etc/proxy \"password\"".into()),
+            trust: network::Trust::File,
+            ca_file: Some("/etc/ca.pem".into()),
+            identity: network::Proof::Signature,
+        };
+        let (url, name) = (url("https://host:8470").unwrap(), "school-a".parse().unwrap());
+        assert_eq!(load(&sample(&url, &name, &network)).unwrap().network, network);
     }
 
     #[test]

@@ -20,12 +20,13 @@ use collegium_shared::{
 };
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
 use thiserror::Error;
-use tonic::{Code, Status, transport};
+use tonic::{Code, Status};
 use v1::enrolment_client::EnrolmentClient;
 
 use crate::{
-    config::{self, BadUrl, CONFIG_FILE, CoordinatorUrl},
+    config::{self, BadUrl, CONFIG_FILE, CoordinatorUrl, network::Network},
     identity::{self, IDENTITY_KEY, TLS_KEY, VAULT_KEY, with_causes},
+    link::{Credential, Route, RouteError},
     vault::{VaultError, VaultKey},
 };
 
@@ -46,6 +47,8 @@ pub struct Request {
     pub token_file: PathBuf,
     /// The consortium root's, from the consortium and not from the coordinator.
     pub root_fingerprint: Digest,
+    /// By which way the coordinator is reached; written into the new agent.toml.
+    pub network: Network,
 }
 
 /// What the institution tells the root's keeper, who compares it before signing the roster.
@@ -64,6 +67,8 @@ pub enum EnrolError {
     Coordinator(#[from] BadUrl),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Route(#[from] RouteError),
     #[error("the invitation holds no CA certificate that can be used; ask for a new invitation")]
     BadAuthority,
     #[error(
@@ -100,12 +105,14 @@ pub async fn enrol(request: &Request, now: Timestamp) -> Result<Enrolled, EnrolE
     }
     let setup = Setup::begin(&request.dir, CONFIG_FILE)?;
     let keys = Keys::create(setup.path(), &invitation.institution)?;
-    let reply = ask(&url, &invitation, &keys).await?;
+    let pinned = &invitation.ca_certificate;
+    let route = Route::new(&request.network, &url, pinned, Credential::None)?;
+    let reply = ask(&url, route.within(PATIENCE), &invitation, &keys).await?;
     let root = check(&reply, &keys, &invitation.institution, &request.root_fingerprint)?;
     documents::write(&setup.path().join(identity::ROOT), &RootPublic::new(*root.key()))?;
     let certs = setup.path().join("certs");
     durable::create_dir(&certs).map_err(|source| EnrolError::Io { path: certs, source })?;
-    let sample = config::sample(&url, &invitation.institution);
+    let sample = config::sample(&url, &invitation.institution, &request.network);
     for (name, text) in [
         (identity::CLIENT_CERTIFICATE, &reply.certificate),
         (identity::CA_CERTIFICATE, &invitation.ca_certificate),
@@ -150,6 +157,7 @@ impl Keys {
 /// a token that is already spent may have been lost.
 async fn ask(
     url: &CoordinatorUrl,
+    route: Route,
     invitation: &TokenFile,
     keys: &Keys,
 ) -> Result<v1::EnrolReply, EnrolError> {
@@ -166,13 +174,10 @@ async fn ask(
         url: url.as_str().to_owned(),
         reason: with_causes(error).to_string(),
     };
-    let endpoint = identity::connection(url, identity::pinned(&invitation.ca_certificate))
-        .map_err(|e: transport::Error| unreachable(&e))?
-        .timeout(PATIENCE);
     let mut tries = 1;
     loop {
-        let channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
-        let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MAX_REPLY);
+        let courier = route.connect().await.map_err(|e| unreachable(&e))?;
+        let mut client = EnrolmentClient::new(courier).max_decoding_message_size(MAX_REPLY);
         match client.enrol(message.clone()).await {
             Ok(reply) => return Ok(reply.into_inner()),
             Err(status) if broken(&status) && tries < TRIES => tries += 1,

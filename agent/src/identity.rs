@@ -2,9 +2,10 @@
 //! by `enrol`, read by everything that signs or connects. The identity key signs what the
 //! institution says in rounds; the TLS key only authenticates the channel.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, path::Path, sync::Arc};
 
 use collegium_shared::{
+    clock::Clock,
     crypto::{self, CryptoError, Digest, Secret, SigningKey},
     documents::{self, DocumentError, RootPublic},
     files::read_bounded,
@@ -12,10 +13,13 @@ use collegium_shared::{
     roster::{RootKey, RosterError},
 };
 use thiserror::Error;
-use tonic::transport::{self, Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem, prelude::FromDer};
 
-use crate::config::{Config, CoordinatorUrl};
+use crate::{
+    config::{Config, network::Proof},
+    link::{CallSigner, Credential, Route, RouteError},
+};
 
 pub(crate) const IDENTITY_KEY: &str = "keys/identity.key";
 pub(crate) const TLS_KEY: &str = "keys/tls.key.pem";
@@ -27,12 +31,6 @@ pub(crate) const ROOT: &str = "root.json";
 
 /// The most bytes of a certificate in PEM.
 pub(crate) const MAX_CERTIFICATE: usize = 64 << 10;
-
-/// How long a connection may take to be made, TCP and TLS together.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How often the connection is tried while nothing is sent, and how long the answer may take.
-const PING: Duration = Duration::from_secs(20);
-const PONG: Duration = Duration::from_secs(10);
 
 /// Why the agent does not know who it is.
 #[derive(Debug, Error)]
@@ -47,15 +45,15 @@ pub enum IdentityError {
     Io { path: String, source: std::io::Error },
     #[error("{0} is not text in PEM; restore the agent's directory from a backup, or enrol again")]
     NotPem(String),
-    #[error(
-        "the TLS material in keys/ and certs/ cannot be used: {0}; enrol again in a new directory"
-    )]
-    Tls(#[from] transport::Error),
+    #[error("{0} holds no certificate that can be read; restore it from a backup, or enrol again")]
+    NoCertificate(&'static str),
+    #[error(transparent)]
+    Route(#[from] RouteError),
 }
 
 /// The keys and certificates of one institution.
 pub struct Identity {
-    signing: SigningKey,
+    signing: Arc<SigningKey>,
     root: RootKey,
     tls_key: Secret<String>,
     certificate: String,
@@ -70,7 +68,7 @@ impl Identity {
         let not_pem = || IdentityError::NotPem(dir.join(TLS_KEY).display().to_string());
         let tls_key = std::str::from_utf8(tls_key.expose()).map_err(|_| not_pem())?;
         Ok(Self {
-            signing: SigningKey::load(&dir.join(IDENTITY_KEY))?,
+            signing: Arc::new(SigningKey::load(&dir.join(IDENTITY_KEY))?),
             root: RootKey::pinned(public.root, &public.fingerprint)?,
             tls_key: Secret::new(tls_key.to_owned()),
             certificate: read_pem(&dir.join(CLIENT_CERTIFICATE))?,
@@ -94,32 +92,28 @@ impl Identity {
     }
 }
 
-/// How the coordinator is called after enrolment: TLS with the client certificate, only the pinned
-/// CA, and pings that notice a dead connection.
-pub fn endpoint(config: &Config, identity: &Identity) -> Result<Endpoint, IdentityError> {
-    let client = transport::Identity::from_pem(&identity.certificate, identity.tls_key.expose());
-    let tls = pinned(&identity.ca).identity(client);
-    Ok(connection(&config.coordinator, tls)?)
+/// How the coordinator is called after enrolment: by the way that the configuration names, as the
+/// institution that the keys prove.
+pub fn route(config: &Config, identity: &Identity, clock: &Clock) -> Result<Route, IdentityError> {
+    let credential = match config.network.identity {
+        Proof::Certificate => Credential::Certificate(transport::Identity::from_pem(
+            &identity.certificate,
+            identity.tls_key.expose(),
+        )),
+        Proof::Signature => Credential::Signature(CallSigner {
+            key: Arc::clone(&identity.signing),
+            institution: config.institution.clone(),
+            coordinator: authority_digest(&identity.ca)
+                .ok_or(IdentityError::NoCertificate(CA_CERTIFICATE))?,
+            clock: clock.clone(),
+        }),
+    };
+    Ok(Route::new(&config.network, &config.coordinator, &identity.ca, credential)?)
 }
 
-/// TLS that believes `ca` alone.
-pub(crate) fn pinned(ca: &str) -> ClientTlsConfig {
-    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).timeout(CONNECT)
-}
-
-pub(crate) fn connection(
-    url: &CoordinatorUrl,
-    tls: ClientTlsConfig,
-) -> Result<Endpoint, transport::Error> {
-    let endpoint = Endpoint::from_shared(url.as_str().to_owned())?
-        .tls_config(tls)?
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(60)))
-        .http2_keep_alive_interval(PING)
-        .keep_alive_timeout(PONG)
-        .keep_alive_while_idle(true);
-    Ok(endpoint)
+/// SHA-256 of the first certificate in `pem`, in DER: by this a signed call names its coordinator.
+fn authority_digest(pem: &str) -> Option<Digest> {
+    parse_x509_pem(pem.as_bytes()).ok().map(|(_, block)| Digest::of(&block.contents))
 }
 
 /// Checks that `pem` is one certificate over the key `spki_der`, named after `institution`. Whether

@@ -3,12 +3,17 @@
 //!
 //! Each call has its own deadline and is safe to repeat: the coordinator acknowledges the same bytes
 //! again. What arrives is well formed (`collegium_proto::convert`) and not yet believed: signatures
-//! and sense are checked by the session. TLS is set up by whoever makes the [`Endpoint`].
+//! and sense are checked by the session. How the institution's network lets calls out is [`Route`]'s.
 
 mod backoff;
+mod connector;
+mod courier;
+mod proxy;
+mod route;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod trust;
 
 use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
@@ -26,14 +31,16 @@ use collegium_shared::{
     signed::Signed,
 };
 use thiserror::Error;
-use tonic::{
-    Code, Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Response, Status};
 
 pub use backoff::Backoff;
-pub use collegium_proto::convert::{Documents, Polled};
+pub use collegium_proto::convert::{Documents, Polled, Speaker};
+use courier::Courier;
+pub use courier::{CallSigner, Heard};
+pub use proxy::ProxyError;
+pub use route::{Credential, Route, RouteError};
 pub use transfer::Traffic;
+pub use trust::TrustError;
 
 /// How long one answer, or one piece of a download, may take.
 const CALL: Duration = Duration::from_secs(60);
@@ -123,20 +130,27 @@ async fn call<T>(
 /// when it is needed and made again when it breaks.
 #[derive(Clone)]
 pub struct Link {
-    federation: FederationClient<Channel>,
+    federation: FederationClient<Courier>,
     traffic: Arc<Traffic>,
+    heard: Arc<Heard>,
 }
 
 impl Link {
     /// Connects to nothing yet. Must be called inside a tokio runtime.
-    pub fn new(endpoint: Endpoint) -> Self {
-        let channel = endpoint.connect_lazy();
+    pub fn new(route: &Route) -> Self {
+        let courier = route.lazy();
         Self {
-            federation: FederationClient::new(channel)
+            traffic: Arc::default(),
+            heard: courier.heard(),
+            federation: FederationClient::new(courier)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
-            traffic: Arc::default(),
         }
+    }
+
+    /// What the coordinator says of itself.
+    pub fn heard(&self) -> Arc<Heard> {
+        Arc::clone(&self.heard)
     }
 
     /// What was uploaded through this link and its clones.

@@ -268,9 +268,9 @@ async fn drained(
 
 impl Runner {
     fn new(home: Arc<Home>, stop: Stop) -> anyhow::Result<Self> {
-        let endpoint = crate::identity::endpoint(&home.config, &home.identity)?;
-        let link = Link::new(endpoint);
-        let live = Arc::new(Live::new(link.traffic()));
+        let route = crate::identity::route(&home.config, &home.identity, &home.clock)?;
+        let link = Link::new(&route);
+        let live = Arc::new(Live::new(link.traffic(), link.heard(), route.proxy()));
         let registry = home.registry()?;
         let digest = home.book.read(|state| state.registry()).map(|in_force| in_force.digest);
         Ok(Self {

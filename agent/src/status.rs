@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     home::{Home, HomeError, unpoisoned},
-    link::Traffic,
+    link::{Heard, Speaker, Traffic},
     policy::{Policy, PolicyError},
     state::LastRefusal,
 };
@@ -27,6 +27,8 @@ use crate::{
 pub struct Live {
     contact: Mutex<Contact>,
     traffic: Arc<Traffic>,
+    heard: Arc<Heard>,
+    proxy: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -37,9 +39,9 @@ struct Contact {
 }
 
 impl Live {
-    /// `traffic` is the link's.
-    pub fn new(traffic: Arc<Traffic>) -> Self {
-        Self { contact: Mutex::default(), traffic }
+    /// `traffic` and `heard` are the link's, `proxy` its route's.
+    pub fn new(traffic: Arc<Traffic>, heard: Arc<Heard>, proxy: Option<String>) -> Self {
+        Self { contact: Mutex::default(), traffic, heard, proxy }
     }
 
     /// The coordinator answered.
@@ -97,6 +99,12 @@ pub struct TrafficStatus {
 #[derive(Clone, Debug, Serialize)]
 pub struct CoordinatorStatus {
     pub url: String,
+    /// `HOST:PORT` of the proxy that leads there.
+    pub proxy: Option<String>,
+    /// The protocol that it speaks, as `MAJOR.MINOR`, and its program's version; not known before its
+    /// first answer.
+    pub protocol: Option<String>,
+    pub version: Option<String>,
     /// Not known while the daemon does not run.
     pub reachable: Option<bool>,
     pub last_contact: Option<Timestamp>,
@@ -180,7 +188,7 @@ impl Status {
             institution: home.institution().clone(),
             fingerprint: home.identity.fingerprint(),
             state: activity(contact.as_ref(), roster.as_ref(), round.is_some()),
-            coordinator: coordinator(home.config.coordinator.as_str(), contact),
+            coordinator: coordinator(home.config.coordinator.as_str(), contact, live),
             roster,
             policy: match Policy::load(home.dir()) {
                 Ok(_) => PolicyStatus::Present,
@@ -209,8 +217,12 @@ fn activity(contact: Option<&Contact>, roster: Option<&RosterStatus>, in_round: 
     }
 }
 
-fn coordinator(url: &str, contact: Option<Contact>) -> CoordinatorStatus {
+fn coordinator(url: &str, contact: Option<Contact>, live: Option<&Live>) -> CoordinatorStatus {
     let url = url.to_owned();
+    let proxy = live.and_then(|live| live.proxy.clone());
+    let speaker = live.and_then(|live| live.heard.speaker());
+    let (protocol, version) =
+        speaker.map(|Speaker { protocol, build }| (protocol.to_string(), build)).unzip();
     let contact = contact.unwrap_or_default();
     let reachable = match &contact {
         Contact { failing: Some(_), .. } => Some(false),
@@ -218,7 +230,16 @@ fn coordinator(url: &str, contact: Option<Contact>) -> CoordinatorStatus {
         _ => None,
     };
     let (unreachable_since, error) = contact.failing.unzip();
-    CoordinatorStatus { url, reachable, last_contact: contact.last, unreachable_since, error }
+    CoordinatorStatus {
+        url,
+        proxy,
+        protocol,
+        version,
+        reachable,
+        last_contact: contact.last,
+        unreachable_since,
+        error,
+    }
 }
 
 impl fmt::Display for Activity {
@@ -240,7 +261,7 @@ impl fmt::Display for Status {
         line("institution", format!("{} (key {})", self.institution, self.fingerprint))?;
         line("state", self.state.to_string())?;
         let c = &self.coordinator;
-        line("coordinator", c.url.clone())?;
+        line("coordinator", coordinator_line(c))?;
         if let Some(last) = c.last_contact {
             line("last contact", last.to_string())?;
         }
@@ -262,6 +283,20 @@ impl fmt::Display for Status {
         }
         Ok(())
     }
+}
+
+fn coordinator_line(coordinator: &CoordinatorStatus) -> String {
+    let mut text = coordinator.url.clone();
+    if let Some(proxy) = &coordinator.proxy {
+        text += &format!(" through the proxy {proxy}");
+    }
+    if let Some(protocol) = &coordinator.protocol {
+        text += &format!(", protocol {protocol}");
+    }
+    if let Some(version) = coordinator.version.as_deref().filter(|version| !version.is_empty()) {
+        text += &format!(" (version {version})");
+    }
+    text
 }
 
 fn roster_line(roster: &RosterStatus) -> String {

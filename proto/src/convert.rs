@@ -22,9 +22,11 @@
 //! | `PollRequest`, `PollReply` | [`PollQuery`], [`Polled`] |
 //! | `DownloadRequest` | [`DownloadFrom`] |
 //! | `DocumentsReply` | [`Documents`] |
+//! | metadata of every call | [`Speaker`], [`CallProof`] |
 //!
 //! Enrolment comes from callers without an identity and is checked whole where it is decided.
 
+mod call;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ use collegium_shared::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+pub use call::{CallProof, Speaker, Version, has_one_message, no_content};
 pub use transfer::{DownloadFrom, DownloadPiece, UploadPiece};
 pub use view::{Documents, PollQuery, Polled};
 
@@ -93,6 +96,14 @@ pub enum Reason {
     Json(String),
     #[error("is no set of positions: {0}")]
     Positions(BadBitmap),
+    #[error("is not plain text")]
+    Text,
+    #[error("is not {0} bytes in hexadecimal")]
+    Hexadecimal(usize),
+    #[error("is not a time in milliseconds since 1970")]
+    Time,
+    #[error("is not a version such as 1.0")]
+    Version,
     #[error("is {0}, but this side speaks protocol {PROTOCOL}: update the older of the two")]
     Protocol(u32),
 }

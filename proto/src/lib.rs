@@ -11,8 +11,13 @@ pub mod v1 {
     tonic::include_proto!("collegium.v1");
 }
 
-/// The version of the wire protocol, sent in every first message.
+/// The version of the wire protocol, sent in every first message: its major number. Another one is
+/// refused.
 pub const PROTOCOL: u32 = 1;
+
+/// The minor number of that version, sent with every call. 1: calls say their version and may be
+/// signed.
+pub const MINOR: u32 = 1;
 
 /// The most bytes of a vector or blob in one message.
 pub const CHUNK: usize = 1 << 20;

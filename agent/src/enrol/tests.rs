@@ -23,7 +23,10 @@ use tonic::{
 use v1::enrolment_server::{Enrolment, EnrolmentServer};
 
 use super::*;
-use crate::{config::Config, identity::Identity};
+use crate::{
+    config::{Config, network::Proxy},
+    identity::Identity,
+};
 
 /// How the coordinator behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,6 +150,7 @@ impl Coordinator {
             coordinator: format!("https://127.0.0.1:{}", self.address.port()),
             token_file,
             root_fingerprint: self.root.fingerprint(),
+            network: Network { proxy: Proxy::Direct, ..Network::default() },
         }
     }
 
@@ -176,8 +180,8 @@ async fn enrolment_makes_keys_and_pins_the_root() {
     assert_eq!(*identity.root().key(), coordinator.root);
     let config = Config::load(&request.dir).unwrap();
     assert_eq!(config.institution, enrolled.institution);
-    let endpoint = identity::endpoint(&config, &identity).unwrap();
-    endpoint.connect().await.unwrap();
+    let route = identity::route(&config, &identity, &Clock::system()).unwrap();
+    route.connect().await.unwrap();
     for key in [IDENTITY_KEY, TLS_KEY, VAULT_KEY] {
         let mode = fs::metadata(request.dir.join(key)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{key}");

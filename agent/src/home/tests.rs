@@ -29,7 +29,7 @@ fn enrolled() -> tempfile::TempDir {
     }
     documents::write(&path("root.json"), &RootPublic::new(key().verifying_key())).unwrap();
     let url = "https://localhost:8470".to_owned().try_into().unwrap();
-    let sample = config::sample(&url, &"b".parse().unwrap());
+    let sample = config::sample(&url, &"b".parse().unwrap(), &Default::default());
     fs::write(path(CONFIG_FILE), sample).unwrap();
     dir
 }

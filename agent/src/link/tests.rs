@@ -102,7 +102,7 @@ impl Coordinator {
 }
 
 fn link_to(address: SocketAddr) -> Link {
-    Link::new(Endpoint::from_shared(format!("http://{address}")).unwrap())
+    Link::new(&Route::plain(format!("http://{address}").parse().unwrap()))
 }
 
 #[tonic::async_trait]
