@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tonic::transport::{self, Endpoint, Uri};
+use tonic::transport::{self, Endpoint};
 
 use super::{
     connector::Connector,
@@ -85,7 +85,7 @@ impl Route {
 
     /// Without TLS or a proxy.
     #[cfg(test)]
-    pub(super) fn plain(coordinator: Uri) -> Self {
+    pub(super) fn plain(coordinator: transport::Uri) -> Self {
         let endpoint = Endpoint::from(coordinator);
         Self { endpoint, connector: Connector::new(None), signer: None }
     }
