@@ -33,6 +33,8 @@ pub struct Config {
     #[serde(default = "default_patience")]
     poll_patience_seconds: u64,
     #[serde(default)]
+    pub listener: Listener,
+    #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub log: Log,
@@ -43,15 +45,26 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     connections: usize,
+    connections_per_institution: usize,
     strangers: usize,
+    strangers_per_address: usize,
     handshakes: usize,
+    handshakes_per_address: usize,
     uploads_kept_mib: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let listener::Limits { connections, strangers, handshakes, .. } = Default::default();
-        Self { connections, strangers, handshakes, uploads_kept_mib: 64 }
+        let limits = listener::Limits::default();
+        Self {
+            connections: limits.connections,
+            connections_per_institution: limits.connections_per_institution,
+            strangers: limits.strangers,
+            strangers_per_address: limits.strangers_per_address,
+            handshakes: limits.handshakes,
+            handshakes_per_address: limits.handshakes_per_address,
+            uploads_kept_mib: 64,
+        }
     }
 }
 
@@ -59,8 +72,11 @@ impl Limits {
     pub fn listener(&self) -> listener::Limits {
         listener::Limits {
             connections: self.connections,
+            connections_per_institution: self.connections_per_institution,
             strangers: self.strangers,
+            strangers_per_address: self.strangers_per_address,
             handshakes: self.handshakes,
+            handshakes_per_address: self.handshakes_per_address,
             ..listener::Limits::default()
         }
     }
@@ -69,6 +85,26 @@ impl Limits {
     pub fn uploads_kept(&self) -> u64 {
         u64::from(self.uploads_kept_mib) << 20
     }
+
+    fn has_zero(&self) -> bool {
+        let all = [
+            self.connections,
+            self.connections_per_institution,
+            self.strangers,
+            self.strangers_per_address,
+            self.handshakes,
+            self.handshakes_per_address,
+        ];
+        all.contains(&0)
+    }
+}
+
+/// Whom the port lets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listener {
+    /// Calls that an institution's identity key signed are taken without a client certificate.
+    pub signed_requests: bool,
 }
 
 fn default_patience() -> u64 {
@@ -105,7 +141,6 @@ impl Config {
                 .map_err(|_| format!("names: {name:?} is neither a host name nor an IP address"))?;
         }
         let bad_origin = |c: char| c.is_whitespace() || c.is_control() || c == '+';
-        let Limits { connections, strangers, handshakes, .. } = self.limits;
         if self.names.is_empty() {
             Err("names: give at least one, or agents cannot check the server".into())
         } else if self.origin.is_empty()
@@ -115,7 +150,7 @@ impl Config {
             Err("origin: use 1 to 255 characters without spaces and '+'".into())
         } else if !(1..=MAX_PATIENCE).contains(&self.poll_patience_seconds) {
             Err(format!("poll_patience_seconds: use 1 to {MAX_PATIENCE}"))
-        } else if connections == 0 || strangers == 0 || handshakes == 0 {
+        } else if self.limits.has_zero() {
             Err("limits: each must be at least 1".into())
         } else {
             Ok(())
@@ -127,7 +162,16 @@ impl Config {
 pub fn sample(listen: SocketAddr, origin: &str) -> String {
     let names: Vec<String> = default_names().iter().map(|name| format!("{name:?}")).collect();
     let names = names.join(", ");
-    let Limits { connections, strangers, handshakes, uploads_kept_mib } = Limits::default();
+    let Limits {
+        connections,
+        connections_per_institution,
+        strangers,
+        strangers_per_address,
+        handshakes,
+        handshakes_per_address,
+        uploads_kept_mib,
+    } = Limits::default();
+    let Listener { signed_requests } = Listener::default();
     format!(
         r#"# The Collegium coordinator. Read at start; unknown keys are refused.
 
@@ -144,12 +188,22 @@ origin = "{origin}"
 # How long a poll without news stays open. Lower it if a proxy cuts silent requests earlier.
 poll_patience_seconds = {patience}
 
+[listener]
+# Whether institutions behind a proxy that ends TLS may prove who they are by signing each call:
+# connections without a client certificate are then taken for more than enrolment.
+signed_requests = {signed_requests}
+
 [limits]
-# Open connections; of these, connections without a client certificate (enrolment); TLS handshakes
-# at the same time.
+# Open connections, and how many of them one institution may have.
 connections = {connections}
+connections_per_institution = {connections_per_institution}
+# Of these, connections without a client certificate (enrolment), and how many of them may come from
+# one address.
 strangers = {strangers}
+strangers_per_address = {strangers_per_address}
+# TLS handshakes at the same time, and how many of them with one address.
 handshakes = {handshakes}
+handshakes_per_address = {handshakes_per_address}
 # MiB of masked uploads of the open round that stay on disk although they are summed; above that, and
 # above four uploads, the running sum is written and they are deleted.
 uploads_kept_mib = {uploads_kept_mib}

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod enrol;
+pub mod gate;
 pub mod listener;
 pub mod network;
 pub mod root;

@@ -2,9 +2,11 @@
 //! hold a connection and for how long; never reads a request. A client certificate is optional
 //! here, because enrolment has none yet: what needs one asks [`peer`].
 
+mod admission;
+
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -28,7 +30,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +38,8 @@ use tonic::transport::server::Connected;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use crate::ca::{self, Ca, CaError, INSTITUTION_URI, ServerCertificate};
+pub use admission::Stay;
+use admission::{Counted, Counts, Handshake, Handshakes, source};
 
 /// Why the port cannot be opened.
 #[derive(Debug, Error)]
@@ -59,10 +63,16 @@ pub enum ListenerError {
 pub struct Limits {
     /// Open connections.
     pub connections: usize,
+    /// Of these, connections of one institution.
+    pub connections_per_institution: usize,
     /// Open connections without a client certificate, so that strangers cannot keep members out.
     pub strangers: usize,
+    /// Of these, connections from one address.
+    pub strangers_per_address: usize,
     /// TLS handshakes at the same time.
     pub handshakes: usize,
+    /// Of these, handshakes with one address.
+    pub handshakes_per_address: usize,
     /// How long a handshake may take.
     pub handshake_time: Duration,
     /// How long a connection without a client certificate may stay: enrolment is one call.
@@ -73,8 +83,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 2_048,
+            connections_per_institution: 16,
             strangers: 64,
+            strangers_per_address: 16,
             handshakes: 256,
+            handshakes_per_address: 128,
             handshake_time: Duration::from_secs(10),
             stranger_time: Duration::from_secs(60),
         }
@@ -90,11 +103,13 @@ pub struct Peer {
 }
 
 /// What is known of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ConnectionInfo {
     pub remote: SocketAddr,
     /// None without a client certificate.
     pub peer: Option<Peer>,
+    /// What holds a connection without one back.
+    pub stay: Option<Arc<Stay>>,
 }
 
 /// Who sent this request; none if the connection carries no client certificate.
@@ -198,8 +213,10 @@ pub async fn bind(
     let door = Arc::new(Door {
         tls: TlsAcceptor::from(tls),
         connections: Arc::new(Semaphore::new(limits.connections)),
+        members: Arc::new(Counts::new(limits.connections_per_institution)),
         strangers: Arc::new(Semaphore::new(limits.strangers)),
-        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+        strangers_by_address: Counts::new(limits.strangers_per_address),
+        handshakes: Handshakes::new(limits.handshakes, limits.handshakes_per_address),
         limits,
         ready,
     });
@@ -211,8 +228,10 @@ pub async fn bind(
 struct Door {
     tls: TlsAcceptor,
     connections: Arc<Semaphore>,
+    members: Arc<Counts<InstitutionId>>,
     strangers: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    strangers_by_address: Counts<IpAddr>,
+    handshakes: Handshakes,
     limits: Limits,
     ready: mpsc::Sender<io::Result<Connection>>,
 }
@@ -221,15 +240,18 @@ async fn accept_all(listener: TcpListener, door: Arc<Door>) {
     let mut pause = FIRST_PAUSE;
     loop {
         // While all handshakes are taken, newcomers wait in the kernel's queue.
-        let Ok(handshake) = Arc::clone(&door.handshakes).acquire_owned().await else { return };
+        let accepting = async {
+            door.handshakes.room().await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
             () = door.ready.closed() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accepting => accepted,
         };
         match accepted {
             Ok((stream, remote)) => {
                 pause = FIRST_PAUSE;
-                admit(&door, stream, remote, handshake);
+                admit(&door, stream, remote);
             }
             Err(error) if concerns_one_connection(&error) => {
                 tracing::debug!(%error, "a connection ended before it was accepted");
@@ -253,14 +275,18 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Starts the handshake of one connection, or drops it when too many are open.
-fn admit(door: &Arc<Door>, stream: TcpStream, remote: SocketAddr, slot: OwnedSemaphorePermit) {
+fn admit(door: &Arc<Door>, stream: TcpStream, remote: SocketAddr) {
     let Ok(permit) = Arc::clone(&door.connections).try_acquire_owned() else {
         tracing::warn!(%remote, limit = door.limits.connections, "too many connections: refused");
         return;
     };
+    let Some(slot) = door.handshakes.begin(source(remote), Instant::now()) else {
+        tracing::debug!(%remote, "too many handshakes with this address: refused");
+        return;
+    };
     let door = Arc::clone(door);
     tokio::spawn(async move {
-        let connection = handshake(&door, stream, remote, permit).await;
+        let connection = within(&slot, handshake(&door, stream, remote, permit)).await;
         drop(slot);
         match connection {
             // Nobody takes it any more: the server is shutting down.
@@ -268,6 +294,17 @@ fn admit(door: &Arc<Door>, stream: TcpStream, remote: SocketAddr, slot: OwnedSem
             Err(error) => tracing::debug!(%remote, %error, "no TLS connection"),
         }
     });
+}
+
+/// Gives up when others need the room.
+async fn within(
+    slot: &Handshake,
+    handshake: impl Future<Output = io::Result<Connection>>,
+) -> io::Result<Connection> {
+    tokio::select! {
+        result = handshake => result,
+        () = slot.cut() => Err(io::Error::other("cut short for others")),
+    }
 }
 
 async fn handshake(
@@ -292,19 +329,33 @@ async fn handshake(
                 .ok_or_else(|| io::Error::other("the certificate names no institution"))?,
         ),
     };
-    let stranger = match peer {
-        Some(_) => None,
-        None => Some(stranger(door)?),
+    let standing = match &peer {
+        Some(peer) => member(door, &peer.institution)?,
+        None => stranger(door, remote)?,
     };
-    let info = ConnectionInfo { remote, peer };
-    Ok(Connection { stream, info, stranger, _permit: permit })
+    let stay = match &standing {
+        Standing::Member { .. } => None,
+        Standing::Stranger { stay, .. } => Some(Arc::clone(stay)),
+    };
+    let info = ConnectionInfo { remote, peer, stay };
+    Ok(Connection { stream, info, standing, _permit: permit })
 }
 
-fn stranger(door: &Door) -> io::Result<Stranger> {
-    let permit = Arc::clone(&door.strangers)
-        .try_acquire_owned()
-        .map_err(|_| io::Error::other("too many connections without a client certificate"))?;
-    Ok(Stranger { until: Box::pin(sleep(door.limits.stranger_time)), _permit: permit })
+fn member(door: &Door, institution: &InstitutionId) -> io::Result<Standing> {
+    let counted = door.members.take(institution.clone());
+    counted.map(|_counted| Standing::Member { _counted }).ok_or_else(|| {
+        let limit = door.limits.connections_per_institution;
+        tracing::warn!(%institution, limit, "too many connections of one institution: refused");
+        io::Error::other("too many connections of this institution")
+    })
+}
+
+fn stranger(door: &Door, remote: SocketAddr) -> io::Result<Standing> {
+    let too_many = || io::Error::other("too many connections without a client certificate");
+    let address = door.strangers_by_address.take(source(remote)).ok_or_else(too_many)?;
+    let permit = Arc::clone(&door.strangers).try_acquire_owned().map_err(|_| too_many())?;
+    let stay = Arc::new(Stay::new(permit, address, Arc::clone(&door.members)));
+    Ok(Standing::Stranger { until: Box::pin(sleep(door.limits.stranger_time)), stay })
 }
 
 /// Reads whom our own authority named in a certificate that was verified before.
@@ -320,14 +371,16 @@ fn identify(der: &[u8]) -> Option<Peer> {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
-    stranger: Option<Stranger>,
+    standing: Standing,
     _permit: OwnedSemaphorePermit,
 }
 
-/// What holds back a connection without a client certificate.
-struct Stranger {
-    until: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
+/// Whether a connection may stay.
+enum Standing {
+    /// It may: it counts among its institution's.
+    Member { _counted: Counted<InstitutionId> },
+    /// Until its time is over, if nobody proves an identity over it before.
+    Stranger { until: Pin<Box<Sleep>>, stay: Arc<Stay> },
 }
 
 impl Connected for Connection {
@@ -341,8 +394,11 @@ impl Connected for Connection {
 impl Connection {
     /// Ready with an error once a stranger has stayed too long.
     fn poll_stay(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let Some(stranger) = &mut self.stranger else { return Poll::Pending };
-        ready!(stranger.until.as_mut().poll(cx));
+        let Standing::Stranger { until, stay } = &mut self.standing else { return Poll::Pending };
+        if stay.is_proved() {
+            return Poll::Pending;
+        }
+        ready!(until.as_mut().poll(cx));
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }

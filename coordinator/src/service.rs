@@ -5,12 +5,22 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use collegium_shared::{
     clock::{Clock, Timestamp},
-    control, durable,
+    control,
+    crypto::Digest,
+    durable,
     storage::{self, Ended, Storage},
 };
 use tokio::sync::watch;
 
-use crate::{admin::AdminRequest, ca::Ca, config::Config, driver::Driver, listener, rpc::Rpc};
+use crate::{
+    admin::AdminRequest,
+    ca::Ca,
+    config::Config,
+    driver::{Driver, Handle},
+    gate::{Gate, GateLayer},
+    listener,
+    rpc::Rpc,
+};
 
 /// How long calls that are under way may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -21,6 +31,17 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
 /// The longest frame: fewer, larger ones cost less, and other calls wait for one at most.
 const FRAME: u32 = 64 << 10;
+/// Calls at the same time over one connection; a proxy may carry several institutions over one.
+const MAX_STREAMS: u32 = 128;
+/// The most bytes of a call's metadata.
+const MAX_HEADERS: u32 = 16 << 10;
+
+/// What every call passes first.
+fn gate(config: &Config, handle: &Handle, clock: &Clock, ca: &Ca) -> GateLayer {
+    let names = vec![Digest::of(ca.certificate())];
+    let signed = config.listener.signed_requests;
+    GateLayer(Arc::new(Gate::new(handle.clone(), clock.clone(), names, signed)))
+}
 
 /// Where the control socket lies.
 pub fn control_socket(dir: &Path) -> std::path::PathBuf {
@@ -71,7 +92,9 @@ async fn serve_once(
     let config = Config::load(dir)?;
     let clock = Clock::system();
     let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
-    let tls = listener::tls_config(Arc::new(Ca::load(dir)?), config.names.clone(), clock)?;
+    let ca = Arc::new(Ca::load(dir)?);
+    let gate = gate(&config, &handle, &clock, &ca);
+    let tls = listener::tls_config(ca, config.names.clone(), clock)?;
     let (address, incoming) = listener::bind(config.listen, tls, config.limits.listener()).await?;
     let control = control::Listener::bind(&control_socket(dir)).await?;
     durable::write(&dir.join("run").join("address"), format!("{address}\n").as_bytes())
@@ -94,6 +117,9 @@ async fn serve_once(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .concurrency_limit_per_connection(32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .layer(gate)
         .add_service(enrolment)
         .add_service(federation)
         .serve_with_incoming_shutdown(incoming, asked(stopped));

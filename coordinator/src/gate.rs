@@ -1,0 +1,219 @@
+//! What every call passes before its message is decoded: whether both sides speak the same protocol,
+//! whether the caller has an identity at all, and how large and slow one message may be. Without an
+//! identity there is only enrolment, and nothing else is read. What a member may say is `rpc`'s.
+
+pub mod signatures;
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use collegium_proto::{
+    MAX_MESSAGE,
+    convert::{CallProof, Malformed, Speaker, has_one_message},
+};
+use collegium_shared::{clock::Clock, crypto::Digest};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use crate::{
+    driver::Handle,
+    listener::{ConnectionInfo, Peer},
+};
+use signatures::{SignatureError, Signatures};
+
+/// The most bytes of a request to enrol.
+pub const MAX_ENROLMENT: usize = 64 << 10;
+/// What gRPC puts before each message: a flag and its length.
+const GRPC_PREFIX: usize = 5;
+/// How long one message may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Calls that need no identity.
+const ENROLMENT: &str = "/collegium.v1.Enrolment/";
+
+/// How calls are let in.
+pub struct Gate {
+    handle: Handle,
+    clock: Clock,
+    /// None if calls without a client certificate are not taken.
+    signatures: Option<Mutex<Signatures>>,
+    /// Digests of our CA's certificate: by one of them a signed call names this coordinator.
+    names: Vec<Digest>,
+}
+
+impl Gate {
+    /// `signed_requests` lets calls in that are signed, over connections without a certificate.
+    pub fn new(handle: Handle, clock: Clock, names: Vec<Digest>, signed_requests: bool) -> Self {
+        let signatures = signed_requests.then(|| Mutex::new(Signatures::new(clock.now())));
+        Self { handle, clock, signatures, names }
+    }
+
+    /// The request as it may go on to be decoded.
+    async fn pass(&self, request: Request<Body>) -> Result<Request<Body>, Status> {
+        speaks_our_protocol(&request)?;
+        let (mut head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let info = head.extensions.get::<ConnectionInfo>().cloned();
+        let (limit, proof) = match &info {
+            _ if path.starts_with(ENROLMENT) => (MAX_ENROLMENT, None),
+            Some(ConnectionInfo { peer: Some(_), .. }) => (MAX_MESSAGE, None),
+            _ => (MAX_MESSAGE, Some(self.signed(&head.headers, &path, info.as_ref())?)),
+        };
+        if !has_one_message(&path) {
+            if let Some((_, info)) = proof {
+                head.extensions.insert(info);
+            }
+            return Ok(Request::from_parts(head, body));
+        }
+        let message = read(body, limit).await?;
+        if let Some((content, info)) = proof {
+            if Digest::of(&message) != content {
+                return Err(Status::unauthenticated("the message is not the one that was signed"));
+            }
+            head.extensions.insert(info);
+        }
+        Ok(Request::from_parts(head, Body::new(Full::new(message))))
+    }
+
+    /// Who signed this call: the digest of what was signed, and the connection as if the
+    /// institution's current certificate had come with it.
+    fn signed(
+        &self,
+        headers: &http::HeaderMap,
+        path: &str,
+        info: Option<&ConnectionInfo>,
+    ) -> Result<(Digest, ConnectionInfo), Status> {
+        let proof = CallProof::read(headers).map_err(|error| malformed(&error))?;
+        let (Some(proof), Some(info)) = (proof, info) else {
+            return Err(Status::unauthenticated(
+                "this call needs a client certificate: enrol first",
+            ));
+        };
+        let Some(signatures) = &self.signatures else {
+            return Err(Status::unauthenticated(
+                "this coordinator takes no signed calls; its operator can allow them: signed_requests in [listener] of coordinator.toml",
+            ));
+        };
+        let network = self.handle.published().network;
+        let enrolled = network.institutions().get(&proof.institution);
+        let key = enrolled.map(|enrolled| &enrolled.identity);
+        signatures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit(&proof, key, &self.names, path, self.clock.now())
+            .map_err(|error| refused(&error))?;
+        let enrolled = enrolled.ok_or_else(|| refused(&SignatureError::Signature))?;
+        let institution = proof.institution.clone();
+        if info.stay.as_ref().is_some_and(|stay| !stay.proved(&institution)) {
+            return Err(Status::resource_exhausted("this institution has too many connections"));
+        }
+        let peer = Some(Peer { institution, key_digest: enrolled.tls_key });
+        Ok((proof.content, ConnectionInfo { peer, ..info.clone() }))
+    }
+}
+
+/// Refuses another major version: the two would misunderstand each other.
+fn speaks_our_protocol(request: &Request<Body>) -> Result<(), Status> {
+    let caller = Speaker::read(request.headers()).map_err(|error| malformed(&error))?;
+    let own = own();
+    let newer = match caller.protocol.major.cmp(&own.protocol.major) {
+        std::cmp::Ordering::Equal => return Ok(()),
+        std::cmp::Ordering::Less => "agent",
+        std::cmp::Ordering::Greater => "coordinator",
+    };
+    Err(Status::failed_precondition(format!(
+        "this coordinator (version {}) speaks protocol {}, the agent (version {}) {}: update the {newer}",
+        own.build,
+        own.protocol,
+        if caller.build.is_empty() { "unknown" } else { &caller.build },
+        caller.protocol,
+    )))
+}
+
+fn own() -> Speaker {
+    Speaker::own(env!("CARGO_PKG_VERSION"))
+}
+
+/// One message of at most `limit` bytes, in reasonable time.
+async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
+    let body = Limited::new(body, limit + GRPC_PREFIX).collect();
+    match tokio::time::timeout(PATIENCE, body).await {
+        Ok(Ok(message)) => Ok(message.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Status::out_of_range(format!(
+            "the message has more than {limit} bytes, which is the most here"
+        ))),
+        Ok(Err(error)) => Err(Status::aborted(format!("the message broke off: {error}"))),
+        Err(_) => Err(Status::deadline_exceeded("the message did not arrive in time")),
+    }
+}
+
+fn malformed(error: &Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn refused(error: &SignatureError) -> Status {
+    let message = error.to_string();
+    match error {
+        SignatureError::TooOften => Status::resource_exhausted(message),
+        SignatureError::Old => Status::unavailable(message),
+        _ => Status::unauthenticated(message),
+    }
+}
+
+/// Puts the gate in front of the services.
+#[derive(Clone)]
+pub struct GateLayer(pub Arc<Gate>);
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { inner, gate: Arc::clone(&self.0) }
+    }
+}
+
+/// Services behind the gate.
+#[derive(Clone)]
+pub struct Gated<S> {
+    inner: S,
+    gate: Arc<Gate>,
+}
+
+impl<S> Service<Request<Body>> for Gated<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The service that was found ready answers; a clone of it waits for the next call.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let gate = Arc::clone(&self.gate);
+        Box::pin(async move {
+            let mut response = match gate.pass(request).await {
+                Ok(request) => inner.call(request).await?,
+                Err(status) => status.into_http(),
+            };
+            own().write(response.headers_mut());
+            Ok(response)
+        })
+    }
+}
