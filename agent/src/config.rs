@@ -69,6 +69,8 @@ pub struct Config {
     #[serde(default)]
     pub network: Network,
     #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
     pub log: Log,
 }
 
@@ -87,6 +89,29 @@ pub struct Directories {
 impl Default for Directories {
     fn default() -> Self {
         Self { vault: "vault".into(), journal: "journal".into(), blobs: "blobs".into() }
+    }
+}
+
+/// What the agent may use of this institution's resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// For masked vectors; 0 is no limit.
+    pub upload_kib_per_second: u32,
+    /// For models and other blobs; 0 is no limit.
+    pub download_kib_per_second: u32,
+}
+
+/// The slowest line that still carries a round, in KiB per second.
+const MIN_PACE: u32 = 32;
+
+impl Limits {
+    fn check(&self) -> Result<(), &'static str> {
+        let slow = |pace| (1..MIN_PACE).contains(&pace);
+        if slow(self.upload_kib_per_second) || slow(self.download_kib_per_second) {
+            return Err("limits: use 0 or at least 32 KiB per second in each direction");
+        }
+        Ok(())
     }
 }
 
@@ -115,7 +140,8 @@ impl Config {
             }
             *directory = dir.join(&directory);
         }
-        config.network.check().map_err(|reason| ConfigError::new(&path, reason))?;
+        let checked = config.network.check().and_then(|()| config.limits.check());
+        checked.map_err(|reason| ConfigError::new(&path, reason))?;
         config.network.complete(dir);
         Ok(config)
     }
@@ -128,6 +154,7 @@ pub fn sample(
     network: &Network,
 ) -> String {
     let Recommender { listen } = Recommender::default();
+    let Limits { upload_kib_per_second: up, download_kib_per_second: down } = Limits::default();
     format!(
         r#"# The Collegium agent of {institution}. Read at start; unknown keys are refused.
 
@@ -152,6 +179,12 @@ blobs = "blobs"
 listen = "{listen}"
 
 {network}
+# What the agent may use of this institution's resources.
+[limits]
+# KiB per second for masked vectors going out, and for models coming in; 0 is no limit.
+upload_kib_per_second = {up}
+download_kib_per_second = {down}
+
 [log]
 # error, warn, info, debug, trace, or directives such as "info,collegium_agent=debug".
 level = "info"
@@ -198,6 +231,7 @@ mod tests {
             ("[directories]\nvalut = \"v\"\n", "valut"),
             ("[directories]\nvault = \"\"\n", "empty"),
             ("[recommender]\nlisten = \"8471\"\n", "listen"),
+            ("[limits]\nupload_kib_per_second = 31\n", "at least 32"),
             ("[network]\ntrust = \"file\"\n", "ca_file"),
             ("[network]\nca_file = \"ca.pem\"\n", "trust"),
             ("[network]\nproxy = \"ftp://p:1\"\n", "proxy"),

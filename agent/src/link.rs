@@ -8,6 +8,7 @@
 mod backoff;
 mod connector;
 mod courier;
+mod pace;
 mod proxy;
 mod route;
 #[cfg(test)]
@@ -33,10 +34,13 @@ use collegium_shared::{
 use thiserror::Error;
 use tonic::{Code, Response, Status};
 
+use crate::config::Limits;
+
 pub use backoff::Backoff;
 pub use collegium_proto::convert::{Documents, Polled, Speaker};
 use courier::Courier;
 pub use courier::{CallSigner, Heard};
+use pace::Pace;
 pub use proxy::ProxyError;
 pub use route::{Credential, Route, RouteError};
 pub use transfer::Traffic;
@@ -133,13 +137,17 @@ pub struct Link {
     federation: FederationClient<Courier>,
     traffic: Arc<Traffic>,
     heard: Arc<Heard>,
+    up: Arc<Pace>,
+    down: Arc<Pace>,
 }
 
 impl Link {
     /// Connects to nothing yet. Must be called inside a tokio runtime.
-    pub fn new(route: &Route) -> Self {
+    pub fn new(route: &Route, limits: &Limits) -> Self {
         let courier = route.lazy();
         Self {
+            up: Arc::new(Pace::new(limits.upload_kib_per_second)),
+            down: Arc::new(Pace::new(limits.download_kib_per_second)),
             traffic: Arc::default(),
             heard: courier.heard(),
             federation: FederationClient::new(courier)

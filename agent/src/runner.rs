@@ -269,7 +269,7 @@ async fn drained(
 impl Runner {
     fn new(home: Arc<Home>, stop: Stop) -> anyhow::Result<Self> {
         let route = crate::identity::route(&home.config, &home.identity, &home.clock)?;
-        let link = Link::new(&route);
+        let link = Link::new(&route, &home.config.limits);
         let live = Arc::new(Live::new(link.traffic(), link.heard(), route.proxy()));
         let registry = home.registry()?;
         let digest = home.book.read(|state| state.registry()).map(|in_force| in_force.digest);

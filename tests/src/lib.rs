@@ -7,6 +7,7 @@ pub mod fixtures;
 pub mod harness;
 pub mod network;
 pub mod participant;
+pub mod proxies;
 pub mod simulator;
 #[cfg(test)]
 mod structure;

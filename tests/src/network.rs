@@ -149,6 +149,10 @@ impl Network {
     pub fn agent_command(&self, institution: &InstitutionId, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binaries.agent);
         command.args(words).arg("--dir").arg(self.agent_dir(institution));
+        // The proxy of whoever runs the tests does not lead to the loopback.
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
         command
     }
 
@@ -168,6 +172,17 @@ impl Network {
 
     /// Invites an institution and enrols its agent.
     pub fn enrol(&self, institution: &InstitutionId, legal_entity: &str) -> anyhow::Result<()> {
+        self.enrol_by(institution, legal_entity, &self.url(), &[])
+    }
+
+    /// The same by way of `url`, with more words on `enroll`'s command line.
+    pub fn enrol_by(
+        &self,
+        institution: &InstitutionId,
+        legal_entity: &str,
+        url: &str,
+        words: &[&str],
+    ) -> anyhow::Result<()> {
         let token = self.exchange().join(format!("{institution}.token"));
         let name = institution.as_str();
         self.run(
@@ -177,8 +192,9 @@ impl Network {
                 .arg(&token),
         )?;
         self.run(
-            self.agent_command(institution, &["enroll", "--coordinator", &self.url()])
+            self.agent_command(institution, &["enroll", "--coordinator", url])
                 .args(["--root-fingerprint", &self.root_fingerprint])
+                .args(words)
                 .arg("--token-file")
                 .arg(&token),
         )?;
@@ -242,7 +258,17 @@ impl Network {
     /// Starts an institution's agent and waits until it answers its command line: a command that
     /// finds no daemon yet opens the directory itself, and would stand in the daemon's way.
     pub fn start_agent(&mut self, institution: &InstitutionId) -> anyhow::Result<()> {
+        self.start_agent_in(institution, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_agent_in(
+        &mut self,
+        institution: &InstitutionId,
+        environment: &[(&str, String)],
+    ) -> anyhow::Result<()> {
         let mut command = self.agent_command(institution, &["run"]);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let ready = self.agent_dir(institution).join("run").join("control.sock");
         let process = start(institution.as_str(), &mut command, &self.logs(), &ready)?;
         self.agents.insert(institution.clone(), process);

@@ -233,6 +233,14 @@ impl Testbed {
         Ok(())
     }
 
+    /// The most memory that the coordinator's own process has held in RAM so far, in bytes.
+    pub fn peak_rss(&self) -> anyhow::Result<u64> {
+        match &self.server {
+            Some(Server::Apart(process)) => process.peak_rss(),
+            _ => bail!("the coordinator has no process of its own"),
+        }
+    }
+
     fn forget_address(&self) -> anyhow::Result<PathBuf> {
         let address = self.coordinator_dir().join("run").join("address");
         if address.exists() {

@@ -92,17 +92,26 @@ impl Coordinator {
 
     /// Serves on a port of its own and returns a link to it.
     async fn link(&self) -> Link {
+        link_to(self.serve().await)
+    }
+
+    /// Serves on a port of its own.
+    async fn serve(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = FederationServer::new(self.clone());
         let server = Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        link_to(address)
+        address
     }
 }
 
 fn link_to(address: SocketAddr) -> Link {
-    Link::new(&Route::plain(format!("http://{address}").parse().unwrap()))
+    link_within(address, &Limits::default())
+}
+
+fn link_within(address: SocketAddr, limits: &Limits) -> Link {
+    Link::new(&Route::plain(format!("http://{address}").parse().unwrap()), limits)
 }
 
 #[tonic::async_trait]
@@ -281,6 +290,27 @@ async fn an_upload_is_made_only_a_little_ahead_of_the_network() {
     link.upload(&round(), vector.len() as u64, source, &upload_header()).await.unwrap();
     assert!(coordinator.canned().arrived == vector);
     assert!(most_ahead.load(Ordering::Relaxed) <= 8 * CHUNK as u64);
+}
+
+#[tokio::test]
+async fn limits_slow_vectors_and_blobs_down_and_change_nothing_else() {
+    let (_dir, blobs) = store();
+    let coordinator = Coordinator::default();
+    let address = coordinator.serve().await;
+    let limits =
+        Limits { upload_kib_per_second: 256, download_kib_per_second: 512, ..Limits::default() };
+    let link = link_within(address, &limits);
+    let vector = noise(384 << 10);
+    let start = tokio::time::Instant::now();
+    link.upload(&round(), vector.len() as u64, pieces_of(&vector), &upload_header()).await.unwrap();
+    assert!(coordinator.canned().arrived == vector);
+    assert!(coordinator.canned().pieces.iter().all(|piece| *piece <= 64 << 10), "small pieces");
+    // Half a second's worth passes at once.
+    assert!(start.elapsed() >= Duration::from_millis(999), "{:?}", start.elapsed());
+    coordinator.canned().blob = noise(CHUNK);
+    let start = tokio::time::Instant::now();
+    link.download(&Digest::of(&noise(CHUNK)), 1 << 30, &blobs).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(1_499), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ use tokio::{
     },
     task::{self, JoinHandle},
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::{CALL, Link, LinkError, call, unreachable};
 
@@ -92,6 +92,8 @@ struct Production<S> {
     source: S,
     header: Signed<UploadHeader>,
     traffic: Arc<Traffic>,
+    /// The most bytes of one message.
+    most: usize,
 }
 
 impl<S, E> Production<S>
@@ -106,12 +108,15 @@ where
         pieces: &mpsc::Sender<v1::UploadChunk>,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         while self.offset < self.total {
-            let data = self.piece()?;
-            let length = data.len() as u64;
-            if !self.send(data, None, pieces) {
-                return Ok(());
+            let mut data = self.piece()?;
+            while !data.is_empty() {
+                let part = data.split_to(self.most.min(data.len()));
+                let length = part.len() as u64;
+                if !self.send(part, None, pieces) {
+                    return Ok(());
+                }
+                self.offset += length;
             }
-            self.offset += length;
         }
         let header = self.header.clone();
         self.send(Bytes::new(), Some(header), pieces);
@@ -172,7 +177,8 @@ impl Link {
         let header = header.clone();
         let round = Some(round.clone());
         let traffic = Arc::clone(&self.traffic);
-        let production = Production { round, offset, total, source, header, traffic };
+        let most = self.up.portion(CHUNK);
+        let production = Production { round, offset, total, source, header, traffic, most };
         let (pieces, made) = mpsc::channel(AHEAD);
         let (tell, mut told) = oneshot::channel();
         task::spawn_blocking(move || {
@@ -180,8 +186,16 @@ impl Link {
             // ended already.
             let _ = tell.send(production.run(&pieces));
         });
-        let deadline = CALL + Duration::from_secs((total - offset) / SLOWEST);
-        let stream = ReceiverStream::new(made);
+        let slowest = self.up.rate().map_or(SLOWEST, |rate| rate.min(SLOWEST));
+        let deadline = CALL + Duration::from_secs((total - offset) / slowest);
+        let up = Arc::clone(&self.up);
+        let stream = ReceiverStream::new(made).then(move |message| {
+            let up = Arc::clone(&up);
+            async move {
+                up.pass(message.data.len() as u64).await;
+                message
+            }
+        });
         let answer = call("upload", deadline, self.federation.clone().upload(stream)).await;
         match told.try_recv() {
             Ok(Err(error)) => Err(LinkError::Source(error)),
@@ -260,6 +274,8 @@ impl Link {
                 .map_err(|_| unreachable("the download stands still"))??
                 .ok_or_else(|| unreachable("the download ended early"))?;
             let data = progress.admit(DownloadPiece::try_from(message)?)?;
+            // While this waits, the coordinator sends no more than a window ahead.
+            self.down.pass(data.len() as u64).await;
             let done = progress.total == Some(progress.offset);
             if pieces.send(data).await.is_err() || done {
                 return Ok(());
