@@ -29,8 +29,8 @@ use crate::{
 };
 use signatures::{SignatureError, Signatures};
 
-/// The most bytes of a request to enrol.
-pub const MAX_ENROLMENT: usize = 64 << 10;
+/// The most bytes of a request to enrol, of which the certificate signing request may be 16 KiB.
+pub const MAX_ENROLMENT: usize = 24 << 10;
 /// What gRPC puts before each message: a flag and its length.
 const GRPC_PREFIX: usize = 5;
 /// How long one message may take to arrive.
@@ -215,5 +215,48 @@ where
             own().write(response.headers_mut());
             Ok(response)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collegium_proto::convert::Version;
+    use tonic::Code;
+
+    use super::*;
+
+    fn call_by(protocol: Option<Version>) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        if let Some(protocol) = protocol {
+            Speaker { protocol, build: "9.9.9".into() }.write(request.headers_mut());
+        }
+        request
+    }
+
+    #[test]
+    fn another_major_protocol_is_refused_with_what_to_update() {
+        let Version { major, minor } = Version::OWN;
+        let same = [Version { major, minor: 0 }, Version { major, minor: minor + 1 }];
+        for good in [None, Some(same[0]), Some(same[1])] {
+            assert!(speaks_our_protocol(&call_by(good)).is_ok(), "{good:?}");
+        }
+        for (major, update) in
+            [(major - 1, "update the agent"), (major + 1, "update the coordinator")]
+        {
+            let refused = speaks_our_protocol(&call_by(Some(Version { major, minor: 7 })));
+            let status = refused.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition);
+            let both = [format!("{major}.7"), Version::OWN.to_string(), "9.9.9".to_owned()];
+            assert!(both.iter().all(|words| status.message().contains(words)), "{status}");
+            assert!(status.message().ends_with(update), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_is_read_up_to_its_limit() {
+        let body = |length: usize| Body::new(Full::new(Bytes::from(vec![7; length])));
+        assert_eq!(read(body(10 + GRPC_PREFIX), 10).await.unwrap().len(), 15);
+        let status = read(body(11 + GRPC_PREFIX), 10).await.unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange);
     }
 }

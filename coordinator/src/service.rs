@@ -31,8 +31,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
 /// The longest frame: fewer, larger ones cost less, and other calls wait for one at most.
 const FRAME: u32 = 64 << 10;
-/// Calls at the same time over one connection; a proxy may carry several institutions over one.
-const MAX_STREAMS: u32 = 128;
+/// Calls that may be open at the same time over one connection; half of them may be worked on.
+const MAX_STREAMS: u32 = 64;
 /// The most bytes of a call's metadata.
 const MAX_HEADERS: u32 = 16 << 10;
 
