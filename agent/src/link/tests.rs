@@ -297,8 +297,7 @@ async fn limits_slow_vectors_and_blobs_down_and_change_nothing_else() {
     let (_dir, blobs) = store();
     let coordinator = Coordinator::default();
     let address = coordinator.serve().await;
-    let limits =
-        Limits { upload_kib_per_second: 256, download_kib_per_second: 512, ..Limits::default() };
+    let limits = Limits { upload_kib_per_second: 256, download_kib_per_second: 512 };
     let link = link_within(address, &limits);
     let vector = noise(384 << 10);
     let start = tokio::time::Instant::now();
