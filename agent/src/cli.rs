@@ -79,6 +79,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take part in no new round until `resume`; the round under way is finished.
+    Pause {
+        #[command(flatten)]
+        place: Place,
+        /// Why, for the status and the audit log; name no person.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Take part in rounds again.
+    Resume {
+        #[command(flatten)]
+        place: Place,
+    },
     /// Recommend items to a learner.
     Recommend {
         #[command(flatten)]
@@ -190,6 +203,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Data(command) => data(command),
         Command::Run { place } => serve(&place.dir),
         Command::Status { place, json } => ask(&place.dir, Request::Status, json),
+        Command::Pause { place, reason } => ask(&place.dir, Request::Pause { reason }, false),
+        Command::Resume { place } => ask(&place.dir, Request::Resume, false),
         Command::Recommend { place, learner, count, json } => {
             ask(&place.dir, Request::Recommend { learner, count }, json)
         }

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tonic::transport::Uri;
 
+use crate::limits::{self, Limits};
 use network::Network;
 
 /// The file's name in the agent's directory; present means enrolled.
@@ -92,29 +93,6 @@ impl Default for Directories {
     }
 }
 
-/// What the agent may use of this institution's resources.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// For masked vectors; 0 is no limit.
-    pub upload_kib_per_second: u32,
-    /// For models and other blobs; 0 is no limit.
-    pub download_kib_per_second: u32,
-}
-
-/// The slowest line that still carries a round, in KiB per second.
-const MIN_PACE: u32 = 32;
-
-impl Limits {
-    fn check(&self) -> Result<(), &'static str> {
-        let slow = |pace| (1..MIN_PACE).contains(&pace);
-        if slow(self.upload_kib_per_second) || slow(self.download_kib_per_second) {
-            return Err("limits: use 0 or at least 32 KiB per second in each direction");
-        }
-        Ok(())
-    }
-}
-
 /// The local recommender API.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -140,7 +118,7 @@ impl Config {
             }
             *directory = dir.join(&directory);
         }
-        let checked = config.network.check().and_then(|()| config.limits.check());
+        let checked = config.network.check();
         checked.map_err(|reason| ConfigError::new(&path, reason))?;
         config.network.complete(dir);
         Ok(config)
@@ -154,7 +132,6 @@ pub fn sample(
     network: &Network,
 ) -> String {
     let Recommender { listen } = Recommender::default();
-    let Limits { upload_kib_per_second: up, download_kib_per_second: down } = Limits::default();
     format!(
         r#"# The Collegium agent of {institution}. Read at start; unknown keys are refused.
 
@@ -179,12 +156,7 @@ blobs = "blobs"
 listen = "{listen}"
 
 {network}
-# What the agent may use of this institution's resources.
-[limits]
-# KiB per second for masked vectors going out, and for models coming in; 0 is no limit.
-upload_kib_per_second = {up}
-download_kib_per_second = {down}
-
+{limits}
 [log]
 # error, warn, info, debug, trace, or directives such as "info,collegium_agent=debug".
 level = "info"
@@ -193,6 +165,7 @@ format = "text"
 "#,
         url = coordinator.as_str(),
         network = network.sample(),
+        limits = limits::sample(),
     )
 }
 
@@ -238,6 +211,7 @@ mod tests {
             ("[network]\nproxy_password_file = \"p\"\n", "network.proxy"),
             ("[network]\nidentity = \"password\"\n", "identity"),
             ("[log]\nlevle = \"debug\"\n", "levle"),
+            ("[limits]\ntraining_windows = [\"noon\"]\n", "noon"),
         ];
         for (line, named) in cases {
             let error = load(&format!("{good}{line}")).unwrap_err().to_string();

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::task;
 
 use crate::{
+    availability::{self, Availability},
     evaluate::{self, Quality},
     home::{Home, unpoisoned},
     import::{self, Mapping},
@@ -43,6 +44,11 @@ pub enum Request {
         institution: Option<String>,
     },
     Summary,
+    /// Takes part in no new round until `Resume`.
+    Pause {
+        reason: Option<String>,
+    },
+    Resume,
 }
 
 /// The same answer twice: for people and for programs.
@@ -98,6 +104,8 @@ impl Desk {
                 desk.import(&file, &mapping, institution.as_deref())
             }
             Request::Summary => desk.summary(),
+            Request::Pause { reason } => desk.changed(availability::pause(&desk.home, reason)?),
+            Request::Resume => desk.changed(availability::resume(&desk.home)?),
         })
         .await?
     }
@@ -105,6 +113,22 @@ impl Desk {
     fn status(&self) -> anyhow::Result<Answer> {
         let status = Status::of(&self.home, self.live.as_deref())?;
         Ok(Answer { text: status.to_string(), json: serde_json::to_value(&status)? })
+    }
+
+    /// After a change of what this institution takes part in: the daemon looks at once.
+    fn changed(&self, availability: Availability) -> anyhow::Result<Answer> {
+        if let Some(live) = &self.live {
+            live.wake();
+        }
+        let mut text = format!("{:<15}{availability}\n", "rounds");
+        let open = self.home.book.read(|state| {
+            let session = state.history().session().filter(|session| !session.over());
+            session.map(|session| session.id().to_string())
+        });
+        if let Some(round) = open.filter(|_| !availability.is_available()) {
+            text += &format!("{:<15}{round} is finished first\n", "");
+        }
+        Ok(Answer { text, json: serde_json::to_value(&availability)? })
     }
 
     // --- Recommendations -----------------------------------------------------------------------

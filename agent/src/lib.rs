@@ -2,6 +2,7 @@
 //! sends masked updates only, and serves recommendations locally.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod availability;
 pub mod cli;
 pub mod config;
 pub mod desk;
@@ -11,6 +12,7 @@ pub mod home;
 pub mod identity;
 pub mod import;
 pub mod install;
+pub mod limits;
 pub mod link;
 pub mod model;
 pub mod policy;
@@ -25,3 +27,4 @@ pub mod state;
 pub mod status;
 pub mod trainer;
 pub mod vault;
+pub mod windows;

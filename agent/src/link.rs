@@ -20,12 +20,12 @@ use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
 use collegium_proto::{
     MAX_MESSAGE,
-    convert::{Malformed, PollQuery},
+    convert::{Instance, Malformed, PollQuery},
     v1::{self, federation_client::FederationClient},
 };
 use collegium_shared::{
     blobs::BlobError,
-    faults,
+    crypto, faults,
     ids::RoundId,
     protocol::{Phase, Ready, RevealHeader, ShareBody, ShareHeader, Vote},
     secagg::SharePiece,
@@ -34,7 +34,7 @@ use collegium_shared::{
 use thiserror::Error;
 use tonic::{Code, Response, Status};
 
-use crate::config::Limits;
+use crate::limits::Limits;
 
 pub use backoff::Backoff;
 pub use collegium_proto::convert::{Documents, Polled, Speaker};
@@ -139,6 +139,8 @@ pub struct Link {
     heard: Arc<Heard>,
     up: Arc<Pace>,
     down: Arc<Pace>,
+    /// Of this process, so that the coordinator tells a copy of this agent from the agent.
+    instance: Option<Instance>,
 }
 
 impl Link {
@@ -153,6 +155,7 @@ impl Link {
             federation: FederationClient::new(courier)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
+            instance: crypto::random().ok().map(Instance),
         }
     }
 
@@ -169,13 +172,15 @@ impl Link {
     /// Waits for news. Answers at once if `cursor` (from the last answer, empty at first) is out of
     /// date, else when something changes, or after the coordinator's patience with the same cursor
     /// and nothing else. `held` is the round whose lists the caller holds, and up to which phase;
-    /// they are left out of the view ([`collegium_shared::protocol::RoundView::complete_from`]).
+    /// they are left out of the view ([`collegium_shared::protocol::RoundView::complete_from`]). `away`
+    /// says that this institution accepts no new plan for now, so that no round waits for it.
     pub async fn poll(
         &self,
         cursor: &str,
         held: Option<(RoundId, Phase)>,
+        away: bool,
     ) -> Result<Polled, LinkError> {
-        let query = PollQuery { cursor: cursor.to_owned(), held };
+        let query = PollQuery { cursor: cursor.to_owned(), held, instance: self.instance, away };
         let request = v1::PollRequest::from(&query);
         let mut polled =
             Polled::try_from(call("poll", POLL, self.federation.clone().poll(request)).await?)?;

@@ -3,6 +3,7 @@
 //! met: the line breaks (pause, again), the coordinator asks for what is not allowed (one entry in the
 //! log, sit out), files of an attempt are damaged (leave it for good). Decides nothing about rounds.
 
+mod effort;
 mod models;
 mod part;
 
@@ -30,6 +31,7 @@ use collegium_shared::{
 use tokio::{sync::watch, task};
 
 use crate::{
+    availability::Availability,
     desk::Desk,
     home::{Home, HomeError},
     link::{Backoff, Link, LinkError, Polled},
@@ -137,6 +139,8 @@ pub struct Runner {
     cursor: String,
     held: Option<Arc<RoundView>>,
     trainer: Option<CachedTrainer>,
+    /// A new plan was passed over, or would have been.
+    away: bool,
     desk: Arc<Desk>,
 }
 
@@ -280,6 +284,7 @@ impl Runner {
             cursor: String::new(),
             held: None,
             trainer: None,
+            away: false,
             desk: Arc::new(Desk::new(Arc::clone(&home), Some(Arc::clone(&live)))),
             home,
             live,
@@ -318,13 +323,26 @@ impl Runner {
 
     /// Waits for news and does what they ask for.
     async fn turn(&mut self) -> Result<(), Failure> {
+        if Availability::of(&self.home).is_available() {
+            // What was passed over is looked at again.
+            if std::mem::take(&mut self.away) {
+                self.cursor.clear();
+            }
+        } else {
+            self.away = true;
+        }
         let held = self.held.as_ref().map(|view| (view.id().clone(), view.phase));
-        let polled = self.stop.or(self.link.poll(&self.cursor, held)).await?;
-        self.live.answered(self.home.clock.now());
+        let polled = tokio::select! {
+            polled = self.stop.or(self.link.poll(&self.cursor, held, self.away)) => polled?,
+            () = self.live.woken() => return Ok(()),
+        };
+        if self.live.answered(self.home.clock.now(), polled.notice.clone()) {
+            tracing::warn!(notice = polled.notice, "the coordinator says");
+        }
         if polled.cursor == self.cursor {
             return Ok(());
         }
-        let Polled { cursor, roster, release, round } = polled;
+        let Polled { cursor, roster, release, round, .. } = polled;
         if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
             self.fetch_documents().await?;
         }

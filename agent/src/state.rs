@@ -94,6 +94,12 @@ pub enum LocalEvent {
         manifest: Digest,
         reason: String,
     },
+    /// The operator takes part in no new round until `Resumed`.
+    Paused {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    Resumed,
 }
 
 /// A released model that was checked and is on disk.
@@ -122,6 +128,13 @@ pub struct LastRefusal {
     pub at: Timestamp,
 }
 
+/// The operator's pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    pub since: Timestamp,
+    pub reason: Option<String>,
+}
+
 /// The state of the agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentState {
@@ -143,6 +156,8 @@ pub struct AgentState {
     refused_plan: Option<Digest>,
     refused_reasons: BTreeSet<String>,
     last_refusal: Option<LastRefusal>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<Paused>,
 }
 
 impl AgentState {
@@ -190,6 +205,11 @@ impl AgentState {
             LocalEvent::ModelRefused { manifest, .. } => {
                 self.refused_models.insert(*manifest);
             }
+            LocalEvent::Paused { reason } => {
+                let since = self.paused.take().map_or(at, |paused| paused.since);
+                self.paused = Some(Paused { since, reason: reason.clone() });
+            }
+            LocalEvent::Resumed => self.paused = None,
         }
     }
 
@@ -256,6 +276,10 @@ impl AgentState {
     /// Whether this very refusal is in the log already.
     pub fn knows_refusal(&self, plan: &Digest, reason: &str) -> bool {
         self.refused_plan == Some(*plan) && self.refused_reasons.contains(reason)
+    }
+
+    pub fn paused(&self) -> Option<&Paused> {
+        self.paused.as_ref()
     }
 
     pub fn last_refusal(&self) -> Option<&LastRefusal> {
@@ -328,7 +352,10 @@ mod tests {
             },
             LocalEvent::ModelInstalled { model: installed(1) },
             LocalEvent::ModelInstalled { model: installed(2) },
-            LocalEvent::ModelRefused { manifest: digest, reason },
+            LocalEvent::ModelRefused { manifest: digest, reason: reason.clone() },
+            LocalEvent::Paused { reason: Some(reason) },
+            LocalEvent::Resumed,
+            LocalEvent::Paused { reason: None },
         ];
         let session = World::new().events_of_a_round();
         assert_eq!(session.len(), 10);
@@ -365,6 +392,7 @@ mod tests {
         assert_eq!(state.model().unwrap().0.version, 2);
         assert_eq!(state.previous().unwrap().version, 1);
         assert_eq!(state.newest_version("t"), Some(2));
+        assert!(state.paused().is_some_and(|paused| paused.reason.is_none()));
         let json = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<AgentState>(&json).unwrap(), state);
     }

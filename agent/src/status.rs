@@ -14,8 +14,10 @@ use collegium_shared::{
     roster::VerifiedRoster,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::{
+    availability::Availability,
     home::{Home, HomeError, unpoisoned},
     link::{Heard, Speaker, Traffic},
     policy::{Policy, PolicyError},
@@ -29,6 +31,8 @@ pub struct Live {
     traffic: Arc<Traffic>,
     heard: Arc<Heard>,
     proxy: Option<String>,
+    /// The operator changed something that the daemon must look at now.
+    woken: Notify,
 }
 
 #[derive(Clone, Default)]
@@ -36,17 +40,33 @@ struct Contact {
     last: Option<Timestamp>,
     /// Since when, and why, the coordinator cannot be reached.
     failing: Option<(Timestamp, String)>,
+    /// What the coordinator wants the operator to know.
+    notice: Option<String>,
 }
 
 impl Live {
     /// `traffic` and `heard` are the link's, `proxy` its route's.
     pub fn new(traffic: Arc<Traffic>, heard: Arc<Heard>, proxy: Option<String>) -> Self {
-        Self { contact: Mutex::default(), traffic, heard, proxy }
+        Self { contact: Mutex::default(), traffic, heard, proxy, woken: Notify::new() }
     }
 
-    /// The coordinator answered.
-    pub fn answered(&self, now: Timestamp) {
-        *unpoisoned(&self.contact) = Contact { last: Some(now), failing: None };
+    /// The coordinator answered, perhaps with something that the operator should know. True if that
+    /// is news.
+    pub fn answered(&self, now: Timestamp, notice: Option<String>) -> bool {
+        let mut contact = unpoisoned(&self.contact);
+        let news = notice.is_some() && notice != contact.notice;
+        *contact = Contact { last: Some(now), failing: None, notice };
+        news
+    }
+
+    /// Makes the daemon look at what the operator changed.
+    pub fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Waits until the operator changed something.
+    pub async fn woken(&self) {
+        self.woken.notified().await;
     }
 
     /// The coordinator did not answer, or not with sense. True if it did before.
@@ -66,6 +86,8 @@ pub enum Activity {
     CoordinatorUnreachable,
     EnrolledAwaitingRoster,
     InRound,
+    Paused,
+    OutsideWindows,
     Idle,
 }
 
@@ -79,6 +101,8 @@ pub struct Status {
     pub coordinator: CoordinatorStatus,
     pub roster: Option<RosterStatus>,
     pub policy: PolicyStatus,
+    /// Whether new rounds are joined, and if not, why.
+    pub availability: Availability,
     pub data: DataStatus,
     pub round: Option<RoundStatus>,
     pub model: Option<ModelStatus>,
@@ -110,6 +134,8 @@ pub struct CoordinatorStatus {
     pub last_contact: Option<Timestamp>,
     pub unreachable_since: Option<Timestamp>,
     pub error: Option<String>,
+    /// What the coordinator wants the operator to know.
+    pub notice: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -184,10 +210,15 @@ impl Status {
             });
             (round, model, state.last_refusal().cloned())
         });
+        let availability = Availability::of(home);
         Ok(Self {
             institution: home.institution().clone(),
             fingerprint: home.identity.fingerprint(),
-            state: activity(contact.as_ref(), roster.as_ref(), round.is_some()),
+            state: match activity(contact.as_ref(), roster.as_ref(), round.is_some()) {
+                Activity::Idle => idle(&availability),
+                busy => busy,
+            },
+            availability,
             coordinator: coordinator(home.config.coordinator.as_str(), contact, live),
             roster,
             policy: match Policy::load(home.dir()) {
@@ -217,6 +248,15 @@ fn activity(contact: Option<&Contact>, roster: Option<&RosterStatus>, in_round: 
     }
 }
 
+/// What an agent that could join a round does.
+fn idle(availability: &Availability) -> Activity {
+    match availability {
+        Availability::Available => Activity::Idle,
+        Availability::Paused { .. } => Activity::Paused,
+        Availability::OutsideWindows { .. } => Activity::OutsideWindows,
+    }
+}
+
 fn coordinator(url: &str, contact: Option<Contact>, live: Option<&Live>) -> CoordinatorStatus {
     let url = url.to_owned();
     let proxy = live.and_then(|live| live.proxy.clone());
@@ -229,16 +269,18 @@ fn coordinator(url: &str, contact: Option<Contact>, live: Option<&Live>) -> Coor
         Contact { last: Some(_), .. } => Some(true),
         _ => None,
     };
-    let (unreachable_since, error) = contact.failing.unzip();
+    let Contact { last: last_contact, failing, notice } = contact;
+    let (unreachable_since, error) = failing.unzip();
     CoordinatorStatus {
         url,
         proxy,
         protocol,
         version,
         reachable,
-        last_contact: contact.last,
+        last_contact,
         unreachable_since,
         error,
+        notice,
     }
 }
 
@@ -249,6 +291,8 @@ impl fmt::Display for Activity {
             Self::CoordinatorUnreachable => "coordinator unreachable",
             Self::EnrolledAwaitingRoster => "enrolled, awaiting roster",
             Self::InRound => "in a round",
+            Self::Paused => "paused",
+            Self::OutsideWindows => "outside the training windows",
             Self::Idle => "idle",
         })
     }
@@ -268,8 +312,12 @@ impl fmt::Display for Status {
         if let (Some(since), Some(error)) = (c.unreachable_since, &c.error) {
             line("unreachable", format!("since {since}: {error}"))?;
         }
+        if let Some(notice) = &c.notice {
+            line("notice", notice.clone())?;
+        }
         line("roster", self.roster.as_ref().map_or("none yet".into(), roster_line))?;
         line("policy", policy_line(&self.policy))?;
+        line("rounds", self.availability.to_string())?;
         let data = &self.data;
         let (rows, learners) = (data.rows, data.learners);
         line("data", format!("{rows} answers of {learners} learners, {} imports", data.imports))?;

@@ -24,7 +24,10 @@ use crate::{
     root,
     round::RoundEvent,
     task::{Task, TaskSpec},
+    waiting,
 };
+
+mod pause;
 
 pub use documents::MAX_DOCUMENT;
 
@@ -63,6 +66,11 @@ pub enum AdminRequest {
     StartTask {
         spec: Box<TaskSpec>,
     },
+    /// Lets no new round of the running task begin until `ResumeTask`.
+    PauseTask {
+        reason: Option<String>,
+    },
+    ResumeTask,
     Status,
 }
 
@@ -81,6 +89,8 @@ pub(crate) fn carry_out(
         AdminRequest::ImportRoster { document } => import_roster(driver, &document),
         AdminRequest::ImportRegistry { document } => import_registry(driver, &document),
         AdminRequest::StartTask { spec } => start_task(driver, *spec),
+        AdminRequest::PauseTask { reason } => pause::pause_task(driver, reason),
+        AdminRequest::ResumeTask => pause::resume_task(driver),
         AdminRequest::Status => Ok(Ok(status(driver))),
     }
 }
@@ -270,7 +280,7 @@ fn import_registry(
     Ok(Ok(json!({ "version": version, "competencies": competencies, "items": items })))
 }
 
-fn running(driver: &Driver) -> Option<&Task> {
+pub(crate) fn running(driver: &Driver) -> Option<&Task> {
     driver.state.network.task().filter(|task| task.ending().is_none())
 }
 
@@ -322,6 +332,8 @@ pub(crate) fn status(driver: &Driver) -> Value {
             "competencies": r.competencies.len(),
             "items": r.items.len(),
         })),
+        "presence": waiting::presence(driver),
+        "waiting": waiting::of(driver),
         "task": network.task().map(task_status),
         "round": network.open_round().map(|round| {
             let (done, expected) = round.progress();
@@ -331,6 +343,7 @@ pub(crate) fn status(driver: &Driver) -> Value {
                 "phase": round.phase(),
                 "done": done,
                 "waiting_for": expected.saturating_sub(done),
+                "silent": round.silent(),
                 "deadline": round.deadline(),
             })
         }),
@@ -357,6 +370,7 @@ fn task_status(task: &Task) -> Value {
         "excluded": task.excluded(),
         "start_metrics": task.baseline(),
         "release": task.releases().last(),
+        "paused": task.paused(),
         "ending": task.ending(),
     })
 }

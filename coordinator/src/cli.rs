@@ -196,6 +196,19 @@ enum TaskCommand {
         #[command(flatten)]
         home: Home,
     },
+    /// Begin no new round of the running task; the open one is finished.
+    Pause {
+        #[command(flatten)]
+        home: Home,
+        /// Why, for the status and the audit log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Begin rounds again.
+    Resume {
+        #[command(flatten)]
+        home: Home,
+    },
 }
 
 #[derive(Subcommand)]
@@ -254,6 +267,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Roster(command) => run_roster(command),
         Command::Registry(command) => run_registry(command),
         Command::Task(TaskCommand::Start { file, home }) => start_task(&home.dir, &file),
+        Command::Task(TaskCommand::Pause { home, reason }) => {
+            pause(&home.dir, AdminRequest::PauseTask { reason })
+        }
+        Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
         Command::Status { home, json } => status(&home.dir, json),
         Command::Audit(command) => run_audit(command),
         Command::Store(command) => store::run(command),
@@ -415,6 +432,17 @@ fn start_task(dir: &Path, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Asks for a pause or its end.
+fn pause(dir: &Path, request: AdminRequest) -> anyhow::Result<()> {
+    let answer = ask(dir, request)?;
+    let state = if answer["paused"].is_null() { "goes on" } else { "paused" };
+    say!("task           {} ({state})", answer["task"].as_str().unwrap_or_default());
+    if let Some(round) = answer["open_round"].as_str() {
+        say!("round          {round} is open");
+    }
+    Ok(())
+}
+
 fn status(dir: &Path, json: bool) -> anyhow::Result<()> {
     let answer = ask(dir, AdminRequest::Status)?;
     if json {
@@ -478,6 +506,21 @@ fn print_status(answer: &Value) {
                 );
             }
         }
+    }
+    let p = &answer["presence"];
+    line("present", format!("{} of {}", p["present"], p["expected"]));
+    for (key, name) in [("missing", "missing"), ("away", "paused")] {
+        let names: Vec<_> = p[key].as_array().into_iter().flatten().map(plain).collect();
+        if !names.is_empty() {
+            line(name, names.join(", "));
+        }
+    }
+    for copy in p["copies"].as_array().into_iter().flatten() {
+        let (who, at) = (plain(&copy[0]), plain(&copy[1]));
+        line("copy", format!("a second agent of {who} was turned away at {at}"));
+    }
+    if let Some(reason) = answer["waiting"].as_str() {
+        line("round", reason.to_owned());
     }
     if !answer["round"].is_null() {
         let r = &answer["round"];

@@ -13,16 +13,15 @@ use std::{
 };
 
 use collegium_shared::{
-    architecture, audit,
+    architecture,
     blobs::Blobs,
     clock::{Clock, Timestamp},
-    crypto::{Digest, SigningKey, VerifyingKey},
-    documents::SignedDocument,
+    crypto::{SigningKey, VerifyingKey},
     faults,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
     protocol::{Cohort, Ending, Manifest, Metrics, Phase, Plan},
-    roster::{Registry, RootKey, VerifiedRoster},
+    roster::{Registry, VerifiedRoster},
     signed::Signed,
     storage::{self, Ended, Storage},
 };
@@ -38,13 +37,16 @@ use crate::{
     config::Config,
     enrol::CheckedEnrolment,
     network::{Event, Network, NetworkEvent},
+    presence::Presence,
     round::{Admission, Message, Refusal, Round, RoundEvent},
     spool::Spool,
     store::{Snapshot, Store},
     task::{Next, Release, TaskEnding},
+    waiting,
     work::{self, Digested, Done, Workshop},
 };
 
+mod recovery;
 mod restored;
 
 /// Requests that wait for the owner at most; more callers wait in line.
@@ -102,6 +104,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
     pub workshop: Workshop,
+    /// Who is there.
+    pub presence: Presence,
 }
 
 impl Handle {
@@ -156,11 +160,17 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     worker: mpsc::Sender<Command>,
     pub(crate) workshop: Workshop,
+    pub(crate) presence: Presence,
+    /// What the task was last seen to wait for.
+    pub(crate) waiting: Option<String>,
     accumulator: Option<Accumulator>,
     working: bool,
     /// The open round when files were last erased.
     tidied: Option<Option<RoundId>>,
 }
+
+/// A plan, who is expected, and who of them is not waited for.
+type Draft = (Plan, BTreeSet<InstitutionId>, BTreeSet<InstitutionId>);
 
 /// Answers that wait until what they say is durable.
 type Replies = Vec<Box<dyn FnOnce() + Send>>;
@@ -176,7 +186,7 @@ impl Driver {
         let store = Store::open(&dir.join("view"))
             .inspect_err(|error| tracing::warn!(%error, "going on without the view"))
             .ok();
-        let (network, last_at) = recover(&log, store.as_ref())?;
+        let (network, last_at) = recovery::recover(&log, store.as_ref())?;
         let workshop = Workshop {
             blobs: Blobs::open(&dir.join("blobs"))?,
             spool: Spool::open(&dir.join("rounds"))?,
@@ -184,7 +194,13 @@ impl Driver {
         };
         let (worker, commands) = mpsc::channel(QUEUE);
         let (publish, published) = watch::channel(Published::default());
-        let handle = Handle { commands: worker.clone(), published, workshop: workshop.clone() };
+        let presence = Presence::new(clock.clone(), config.poll_patience());
+        let handle = Handle {
+            commands: worker.clone(),
+            published,
+            workshop: workshop.clone(),
+            presence: presence.clone(),
+        };
         let mut driver = Self {
             dir: dir.to_owned(),
             clock,
@@ -200,6 +216,8 @@ impl Driver {
             commands,
             worker,
             workshop,
+            presence,
+            waiting: None,
             accumulator: None,
             working: false,
             tidied: None,
@@ -246,6 +264,7 @@ impl Driver {
             let first = tokio::select! {
                 command = self.commands.recv() => command,
                 () = tokio::time::sleep(wait) => None,
+                () = self.presence.arrived() => None,
                 () = &mut shutdown => return Ok(()),
             };
             let mut replies = Replies::new();
@@ -350,15 +369,16 @@ impl Driver {
             let due = round.due(now);
             return due.map_or(Ok(false), |event| self.record(Event::Round(event)).map(|()| true));
         }
+        waiting::note(self);
         match self.state.network.task().and_then(|task| task.next()) {
             Some(Next::End(ending)) => {
                 self.record(Event::Network(NetworkEvent::TaskEnded { ending }))?;
                 Ok(true)
             }
             Some(Next::Round(stage)) => match self.draft(stage, now) {
-                Ok(Some((plan, expected))) => {
+                Ok(Some((plan, expected, away))) => {
                     let plan = Box::new(Signed::sign(plan, &self.key));
-                    self.record(Event::Round(RoundEvent::Planned { plan, expected }))?;
+                    self.record(Event::Round(RoundEvent::Planned { plan, expected, away }))?;
                     Ok(true)
                 }
                 Ok(None) => Ok(false),
@@ -417,68 +437,16 @@ impl Driver {
     }
 }
 
-/// The state after the whole journal: from the view if it can be used, else from the beginning.
-fn recover(log: &Log<Event>, store: Option<&Store>) -> Result<(Network, Timestamp), JournalError> {
-    let usable = |s: &Snapshot| {
-        let proof = log.history().consistency_proof(s.position, log.len()).ok().flatten();
-        let prefix = |proof: Vec<Digest>| {
-            audit::verify_consistency(s.position, &s.root, log.len(), &log.root(), &proof)
-        };
-        proof.is_some_and(prefix)
-    };
-    let (mut network, position) = match store.and_then(Store::load).filter(usable) {
-        Some(snapshot) => (snapshot.network, snapshot.position),
-        None => (Network::default(), 0),
-    };
-    let mut last_at = Timestamp::EPOCH;
-    log.replay(|index, entry| -> Result<(), JournalError> {
-        if index >= position {
-            network.apply(&entry.event, entry.at);
-        }
-        last_at = entry.at;
-        Ok(())
-    })?;
-    Ok((network, last_at))
-}
-
 // --- Documents and plans -----------------------------------------------------------------------
 
 impl Driver {
-    /// Reads the documents in force back into memory.
-    pub(crate) fn load_documents(&mut self) -> anyhow::Result<()> {
-        if let Some(in_force) = self.state.network.roster() {
-            let document = self.document(&in_force.document)?;
-            let SignedDocument::Roster { root, signed } = document else {
-                anyhow::bail!("blob {} is not a roster", in_force.document);
-            };
-            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
-            self.state.roster = Some(Arc::new(root.roster_at_rest(&signed)?));
-        }
-        if let Some(in_force) = self.state.network.registry() {
-            let document = self.document(&in_force.document)?;
-            let SignedDocument::Registry { root, signed } = document else {
-                anyhow::bail!("blob {} is not a registry", in_force.document);
-            };
-            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
-            self.state.registry = Some(Arc::new(root.registry(&signed)?));
-        }
-        Ok(())
-    }
-
-    fn document(&self, blob: &Digest) -> anyhow::Result<SignedDocument> {
-        Ok(serde_json::from_slice(&self.workshop.blobs.read(blob, admin::MAX_DOCUMENT)?)?)
-    }
-
-    fn root_fingerprint(&self) -> Result<Digest, DriverError> {
-        self.state.network.root().map(|root| root.fingerprint()).ok_or(DriverError::NoRoot)
-    }
-
-    /// The next plan and who is expected; none while the documents that it needs are missing.
+    /// The next plan, who is expected, and who of them is not waited for; none while the documents
+    /// or institutions that it needs are missing.
     fn draft(
         &self,
         stage: architecture::Stage,
         now: Timestamp,
-    ) -> Result<Option<(Plan, BTreeSet<InstitutionId>)>, AggregateError> {
+    ) -> Result<Option<Draft>, AggregateError> {
         let (Some(task), Some(roster), Some(registry)) =
             (self.state.network.task(), &self.state.roster, &self.state.registry)
         else {
@@ -487,18 +455,19 @@ impl Driver {
         if roster.expires_at() <= now {
             return Ok(None);
         }
-        let expected: BTreeSet<InstitutionId> = roster
-            .active(now)
-            .map(|member| member.institution.clone())
-            .filter(|institution| !task.excluded().contains(institution))
-            .collect();
-        if expected.len() < task.cohort().n_min() {
+        let expected = waiting::expected(task, roster, now);
+        let n_min = task.cohort().n_min();
+        if expected.len() < n_min {
             // Only a new roster can bring more, except where dealers were left out for good.
             return if task.excluded().is_empty() {
                 Ok(None)
             } else {
                 Err(AggregateError::TooFewLeft)
             };
+        }
+        let away = self.presence.missing(&expected);
+        if expected.len() - away.len() < n_min {
+            return Ok(None);
         }
         let n_max = u32::try_from(expected.len().max(1)).unwrap_or(u32::MAX);
         let (encoding, layout) =
@@ -520,7 +489,7 @@ impl Driver {
             before: self.state.network.round().and_then(Round::before),
             issued_at: now,
         };
-        Ok(Some((plan, expected)))
+        Ok(Some((plan, expected, away)))
     }
 
     /// The cohort of a task: what was asked for, or what is proposed for the roster.

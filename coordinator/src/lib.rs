@@ -14,6 +14,7 @@ pub mod enrol;
 pub mod gate;
 pub mod listener;
 pub mod network;
+pub mod presence;
 pub mod root;
 pub mod round;
 pub mod rpc;
@@ -22,6 +23,7 @@ pub mod spool;
 pub mod store;
 pub mod task;
 pub mod views;
+mod waiting;
 pub mod work;
 
 /// Where the coordinator's signing key lies in its directory: it signs plans, manifests and the

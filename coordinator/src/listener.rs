@@ -8,7 +8,7 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -110,11 +110,19 @@ pub struct ConnectionInfo {
     pub peer: Option<Peer>,
     /// What holds a connection without one back.
     pub stay: Option<Arc<Stay>>,
+    /// Lives as long as the connection and the calls over it.
+    pub alive: Arc<()>,
 }
 
 /// Who sent this request; none if the connection carries no client certificate.
 pub fn peer<T>(request: &tonic::Request<T>) -> Option<Peer> {
     request.extensions().get::<ConnectionInfo>()?.peer.clone()
+}
+
+/// Gone when the connection that this request came over is closed and its calls have ended.
+pub fn connection<T>(request: &tonic::Request<T>) -> Weak<()> {
+    let info = request.extensions().get::<ConnectionInfo>();
+    info.map(|info| Arc::downgrade(&info.alive)).unwrap_or_default()
 }
 
 /// The server's side of TLS with certificates for `names` that are renewed while it runs.
@@ -337,7 +345,7 @@ async fn handshake(
         Standing::Member { .. } => None,
         Standing::Stranger { stay, .. } => Some(Arc::clone(stay)),
     };
-    let info = ConnectionInfo { remote, peer, stay };
+    let info = ConnectionInfo { remote, peer, stay, alive: Arc::default() };
     Ok(Connection { stream, info, standing, _permit: permit })
 }
 

@@ -97,6 +97,12 @@ pub enum NetworkEvent {
         backup_root: Digest,
         size: u64,
     },
+    /// An operator lets no new round of the task begin until `TaskResumed`.
+    TaskPaused {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    TaskResumed,
     /// A member sent different bytes for a phase that it had answered: both are now in the log.
     Equivocated {
         institution: InstitutionId,
@@ -157,8 +163,9 @@ impl Network {
     pub fn apply(&mut self, event: &Event, at: Timestamp) {
         match event {
             Event::Network(event) => self.apply_network(event, at),
-            Event::Round(RoundEvent::Planned { plan, expected }) => {
-                self.round = Some(Round::planned(Signed::clone(plan), expected.clone(), at));
+            Event::Round(RoundEvent::Planned { plan, expected, away }) => {
+                let (plan, expected, away) = (Signed::clone(plan), expected.clone(), away.clone());
+                self.round = Some(Round::planned(plan, expected, away, at));
             }
             Event::Round(event) => self.apply_round(event, at),
         }
@@ -213,11 +220,11 @@ impl Network {
                     invitation.refusals += 1;
                 }
             }
-            task_event => self.apply_task(task_event),
+            task_event => self.apply_task(task_event, at),
         }
     }
 
-    fn apply_task(&mut self, event: NetworkEvent) {
+    fn apply_task(&mut self, event: NetworkEvent, at: Timestamp) {
         let Some(task) = self.tasks.last_mut() else { return };
         match event {
             NetworkEvent::ModelStepped { candidate } => task.stepped(candidate),
@@ -227,6 +234,8 @@ impl Network {
                 task.released(release);
             }
             NetworkEvent::TaskEnded { ending } => task.ended(ending),
+            NetworkEvent::TaskPaused { reason } => task.pause(reason, at),
+            NetworkEvent::TaskResumed => task.resume(),
             _ => {}
         }
     }

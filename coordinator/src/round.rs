@@ -25,8 +25,11 @@ use collegium_shared::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod silence;
 #[cfg(test)]
 mod tests;
+
+pub use silence::named;
 
 /// A position in the frozen list L.
 pub type Position = u16;
@@ -35,10 +38,13 @@ pub type Position = u16;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RoundEvent {
-    /// A round began; `expected` are the roster's members at that time.
+    /// A round began; `expected` are the roster's members at that time, and `away` those of them that
+    /// READY does not wait for, though they may come.
     Planned {
         plan: Box<Signed<Plan>>,
         expected: BTreeSet<InstitutionId>,
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        away: BTreeSet<InstitutionId>,
     },
     Ready {
         ready: Signed<Ready>,
@@ -182,6 +188,8 @@ pub struct Round {
     plan: Signed<Plan>,
     plan_digest: Digest,
     expected: BTreeSet<InstitutionId>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    away: BTreeSet<InstitutionId>,
     state: State,
     /// When the open phase began.
     since: Timestamp,
@@ -201,11 +209,17 @@ pub struct Round {
 
 impl Round {
     /// The machine right after `Planned`.
-    pub fn planned(plan: Signed<Plan>, expected: BTreeSet<InstitutionId>, at: Timestamp) -> Self {
+    pub fn planned(
+        plan: Signed<Plan>,
+        expected: BTreeSet<InstitutionId>,
+        away: BTreeSet<InstitutionId>,
+        at: Timestamp,
+    ) -> Self {
         Self {
             plan_digest: plan.digest(),
             plan,
             expected,
+            away,
             state: State::Ready(BTreeMap::new()),
             since: at,
             list: Vec::new(),
@@ -474,14 +488,16 @@ impl Round {
         gathered: &BTreeMap<InstitutionId, Signed<Ready>>,
         late: bool,
     ) -> Option<RoundEvent> {
-        let complete = gathered.len() == self.expected.len();
+        let needed = self.plan().cohort.n_min();
+        let here = self.awaited().all(|name| gathered.contains_key(name));
+        let complete = here && (gathered.len() >= needed || gathered.len() == self.expected.len());
         if !complete && !late {
             return None;
         }
-        let needed = self.plan().cohort.n_min();
         Some(if gathered.len() < needed {
             let ready = gathered.len();
-            abandoned(&format!("{ready} institutions were ready, but {needed} are needed"))
+            let what = format!("{ready} institutions were ready, but {needed} are needed");
+            abandoned(&self.account(&what))
         } else {
             RoundEvent::Listed { root: statements_root(gathered.values()) }
         })
@@ -495,7 +511,8 @@ impl Round {
         let needed = self.quorum().max(self.plan().cohort.least());
         Some(if self.dealt.len() < needed {
             let dealt = self.dealt.len();
-            abandoned(&format!("{dealt} institutions dealt shares, but {needed} are needed"))
+            let what = format!("{dealt} institutions dealt shares, but {needed} are needed");
+            abandoned(&self.account(&what))
         } else {
             let list_root = self.list_root.unwrap_or(Digest([0; 32]));
             let headers_root = statements_root(self.dealt.values());
@@ -512,7 +529,9 @@ impl Round {
                 _ => RoundEvent::Ended { ending: Ending::Aborted },
             })
         } else {
-            late.then(|| abandoned("no quorum voted in time"))
+            let (votes, needed) = (self.votes.len(), self.quorum());
+            let what = format!("{votes} institutions voted, but {needed} are needed");
+            late.then(|| abandoned(&self.account(&what)))
         }
     }
 
@@ -534,7 +553,7 @@ impl Round {
                 let dealer = header.body.institution.clone();
                 RoundEvent::Ended { ending: Ending::Failed { dealer } }
             }
-            None => abandoned("too few institutions revealed fitting shares in time"),
+            None => abandoned(&self.account("too few institutions revealed fitting shares")),
         })
     }
 
@@ -639,7 +658,7 @@ impl Round {
     /// How many institutions have done the open phase's part, and how many are waited for.
     pub fn progress(&self) -> (usize, usize) {
         match &self.state {
-            State::Ready(gathered) => (gathered.len(), self.expected.len()),
+            State::Ready(gathered) => (gathered.len(), gathered.len() + self.silent().len()),
             State::Share => (self.dealt.len(), self.list.len()),
             State::Upload => (self.uploads.len(), self.dealt.len()),
             State::Vote => (self.votes.len(), self.quorum()),

@@ -5,7 +5,10 @@
 mod download;
 mod upload;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use collegium_proto::{
     MAX_MESSAGE,
@@ -35,11 +38,15 @@ use crate::{
     admin::MAX_DOCUMENT,
     driver::{DriverError, Handle, Published},
     enrol,
-    listener::peer,
+    listener::{connection, peer},
+    presence::{Call, Occupied},
     round::{Admission, Message, Position, Refusal, Round},
     spool::SpoolError,
     views::{self, Dealings},
 };
+
+/// How long the connection of a process that has ended may take to be seen closed.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// Both services.
 #[derive(Clone)]
@@ -72,7 +79,10 @@ impl Rpc {
         })?;
         let published = self.handle.published();
         match published.network.institutions().get(&peer.institution) {
-            Some(enrolled) if enrolled.tls_key == peer.key_digest => Ok(peer.institution),
+            Some(enrolled) if enrolled.tls_key == peer.key_digest => {
+                drop(self.handle.presence.call(&peer.institution));
+                Ok(peer.institution)
+            }
             _ => Err(Status::permission_denied(
                 "this certificate is not, or no longer, the institution's current one",
             )),
@@ -123,7 +133,41 @@ impl Rpc {
             Some(round) if views::needs_dealings(round, held) => Some(self.dealings(round).await?),
             _ => None,
         };
-        Ok((&views::answer(published, member, held, dealings.as_ref())).into())
+        let mut polled = views::answer(published, member, held, dealings.as_ref());
+        polled.notice = self.notice(member);
+        Ok((&polled).into())
+    }
+
+    /// Lets the calling process speak for its institution, unless another one does. A process that has
+    /// just ended may still look as if it were there, so it is looked at twice.
+    async fn take_place(
+        &self,
+        member: &InstitutionId,
+        query: &PollQuery,
+        connection: &Weak<()>,
+    ) -> Result<Call, Status> {
+        let presence = &self.handle.presence;
+        let mut call = presence.call(member);
+        let PollQuery { instance, away, .. } = *query;
+        if presence.poll(&mut call, instance, away, connection.clone()).is_err() {
+            tokio::time::sleep(LEAVING).await;
+            if let Err(occupied) = presence.poll(&mut call, instance, away, connection.clone()) {
+                if presence.turn_away(member, instance) {
+                    tracing::warn!(institution = %member, "{occupied}");
+                }
+                return Err(occupied_status(&occupied));
+            }
+        }
+        Ok(call)
+    }
+
+    /// What the operator of this institution should know.
+    fn notice(&self, member: &InstitutionId) -> Option<String> {
+        let at = self.handle.presence.turned_away(member)?;
+        Some(format!(
+            "a second agent of this institution was turned away at {at}: if its directory was copied, \
+             stop the copy"
+        ))
     }
 
     fn open_round(&self, id: Option<&RoundId>) -> Result<Published, Status> {
@@ -251,7 +295,9 @@ impl Enrolment for Rpc {
     ) -> Result<Response<v1::EnrolReply>, Status> {
         let checked = enrol::check(request.get_ref())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let institution = checked.institution.clone();
         let enrolment = self.handle.enrol(checked).await.map_err(|error| driver_status(&error))?;
+        self.handle.presence.enrolled(&institution);
         Ok(Response::new(v1::EnrolReply {
             certificate: enrolment.certificate_pem,
             root_key: enrolment.root.as_bytes().to_vec(),
@@ -266,7 +312,9 @@ impl Federation for Rpc {
         request: Request<v1::PollRequest>,
     ) -> Result<Response<v1::PollReply>, Status> {
         let member = self.member(&request)?;
+        let connection = connection(&request);
         let query = PollQuery::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        let _open = self.take_place(&member, &query, &connection).await?;
         let mut watch = self.handle.watch();
         let news = async {
             loop {
@@ -282,7 +330,10 @@ impl Federation for Rpc {
                 self.answer(&published, &member, &query).await.map(Response::new)
             }
             Ok(None) => Err(Status::unavailable("the coordinator is shutting down")),
-            Err(_) => Ok(Response::new(v1::PollReply::default())),
+            Err(_) => {
+                let notice = self.notice(&member).unwrap_or_default();
+                Ok(Response::new(v1::PollReply { notice, ..Default::default() }))
+            }
         }
     }
 
@@ -339,6 +390,7 @@ impl Federation for Rpc {
         request: Request<Streaming<v1::UploadChunk>>,
     ) -> Result<Response<v1::Ack>, Status> {
         let from = self.member(&request)?;
+        let _open = self.handle.presence.call(&from);
         self.take_upload(from, request.into_inner()).await
     }
 
@@ -370,6 +422,10 @@ impl Federation for Rpc {
 
 fn malformed_status(error: &Malformed) -> Status {
     Status::invalid_argument(error.to_string())
+}
+
+fn occupied_status(occupied: &Occupied) -> Status {
+    Status::already_exists(occupied.to_string())
 }
 
 fn driver_status(error: &DriverError) -> Status {

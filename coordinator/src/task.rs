@@ -158,6 +158,15 @@ pub struct Task {
     /// Why no further round can help.
     stuck: Option<String>,
     ending: Option<TaskEnding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<Paused>,
+}
+
+/// An operator's pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    pub since: Timestamp,
+    pub reason: Option<String>,
 }
 
 // --- What happened ---------------------------------------------------------------------------
@@ -183,6 +192,7 @@ impl Task {
             excluded: BTreeSet::new(),
             stuck: None,
             ending: None,
+            paused: None,
         }
     }
 
@@ -277,6 +287,16 @@ impl Task {
         self.releases.push(release);
     }
 
+    /// Pausing again replaces the reason and keeps the time.
+    pub fn pause(&mut self, reason: Option<String>, at: Timestamp) {
+        let since = self.paused.take().map_or(at, |paused| paused.since);
+        self.paused = Some(Paused { since, reason });
+    }
+
+    pub fn resume(&mut self) {
+        self.paused = None;
+    }
+
     pub fn ended(&mut self, ending: TaskEnding) {
         self.opened = None;
         self.ending = Some(ending);
@@ -299,8 +319,12 @@ pub enum Next {
 }
 
 impl Task {
-    /// What to do while no round is open; none when the task is over.
+    /// What to do while no round is open; none when the task is over, or paused before a round.
     pub fn next(&self) -> Option<Next> {
+        self.coming().filter(|next| self.paused.is_none() || !matches!(next, Next::Round(_)))
+    }
+
+    fn coming(&self) -> Option<Next> {
         if self.ending.is_some() {
             return None;
         }
@@ -396,6 +420,10 @@ impl Task {
 
     pub fn excluded(&self) -> &BTreeSet<InstitutionId> {
         &self.excluded
+    }
+
+    pub fn paused(&self) -> Option<&Paused> {
+        self.paused.as_ref()
     }
 
     pub fn ending(&self) -> Option<&TaskEnding> {

@@ -72,6 +72,7 @@ pub fn answer(
         roster: published.network.roster().map(|r| r.digest),
         release: release_for(published, member),
         round: round.map(|round| round_view(round, member, held, dealings)),
+        notice: None,
     }
 }
 

@@ -48,7 +48,7 @@ use thiserror::Error;
 
 pub use call::{CallProof, Speaker, Version, has_one_message, no_content};
 pub use transfer::{DownloadFrom, DownloadPiece, UploadPiece};
-pub use view::{Documents, PollQuery, Polled};
+pub use view::{Documents, Instance, PollQuery, Polled};
 
 use crate::{PROTOCOL, v1};
 

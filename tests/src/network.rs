@@ -80,7 +80,30 @@ impl Network {
         for name in &names {
             network.start_agent(name)?;
         }
+        network.wait_for_agents(names.len())?;
         Ok(network)
+    }
+
+    /// Waits until so many members are connected.
+    pub fn wait_for_agents(&mut self, count: usize) -> anyhow::Result<()> {
+        self.wait_until(COMMAND_LIMIT, &format!("{count} agents are connected"), |status| {
+            let connected = status["presence"]["connected"].as_u64();
+            Ok((connected >= u64::try_from(count).ok()).then_some(()))
+        })
+    }
+
+    /// Writes how long a poll stays open, by which the coordinator also knows who has gone, into its
+    /// configuration, and starts it anew.
+    pub fn set_patience(&mut self, seconds: u32) -> anyhow::Result<()> {
+        stop(self.coordinator.iter_mut().collect())?;
+        let path = self.coordinator_dir().join("coordinator.toml");
+        let config = fs::read_to_string(&path).context("there is no coordinator.toml")?;
+        let change = |line: &str| match line.starts_with("poll_patience_seconds") {
+            true => format!("poll_patience_seconds = {seconds}\n"),
+            false => format!("{line}\n"),
+        };
+        fs::write(&path, config.lines().map(change).collect::<String>())?;
+        self.start_coordinator()
     }
 
     /// The directory that everything lies in.
@@ -293,6 +316,13 @@ impl Network {
     pub fn agent_process(&mut self, institution: &InstitutionId) -> anyhow::Result<&mut Process> {
         let found = self.agents.get_mut(institution);
         found.with_context(|| format!("the agent of {institution} was never started"))
+    }
+
+    /// SIGKILL to an institution's agent, which is not missed until it is started again.
+    pub fn kill_agent(&mut self, institution: &InstitutionId) -> anyhow::Result<()> {
+        self.agent_process(institution)?.kill()?;
+        self.agents.remove(institution);
+        Ok(())
     }
 
     /// Hands a task to the running coordinator.

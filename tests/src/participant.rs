@@ -133,7 +133,8 @@ impl Participant {
 
     /// Waits for news after `cursor`; see `Federation.Poll`.
     pub async fn poll(&self, cursor: &str) -> Result<Polled, Status> {
-        let query = PollQuery { cursor: cursor.to_owned(), held: None };
+        let cursor = cursor.to_owned();
+        let query = PollQuery { cursor, held: None, instance: None, away: false };
         let reply = self.client.clone().poll(v1::PollRequest::from(&query)).await?;
         let reply = reply.into_inner();
         self.longest_poll.fetch_max(reply.encoded_len(), Ordering::Relaxed);

@@ -297,7 +297,8 @@ async fn limits_slow_vectors_and_blobs_down_and_change_nothing_else() {
     let (_dir, blobs) = store();
     let coordinator = Coordinator::default();
     let address = coordinator.serve().await;
-    let limits = Limits { upload_kib_per_second: 256, download_kib_per_second: 512 };
+    let (upload_kib_per_second, download_kib_per_second) = (256, 512);
+    let limits = Limits { upload_kib_per_second, download_kib_per_second, ..Limits::default() };
     let link = link_within(address, &limits);
     let vector = noise(384 << 10);
     let start = tokio::time::Instant::now();
@@ -387,7 +388,7 @@ async fn a_download_that_brings_nothing_is_given_up() {
 async fn a_poll_says_what_is_held_and_keeps_its_cursor_without_news() {
     let coordinator = Coordinator::default();
     let link = coordinator.link().await;
-    let polled = link.poll("c7", Some((round(), Phase::Vote))).await.unwrap();
+    let polled = link.poll("c7", Some((round(), Phase::Vote)), true).await.unwrap();
     assert_eq!(polled, Polled { cursor: "c7".into(), ..Polled::default() });
     let asked = coordinator.canned().polled.clone().unwrap();
     assert_eq!((asked.protocol, asked.cursor.as_str()), (PROTOCOL, "c7"));
@@ -395,7 +396,7 @@ async fn a_poll_says_what_is_held_and_keeps_its_cursor_without_news() {
     let digest = Digest([9; 32]);
     coordinator.canned().poll =
         v1::PollReply { cursor: "c8".into(), roster: digest.0.to_vec(), ..Default::default() };
-    let polled = link.poll("c7", None).await.unwrap();
+    let polled = link.poll("c7", None, false).await.unwrap();
     assert_eq!((polled.cursor.as_str(), polled.roster), ("c8", Some(digest)));
 }
 
@@ -407,7 +408,7 @@ async fn garbage_is_malformed() {
     coordinator.canned().documents =
         v1::DocumentsReply { roster: b"{\"body\": 7}".to_vec(), registry: Vec::new() };
     let link = coordinator.link().await;
-    let polled = link.poll("", None).await.unwrap_err();
+    let polled = link.poll("", None, false).await.unwrap_err();
     assert!(matches!(&polled, LinkError::Malformed(_)), "{polled}");
     assert!(polled.to_string().contains("PollReply.roster"));
     assert!(matches!(link.documents().await, Err(LinkError::Malformed(_))));
@@ -438,13 +439,13 @@ async fn a_coordinator_that_is_away_is_unreachable_until_it_is_back() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();
     let link = link_to(address);
-    let away = link.poll("", None).await.unwrap_err();
+    let away = link.poll("", None, false).await.unwrap_err();
     let LinkError::Unreachable { reason } = away else { panic!("{away}") };
     assert!(reason.contains("refused"), "{reason}");
     let listener = socket.listen(8).unwrap();
     let server = Server::builder().add_service(FederationServer::new(Coordinator::default()));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    assert!(link.poll("", None).await.is_ok());
+    assert!(link.poll("", None, false).await.is_ok());
 }
 
 #[tokio::test]

@@ -21,8 +21,9 @@ use collegium_shared::{
 };
 use serde_json::{Value, json};
 
-use super::{Failure, Runner};
+use super::{Failure, Runner, effort};
 use crate::{
+    availability::Availability,
     home::Home,
     link::LinkError,
     model::ModelError,
@@ -91,6 +92,10 @@ impl Runner {
             (Err(refusal), _) => return self.refuse(view, &refusal).await,
         };
         if accepts(&step.events) {
+            if !Availability::of(&self.home).is_available() {
+                self.away = true;
+                return Ok(false);
+            }
             if let Some(obstacle) = self.obstacle(view).await? {
                 return self.refuse_because(view, obstacle).await;
             }
@@ -153,12 +158,17 @@ impl Runner {
             return Ok(Some(Refusal::OtherRegistry.to_string()));
         }
         let home = Arc::clone(&self.home);
-        if prepare::reads_records(plan)
-            && Self::blocking(move || home.vault().snapshot().learners).await? == 0
-        {
+        let held = Self::blocking(move || home.vault().snapshot()).await?;
+        let reads_records = prepare::reads_records(plan);
+        if reads_records && held.learners == 0 {
             let reason =
                 "there are no learner records; import some, with: collegium-agent data import";
             return Ok(Some(reason.to_owned()));
+        }
+        let limits = &self.home.config.limits;
+        let answers = if reads_records { held.rows } else { 0 };
+        if let Some(reason) = limits.too_large(answers, plan.encoding.dimension()) {
+            return Ok(Some(reason));
         }
         Ok(prepare::inputs(plan).err().map(|error| error.to_string()))
     }
@@ -315,7 +325,8 @@ impl Runner {
         if !reads_records {
             return Self::blocking(move || load_test(&home, &view.plan.body, &cancel)).await?;
         }
-        let trained = Self::blocking(move || {
+        let nice = self.home.config.limits.training_nice;
+        let trained = effort::run(nice, move || {
             let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
             let commitment = compute(&home, &view, &registry, &mut trainer.trainer, &cancel);
             Ok::<_, Failure>(Trained { trainer, commitment })

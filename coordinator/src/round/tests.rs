@@ -56,6 +56,11 @@ fn plan(n: usize, cohort: Cohort) -> Plan {
 
 impl Table {
     fn new(n: usize) -> Self {
+        Self::without(n, &[])
+    }
+
+    /// A round that does not wait for these.
+    fn without(n: usize, away: &[usize]) -> Self {
         let person = |i: usize| Person {
             id: format!("m{i:03}").parse().unwrap(),
             key: signing_key(),
@@ -64,9 +69,13 @@ impl Table {
         let people: Vec<Person> = (0..n).map(person).collect();
         let plan = Signed::sign(plan(n, Cohort::proposed(n)), &signing_key());
         let expected: BTreeSet<_> = people.iter().map(|p| p.id.clone()).collect();
-        let planned =
-            RoundEvent::Planned { plan: Box::new(plan.clone()), expected: expected.clone() };
-        let round = Round::planned(plan, expected, START);
+        let away: BTreeSet<_> = away.iter().map(|p| people[*p].id.clone()).collect();
+        let planned = RoundEvent::Planned {
+            plan: Box::new(plan.clone()),
+            expected: expected.clone(),
+            away: away.clone(),
+        };
+        let round = Round::planned(plan, expected, away, START);
         Self { round, now: START, people, bodies: BTreeMap::new(), events: Vec::new(), planned }
     }
 
@@ -212,8 +221,12 @@ impl Table {
 
     /// The state that replaying the events gives.
     fn replayed(&self) -> Round {
-        let RoundEvent::Planned { plan, expected } = self.planned.clone() else { unreachable!() };
-        let mut round = Round::planned(*plan, expected, START);
+        let json = serde_json::to_vec(&self.planned).unwrap();
+        let RoundEvent::Planned { plan, expected, away } = serde_json::from_slice(&json).unwrap()
+        else {
+            unreachable!()
+        };
+        let mut round = Round::planned(*plan, expected, away, START);
         for (event, at) in &self.events {
             let json = serde_json::to_vec(event).unwrap();
             round.apply(&serde_json::from_slice(&json).unwrap(), *at);
@@ -237,6 +250,81 @@ fn too_few_ready_is_abandoned_with_the_reason() {
     table.play(Phase::Ready, |_, p| p < 5);
     let Some(Ending::Abandoned { reason }) = table.round.ending() else { panic!("not abandoned") };
     assert!(reason.contains("5 institutions were ready, but 6 are needed"), "{reason}");
+    assert!(reason.contains("phase ready") && reason.ends_with("silent: m005, m006"), "{reason}");
+}
+
+#[test]
+fn ready_closes_when_all_who_are_waited_for_are_there_and_takes_whoever_comes_before() {
+    let mut table = Table::without(7, &[2]);
+    for person in [0, 1, 3, 4, 5] {
+        table.send(person, &table.ready(person)).unwrap();
+    }
+    assert_eq!(table.round.phase(), Phase::Ready, "one is still waited for");
+    assert_eq!(table.round.progress(), (5, 6));
+    table.send(2, &table.ready(2)).unwrap();
+    assert_eq!(table.round.phase(), Phase::Ready, "who is not waited for stands in for nobody");
+    table.send(6, &table.ready(6)).unwrap();
+    assert_eq!(table.round.phase(), Phase::Share);
+    assert_eq!(table.round.list().len(), 7, "and is in the round");
+    assert_eq!(table.replayed(), table.round);
+
+    let mut table = Table::without(7, &[2]);
+    table.play(Phase::Ready, |_, p| p != 2);
+    assert_eq!((table.round.phase(), table.round.list().len()), (Phase::Share, 6));
+    assert_eq!(table.now, START, "no deadline had to pass");
+    let late = table.ready(2);
+    let refused = table.send(2, &late);
+    assert_eq!(refused, Err(Refusal::WrongPhase { wants: Phase::Ready, is: Phase::Share }));
+}
+
+#[test]
+fn ready_never_closes_below_the_least_before_its_deadline() {
+    let mut table = Table::without(7, &[4, 5, 6]);
+    for person in 0..4 {
+        table.send(person, &table.ready(person)).unwrap();
+    }
+    assert_eq!(table.round.phase(), Phase::Ready, "4 of at least 6");
+    for person in [4, 5] {
+        table.send(person, &table.ready(person)).unwrap();
+    }
+    assert_eq!((table.round.phase(), table.round.list().len()), (Phase::Share, 6));
+}
+
+#[test]
+fn a_journal_of_before_waits_for_everybody() {
+    let table = Table::new(4);
+    let mut json = serde_json::to_value(&table.planned).unwrap();
+    assert!(json.get("away").is_none(), "nobody away is not written down");
+    json.as_object_mut().unwrap().remove("away");
+    let RoundEvent::Planned { away, .. } = serde_json::from_value(json).unwrap() else {
+        unreachable!()
+    };
+    assert!(away.is_empty());
+}
+
+#[test]
+fn a_round_that_silence_ended_names_the_phase_and_who_was_silent() {
+    // Who is silent from which phase on, and what the round's end says of it.
+    let cases = [
+        (Phase::Share, "phase share: 3 institutions dealt shares, but 6 are needed"),
+        (Phase::Vote, "phase vote: 3 institutions voted, but 5 are needed"),
+        (Phase::Reveal, "phase reveal: too few institutions revealed fitting shares"),
+    ];
+    for (from, says) in cases {
+        let mut table = Table::new(7);
+        table.play(Phase::Reveal, |phase, p| phase < from || p < 3);
+        let Some(Ending::Abandoned { reason }) = table.round.ending() else {
+            panic!("not abandoned in {from:?}: {:?}", table.round.ending())
+        };
+        assert_eq!(*reason, format!("{says}; silent: m003, m004, m005, m006"));
+    }
+    let mut table = Table::new(7);
+    table.play(Phase::Share, |_, _| true);
+    table.send(0, &table.upload(0)).unwrap();
+    let silent: Vec<_> = table.round.silent().into_iter().collect();
+    assert_eq!(named(&silent), "m001, m002, m003, m004, m005, m006");
+    let many: Vec<InstitutionId> = (0..300).map(|i| format!("{i:0>64}").parse().unwrap()).collect();
+    assert!(named(&many).ends_with("and 292 more") && named(&many).len() < 700);
 }
 
 #[test]

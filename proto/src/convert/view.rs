@@ -10,18 +10,26 @@ use collegium_shared::{
 };
 
 use super::{
-    MAX_PLAN, MAX_TEXT, Malformed, Reason, countable, document, document_json, list, malformed,
-    optional_digest, optional_phase, required, statements::check_sealed, within,
+    MAX_PLAN, MAX_REASON, MAX_TEXT, Malformed, Reason, countable, document, document_json, fixed,
+    list, malformed, optional_digest, optional_phase, required, statements::check_sealed, within,
 };
 use crate::{MAX_MESSAGE, PROTOCOL, v1};
 
-/// What a caller of `Poll` knows already.
+/// Names one run of one agent: random, drawn when the process starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instance(pub [u8; 16]);
+
+/// What a caller of `Poll` knows already, and says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollQuery {
     /// From the last answer; empty at first.
     pub cursor: String,
     /// The round whose lists the caller holds, and up to which phase.
     pub held: Option<(RoundId, Phase)>,
+    /// The calling process; callers of before this was said leave it out.
+    pub instance: Option<Instance>,
+    /// The caller accepts no new plan for now.
+    pub away: bool,
 }
 
 impl TryFrom<v1::PollRequest> for PollQuery {
@@ -40,7 +48,11 @@ impl TryFrom<v1::PollRequest> for PollQuery {
             (None, None) => None,
             (None, Some(_)) => return Err(malformed("PollRequest.held_round", Reason::Missing)),
         };
-        Ok(Self { cursor: message.cursor, held })
+        let instance = match message.instance.as_slice() {
+            [] => None,
+            bytes => Some(Instance(fixed("PollRequest.instance", bytes)?)),
+        };
+        Ok(Self { cursor: message.cursor, held, instance, away: message.away })
     }
 }
 
@@ -48,6 +60,8 @@ impl From<&PollQuery> for v1::PollRequest {
     fn from(query: &PollQuery) -> Self {
         let mut message = Self { protocol: PROTOCOL, ..Self::default() };
         message.cursor.clone_from(&query.cursor);
+        message.instance = query.instance.map(|Instance(bytes)| bytes.to_vec()).unwrap_or_default();
+        message.away = query.away;
         if let Some((round, phase)) = &query.held {
             message.held_round = Some(round.into());
             message.set_held_phase((*phase).into());
@@ -56,7 +70,7 @@ impl From<&PollQuery> for v1::PollRequest {
     }
 }
 
-/// The answer to a poll. With an empty cursor (nothing changed) everything else is none.
+/// The answer to a poll. With an empty cursor (nothing changed) everything else but the notice is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Polled {
     pub cursor: String,
@@ -66,6 +80,8 @@ pub struct Polled {
     pub release: Option<Digest>,
     /// The current round, as far as the caller does not hold it.
     pub round: Option<RoundView>,
+    /// What the institution's operator should know, in words.
+    pub notice: Option<String>,
 }
 
 impl TryFrom<v1::PollReply> for Polled {
@@ -73,6 +89,7 @@ impl TryFrom<v1::PollReply> for Polled {
 
     fn try_from(message: v1::PollReply) -> Result<Self, Malformed> {
         within("PollReply.cursor", message.cursor.len(), MAX_TEXT)?;
+        within("PollReply.notice", message.notice.len(), MAX_REASON)?;
         let changed = !message.cursor.is_empty();
         empty_unless(changed, "PollReply.roster", message.roster.is_empty())?;
         empty_unless(changed, "PollReply.release", message.release.is_empty())?;
@@ -82,6 +99,7 @@ impl TryFrom<v1::PollReply> for Polled {
             roster: optional_digest("PollReply.roster", &message.roster)?,
             release: optional_digest("PollReply.release", &message.release)?,
             round: message.round.map(RoundView::try_from).transpose()?,
+            notice: Some(message.notice).filter(|notice| !notice.is_empty()),
         })
     }
 }
@@ -98,6 +116,7 @@ impl From<&Polled> for v1::PollReply {
             roster: bytes(polled.roster),
             release: bytes(polled.release),
             round: polled.round.as_ref().map(Into::into),
+            notice: polled.notice.clone().unwrap_or_default(),
         }
     }
 }

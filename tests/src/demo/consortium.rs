@@ -167,8 +167,10 @@ fn start_agents(
     let names: Vec<InstitutionId> = sites.iter().map(|site| site.name.clone()).collect();
     if names.len() <= OWN_PROCESSES {
         names.iter().try_for_each(|name| network.start_agent(name))?;
+        network.wait_for_agents(names.len())?;
         return Ok(names.len());
     }
+    let count = names.len();
     network.start_agent(victim)?;
     // This very program, even if its file was built anew meanwhile.
     let program = Path::new("/proc/self/exe");
@@ -178,5 +180,6 @@ fn start_agents(
     for institutions in hosts {
         network.start_host(program, institutions)?;
     }
+    network.wait_for_agents(count)?;
     Ok(processes)
 }

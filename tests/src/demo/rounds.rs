@@ -163,7 +163,7 @@ impl Rounds {
 
     fn apply(&mut self, Entry { at, event }: Entry<Event>) {
         match event {
-            Event::Round(RoundEvent::Planned { plan, expected }) => {
+            Event::Round(RoundEvent::Planned { plan, expected, .. }) => {
                 let plan = plan.body;
                 self.rounds.push(Round::begun(plan.round, plan.stage, expected.len(), at));
             }

@@ -84,6 +84,9 @@ fn the_largest_plan_fits_a_message_and_everybodys_journal() {
     let accepted = SessionEvent::PlanAccepted { plan: plan.clone() };
     let institutions: Vec<InstitutionId> = institutions().into_iter().collect();
     let expected = institutions.iter().cloned().collect();
+    // Fewer than n_min present begin no round.
+    let most = MAX_MEMBERS - plan.body.cohort.n_min();
+    let away = institutions.iter().take(most).cloned().collect();
     let listed = SessionEvent::Listed { round, root: Digest::of(b"list"), institutions };
     let outcome = Outcome::Survivors {
         context: Digest::of(b"context"),
@@ -91,7 +94,7 @@ fn the_largest_plan_fits_a_message_and_everybodys_journal() {
         uploads: Digest::of(b"uploads"),
     };
     let entries = [
-        serde_json::to_vec(&Event::Round(RoundEvent::Planned { plan, expected })),
+        serde_json::to_vec(&Event::Round(RoundEvent::Planned { plan, expected, away })),
         serde_json::to_vec(&Event::Round(RoundEvent::Proposed { outcome })),
         serde_json::to_vec(&AgentEvent::Session(accepted)),
         serde_json::to_vec(&AgentEvent::Session(listed)),

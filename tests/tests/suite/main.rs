@@ -13,6 +13,7 @@ mod enrolment;
 mod fixtures;
 mod limits;
 mod load_test;
+mod presence;
 mod proxies;
 mod random;
 mod refusals;

@@ -21,7 +21,7 @@ use proptest::{
     prelude::*,
 };
 
-use super::super::{Documents, DownloadFrom, PollQuery, Polled, UploadPiece};
+use super::super::{Documents, DownloadFrom, Instance, PollQuery, Polled, UploadPiece};
 
 const NAME: &str = "[a-z0-9][a-z0-9._-]{0,63}";
 
@@ -268,14 +268,25 @@ pub(super) fn view() -> impl Strategy<Value = RoundView> {
 }
 
 pub(super) fn polled() -> impl Strategy<Value = Polled> {
-    let news = ("[0-9a-z]{1,64}", option::of(digest()), option::of(digest()), option::of(view()))
-        .prop_map(|(cursor, roster, release, round)| Polled { cursor, roster, release, round });
-    prop_oneof![1 => Just(Polled::default()), 9 => news]
+    let notice = || option::of("[ -~]{1,80}");
+    let digests = (option::of(digest()), option::of(digest()));
+    let news = ("[0-9a-z]{1,64}", digests, option::of(view()), notice()).prop_map(
+        |(cursor, (roster, release), round, notice)| Polled {
+            cursor,
+            roster,
+            release,
+            round,
+            notice,
+        },
+    );
+    let unchanged = notice().prop_map(|notice| Polled { notice, ..Polled::default() });
+    prop_oneof![1 => unchanged, 9 => news]
 }
 
 pub(super) fn query() -> impl Strategy<Value = PollQuery> {
-    ("[0-9a-z]{0,64}", option::of((round_id(), phase())))
-        .prop_map(|(cursor, held)| PollQuery { cursor, held })
+    let instance = option::of(any::<[u8; 16]>().prop_map(Instance));
+    ("[0-9a-z]{0,64}", option::of((round_id(), phase())), instance, any::<bool>())
+        .prop_map(|(cursor, held, instance, away)| PollQuery { cursor, held, instance, away })
 }
 
 pub(super) fn upload_piece() -> impl Strategy<Value = UploadPiece> {

@@ -1,0 +1,78 @@
+//! What a starting owner reads back: the state after the whole journal, and the documents in force.
+//! Changes nothing on disk.
+
+use std::sync::Arc;
+
+use collegium_shared::{
+    audit,
+    clock::Timestamp,
+    crypto::Digest,
+    documents::SignedDocument,
+    journal::{JournalError, Log},
+    roster::RootKey,
+};
+
+use super::{Driver, DriverError};
+use crate::{
+    admin,
+    network::{Event, Network},
+    store::{Snapshot, Store},
+};
+
+/// The state after the whole journal: from the view if it can be used, else from the beginning.
+pub(super) fn recover(
+    log: &Log<Event>,
+    store: Option<&Store>,
+) -> Result<(Network, Timestamp), JournalError> {
+    let usable = |s: &Snapshot| {
+        let proof = log.history().consistency_proof(s.position, log.len()).ok().flatten();
+        let prefix = |proof: Vec<Digest>| {
+            audit::verify_consistency(s.position, &s.root, log.len(), &log.root(), &proof)
+        };
+        proof.is_some_and(prefix)
+    };
+    let (mut network, position) = match store.and_then(Store::load).filter(usable) {
+        Some(snapshot) => (snapshot.network, snapshot.position),
+        None => (Network::default(), 0),
+    };
+    let mut last_at = Timestamp::EPOCH;
+    log.replay(|index, entry| -> Result<(), JournalError> {
+        if index >= position {
+            network.apply(&entry.event, entry.at);
+        }
+        last_at = entry.at;
+        Ok(())
+    })?;
+    Ok((network, last_at))
+}
+
+impl Driver {
+    /// Reads the documents in force back into memory.
+    pub(crate) fn load_documents(&mut self) -> anyhow::Result<()> {
+        if let Some(in_force) = self.state.network.roster() {
+            let document = self.document(&in_force.document)?;
+            let SignedDocument::Roster { root, signed } = document else {
+                anyhow::bail!("blob {} is not a roster", in_force.document);
+            };
+            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
+            self.state.roster = Some(Arc::new(root.roster_at_rest(&signed)?));
+        }
+        if let Some(in_force) = self.state.network.registry() {
+            let document = self.document(&in_force.document)?;
+            let SignedDocument::Registry { root, signed } = document else {
+                anyhow::bail!("blob {} is not a registry", in_force.document);
+            };
+            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
+            self.state.registry = Some(Arc::new(root.registry(&signed)?));
+        }
+        Ok(())
+    }
+
+    fn document(&self, blob: &Digest) -> anyhow::Result<SignedDocument> {
+        Ok(serde_json::from_slice(&self.workshop.blobs.read(blob, admin::MAX_DOCUMENT)?)?)
+    }
+
+    fn root_fingerprint(&self) -> Result<Digest, DriverError> {
+        self.state.network.root().map(|root| root.fingerprint()).ok_or(DriverError::NoRoot)
+    }
+}

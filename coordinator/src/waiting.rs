@@ -1,0 +1,75 @@
+//! Why a task that is not over begins no round: which institutions it waits for. Words for people;
+//! whether a round begins is decided by the owner, from the same facts.
+
+use std::collections::BTreeSet;
+
+use collegium_shared::{clock::Timestamp, ids::InstitutionId, roster::VerifiedRoster};
+use serde_json::{Value, json};
+
+use crate::{
+    driver::Driver,
+    round::named,
+    task::{Next, Paused, Task},
+};
+
+/// The members that a round of this task may ask.
+pub(crate) fn expected(
+    task: &Task,
+    roster: &VerifiedRoster,
+    now: Timestamp,
+) -> BTreeSet<InstitutionId> {
+    roster
+        .active(now)
+        .map(|member| member.institution.clone())
+        .filter(|institution| !task.excluded().contains(institution))
+        .collect()
+}
+
+/// What the task waits for before its next round; none if there is no task or nothing is missing.
+pub(crate) fn of(driver: &Driver) -> Option<String> {
+    let network = &driver.state.network;
+    let task = network.task().filter(|_| network.open_round().is_none())?;
+    if let Some(Paused { since, reason }) = task.paused().filter(|_| task.ending().is_none()) {
+        let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return Some(format!("paused since {since}{reason}"));
+    }
+    let Some(Next::Round(_)) = task.next() else { return None };
+    let now = driver.now();
+    let Some(roster) = driver.state.roster.as_deref().filter(|r| now < r.expires_at()) else {
+        return Some("waiting for a roster that has not expired".to_owned());
+    };
+    let expected = expected(task, roster, now);
+    let needed = task.cohort().n_min();
+    let members = expected.len();
+    if members < needed {
+        return Some(format!(
+            "waiting for a roster of at least {needed} members: it has {members}"
+        ));
+    }
+    let missing = driver.presence.missing(&expected);
+    let present = members - missing.len();
+    (present < needed).then(|| {
+        let names = named(&missing);
+        format!(
+            "waiting for institutions: {present} of {members} present, {needed} are needed, missing: {names}"
+        )
+    })
+}
+
+/// Says once what the task begins to wait for.
+pub(crate) fn note(driver: &mut Driver) {
+    let waiting = of(driver);
+    if waiting.is_some() && waiting != driver.waiting {
+        tracing::info!(reason = waiting, "no round can begin");
+    }
+    driver.waiting = waiting;
+}
+
+/// Who of the roster is there, for a status.
+pub(crate) fn presence(driver: &Driver) -> Value {
+    let now = driver.now();
+    let members = driver.state.roster.as_deref().map(|roster| {
+        roster.active(now).map(|member| member.institution.clone()).collect::<BTreeSet<_>>()
+    });
+    json!(driver.presence.report(&members.unwrap_or_default()))
+}
