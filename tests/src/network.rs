@@ -238,9 +238,15 @@ impl Network {
 
     /// Builds, signs and imports the registry of competencies and shared items.
     pub fn publish_registry(&self, table: &Path) -> anyhow::Result<()> {
+        self.publish_registry_version(table, 1)
+    }
+
+    /// The same under a version; agents take newer ones only.
+    pub fn publish_registry_version(&self, table: &Path, version: u64) -> anyhow::Result<()> {
         let draft = self.exchange().join("registry.draft");
         let build = &mut self.coordinator_command(&["registry", "build"]);
-        self.run(build.arg(table).arg("--out").arg(&draft))?;
+        let version = version.to_string();
+        self.run(build.arg(table).args(["--version", &version]).arg("--out").arg(&draft))?;
         self.sign_and_import("registry", &draft)
     }
 
