@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    ca,
     driver::Driver,
     network::{Event, NetworkEvent},
     root,
@@ -173,7 +174,8 @@ fn export_roster(driver: &Driver) -> Result<Value, String> {
                 institution: name.clone(),
                 legal_entity: enrolled.legal_entity.clone(),
                 identity: enrolled.identity,
-                valid_from: now,
+                // As certificates: members' clocks need not be exact.
+                valid_from: now - ca::CLOCK_SKEW,
                 valid_until: until,
             })
         })

@@ -37,7 +37,7 @@ const CA_LIFETIME: Duration = DAY.saturating_mul(3_650);
 /// How long the certificates of server and clients hold.
 pub const LEAF_LIFETIME: Duration = DAY.saturating_mul(90);
 /// Certificates hold from a little earlier, for clocks that are behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
 
 /// Why the authority cannot be used or will not sign.
 #[derive(Debug, Error)]

@@ -27,7 +27,10 @@ use collegium_shared::{
 };
 use rcgen::PublicKeyData;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     accumulator::Accumulator,
@@ -152,8 +155,10 @@ pub struct Driver {
     log: Log<Event>,
     store: Option<Store>,
     snapshot_at: u64,
-    /// Never goes back, whatever the clock does.
+    /// Of the last entry, and when it was recorded: time never goes back nor stands still, whatever the
+    /// clock does.
     last_at: Timestamp,
+    recorded: Instant,
     pub(crate) state: Published,
     uncommitted: bool,
     publish: watch::Sender<Published>,
@@ -210,6 +215,7 @@ impl Driver {
             log,
             store,
             last_at,
+            recorded: Instant::now(),
             state: Published { network: Arc::new(network), roster: None, registry: None },
             uncommitted: false,
             publish,
@@ -418,12 +424,13 @@ impl Driver {
         self.log.append(&entry)?;
         Arc::make_mut(&mut self.state.network).apply(&entry.event, at);
         self.last_at = at;
+        self.recorded = Instant::now();
         self.uncommitted = true;
         Ok(())
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.clock.now().max(self.last_at)
+        self.clock.now().max(self.last_at + self.recorded.elapsed())
     }
 
     fn save_view(&mut self) {

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     driver::{Driver, Handle},
     gate::{Gate, GateLayer},
-    listener,
+    listener::{self, ListenerError},
     rpc::Rpc,
 };
 
@@ -43,6 +43,10 @@ fn gate(config: &Config, handle: &Handle, clock: &Clock, ca: &Ca) -> GateLayer {
     GateLayer(Arc::new(Gate::new(handle.clone(), clock.clone(), names, signed)))
 }
 
+/// How often, and after what pauses, a port that this process held before is asked for.
+const REBINDS: u32 = 100;
+const REBIND_PAUSE: Duration = Duration::from_millis(50);
+
 /// Where the control socket lies.
 pub fn control_socket(dir: &Path) -> std::path::PathBuf {
     dir.join("run").join("control.sock")
@@ -51,8 +55,17 @@ pub fn control_socket(dir: &Path) -> std::path::PathBuf {
 /// Serves the directory until `shutdown`. When the storage is full or failing, everything is closed, and
 /// opened anew as at a start once it takes data again.
 pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    serve_at(dir, Clock::system(), shutdown).await
+}
+
+/// As [`serve`], by another clock.
+pub async fn serve_at(
+    dir: &Path,
+    clock: Clock,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
-    let work = serve_and_recover(dir, stopped);
+    let work = serve_and_recover(dir, clock, stopped);
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
@@ -62,10 +75,17 @@ pub async fn serve(dir: &Path, shutdown: impl Future<Output = ()>) -> anyhow::Re
     work.await
 }
 
-async fn serve_and_recover(dir: &Path, stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn serve_and_recover(
+    dir: &Path,
+    clock: Clock,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let storage = Storage::new([dir.to_owned(), dir.join("journal")]);
+    let mut again = false;
     loop {
-        let error = match serve_once(dir, &storage, asked(stopped.clone())).await {
+        let run = serve_once(dir, clock.clone(), &storage, again, asked(stopped.clone()));
+        again = true;
+        let error = match run.await {
             Ok(Ended::Recovered) => continue,
             Ok(Ended::Stopped) => return Ok(()),
             Err(error) if storage::trouble(error.as_ref()).is_some() => error,
@@ -86,16 +106,27 @@ async fn asked(mut stopped: watch::Receiver<bool>) {
 /// From opening everything to closing it. Writes the address that it listens on to `run/address`.
 async fn serve_once(
     dir: &Path,
+    clock: Clock,
     storage: &Storage,
+    again: bool,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
     let config = Config::load(dir)?;
-    let clock = Clock::system();
     let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
     let ca = Arc::new(Ca::load(dir)?);
     let gate = gate(&config, &handle, &clock, &ca);
     let tls = listener::tls_config(ca, config.names.clone(), clock)?;
-    let (address, incoming) = listener::bind(config.listen, tls, config.limits.listener()).await?;
+    let bind = || listener::bind(config.listen, Arc::clone(&tls), config.limits.listener());
+    let mut bound = bind().await;
+    // The run before may hold the port for a moment.
+    for _ in 0..REBINDS {
+        if !(again && matches!(bound, Err(ListenerError::InUse(_)))) {
+            break;
+        }
+        tokio::time::sleep(REBIND_PAUSE).await;
+        bound = bind().await;
+    }
+    let (address, incoming) = bound?;
     let control = control::Listener::bind(&control_socket(dir)).await?;
     durable::write(&dir.join("run").join("address"), format!("{address}\n").as_bytes())
         .context("cannot write the address file")?;
@@ -129,6 +160,7 @@ async fn serve_once(
     // Long polls end by themselves only after their patience; a drain does not wait for that.
     if tokio::time::timeout(DRAIN.min(Duration::from_secs(2)), &mut server).await.is_err() {
         server.abort();
+        drop(server.await);
         tracing::debug!("calls that were still open were cut off");
     }
     drop(tokio::time::timeout(DRAIN, control).await);

@@ -188,6 +188,27 @@ impl Network {
         Ok(())
     }
 
+    /// Starts the coordinator with more in its environment, and does not wait for it.
+    pub fn launch_coordinator(&mut self, environment: &[(&str, String)]) -> anyhow::Result<()> {
+        let mut command = self.coordinator_command(&["serve", "--dir"]);
+        command.arg(self.coordinator_dir()).envs(environment.iter().cloned());
+        self.coordinator = Some(Process::spawn("coordinator", &mut command, &self.logs())?);
+        Ok(())
+    }
+
+    /// Starts an institution's agent with more in its environment, and does not wait for it.
+    pub fn launch_agent(
+        &mut self,
+        institution: &InstitutionId,
+        environment: &[(&str, String)],
+    ) -> anyhow::Result<()> {
+        let mut command = self.agent_command(institution, &["run"]);
+        command.envs(environment.iter().cloned());
+        let process = Process::spawn(institution.as_str(), &mut command, &self.logs())?;
+        self.agents.insert(institution.clone(), process);
+        Ok(())
+    }
+
     /// The coordinator's daemon.
     pub fn coordinator_process(&mut self) -> anyhow::Result<&mut Process> {
         self.coordinator.as_mut().context("the coordinator was never started")

@@ -8,6 +8,8 @@
 mod agent_commands;
 mod agents;
 mod commands;
+mod crash;
+mod damage;
 mod demo;
 mod enrolment;
 mod fixtures;
