@@ -201,12 +201,17 @@ impl Testbed {
 impl Testbed {
     /// Serves in this process, until `stop`.
     pub async fn serve(&mut self) -> anyhow::Result<()> {
+        self.serve_by(Clock::system()).await
+    }
+
+    /// As [`Testbed::serve`], by another clock.
+    pub async fn serve_by(&mut self, clock: Clock) -> anyhow::Result<()> {
         let address = self.forget_address()?;
         let (stop, stopped) = oneshot::channel();
         let dir = self.coordinator_dir();
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            service::serve(&dir, stopped).await
+            service::serve_at(&dir, clock, stopped).await
         });
         while !address.exists() {
             if task.is_finished() {

@@ -113,10 +113,10 @@ impl<'s> Storm<'s> {
     pub(super) fn rage(mut self) -> anyhow::Result<Vec<Struck>> {
         self.stage.start_task(None)?;
         for daemon in self.stage.daemons() {
-            let spared = match (&daemon, self.options.side) {
-                (Daemon::Coordinator, Side::Agent) | (Daemon::Agent(_), Side::Coordinator) => true,
-                _ => false,
-            };
+            let spared = matches!(
+                (&daemon, self.options.side),
+                (Daemon::Coordinator, Side::Agent) | (Daemon::Agent(_), Side::Coordinator)
+            );
             if daemon == Daemon::Coordinator {
                 self.stage.process(&daemon)?.kill()?;
             }
@@ -280,8 +280,9 @@ impl<'s> Storm<'s> {
             Event::Network(NetworkEvent::TaskEnded { .. }) => Some(false),
             _ => None,
         });
-        if tasks.next() == Some(false) && self.stage.start_task(None).is_err() {
-            // The coordinator is down, or goes down meanwhile: at the next look.
+        if tasks.next() == Some(false) {
+            // If the coordinator is down, or goes down meanwhile, there is the next look.
+            let _started = self.stage.start_task(None);
         }
         Ok(())
     }

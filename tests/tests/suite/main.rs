@@ -7,6 +7,7 @@
 
 mod agent_commands;
 mod agents;
+mod clocks;
 mod commands;
 mod crash;
 mod damage;
