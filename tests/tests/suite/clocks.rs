@@ -52,6 +52,7 @@ async fn a_clock_that_jumps_ahead_ends_the_phase_and_the_next_attempt_gives_the_
         panic!("it cannot give a sum");
     };
     assert!(reason.contains("1 institutions were ready"), "{reason}");
+    play(&mut seats[..1], Phase::Ended).await;
     seats[0].next_round();
     let seats = finish(seats).await;
     let opened = bed.sum(1).await.unwrap();

@@ -37,8 +37,9 @@ fn a_flipped_byte_in_the_journal_is_named_and_nothing_is_served() {
     let log = network.coordinator_dir().join("journal").join("journal.log");
     let sound = fs::read(&log).unwrap();
     let mut bytes = sound.clone();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
+    let word = b"\"invited\"";
+    let entry = bytes.windows(word.len()).position(|part| part == word).unwrap();
+    bytes[entry + 3] ^= 0x10;
     fs::write(&log, &bytes).unwrap();
     let (code, said) = refused(&network);
     assert_eq!(code, Some(1), "{said}");
