@@ -122,6 +122,7 @@ fn the_wire_stays_at_the_edges() {
     // enrolment that comes before it, and what describes the connection (its URL and TLS identity).
     let allowed = [
         "proto/",
+        "coordinator/src/gate",
         "coordinator/src/listener",
         "coordinator/src/rpc",
         "coordinator/src/service",
