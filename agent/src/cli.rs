@@ -28,6 +28,8 @@ use crate::{
     runner,
 };
 
+mod reenrol;
+
 /// Trains on this institution's learner records, sends masked updates only, recommends locally.
 #[derive(Parser)]
 #[command(name = "collegium-agent", version, about)]
@@ -60,6 +62,14 @@ enum Command {
         root_fingerprint: Digest,
         #[command(flatten)]
         network: network::NetworkArgs,
+    },
+    /// Get a new certificate with a new invitation; keys, journal, records and models stay.
+    Reenrol {
+        #[command(flatten)]
+        place: Place,
+        /// The invitation that the coordinator's operator handed over.
+        #[arg(long)]
+        token_file: PathBuf,
     },
     /// What this institution consents to.
     #[command(subcommand)]
@@ -199,6 +209,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             let (dir, network) = (place.dir, network.network()?);
             enroll(enrol::Request { dir, coordinator, token_file, root_fingerprint, network })
         }
+        Command::Reenrol { place, token_file } => reenrol::run(&place.dir, &token_file),
         Command::Policy(PolicyCommand::Init { place }) => policy_init(&place.dir),
         Command::Data(command) => data(command),
         Command::Run { place } => serve(&place.dir),

@@ -2,6 +2,8 @@
 //! Everything is made in a set-up that is committed at the end, so that an enrolment that fails
 //! leaves nothing. What the coordinator answers is believed only where it fits what was asked.
 
+mod again;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -25,10 +27,13 @@ use v1::enrolment_client::EnrolmentClient;
 
 use crate::{
     config::{self, BadUrl, CONFIG_FILE, CoordinatorUrl, network::Network},
+    credentials::{CredentialsError, MAX_CERTIFICATE, authorities, certifies},
     identity::{self, IDENTITY_KEY, TLS_KEY, VAULT_KEY, with_causes},
     link::{Credential, Route, RouteError},
     vault::{VaultError, VaultKey},
 };
+
+pub use again::again;
 
 /// The most bytes of the coordinator's answer.
 const MAX_REPLY: usize = 128 << 10;
@@ -90,6 +95,12 @@ pub enum EnrolError {
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error("the invitation is for {invited}, but this agent is {own}; ask for one for {own}")]
+    OtherInstitution { invited: InstitutionId, own: InstitutionId },
+    #[error("the new certificate cannot be kept: {0:#}")]
+    NotKept(anyhow::Error),
+    #[error(transparent)]
     Document(#[from] DocumentError),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
@@ -100,14 +111,14 @@ pub enum EnrolError {
 pub async fn enrol(request: &Request, now: Timestamp) -> Result<Enrolled, EnrolError> {
     let url = CoordinatorUrl::try_from(request.coordinator.clone())?;
     let invitation = TokenFile::load(&request.token_file, now)?;
-    if !identity::is_authority(&invitation.ca_certificate) {
+    if authorities(&invitation.ca_certificate).is_none() {
         return Err(EnrolError::BadAuthority);
     }
     let setup = Setup::begin(&request.dir, CONFIG_FILE)?;
     let keys = Keys::create(setup.path(), &invitation.institution)?;
     let pinned = &invitation.ca_certificate;
     let route = Route::new(&request.network, &url, pinned, Credential::None)?;
-    let reply = ask(&url, route.within(PATIENCE), &invitation, &keys).await?;
+    let reply = ask(&url, route.within(PATIENCE), &invitation, &keys.identity, &keys.csr).await?;
     let root = check(&reply, &keys, &invitation.institution, &request.root_fingerprint)?;
     documents::write(&setup.path().join(identity::ROOT), &RootPublic::new(*root.key()))?;
     let certs = setup.path().join("certs");
@@ -159,16 +170,17 @@ async fn ask(
     url: &CoordinatorUrl,
     route: Route,
     invitation: &TokenFile,
-    keys: &Keys,
+    identity: &SigningKey,
+    csr: &[u8],
 ) -> Result<v1::EnrolReply, EnrolError> {
-    let digest = enrolment_digest(&invitation.institution, &keys.csr);
+    let digest = enrolment_digest(&invitation.institution, csr);
     let message = v1::EnrolRequest {
         protocol: PROTOCOL,
         institution: invitation.institution.to_string(),
         token: invitation.token.expose().to_vec(),
-        csr: keys.csr.clone(),
-        identity: keys.identity.verifying_key().as_bytes().to_vec(),
-        signature: keys.identity.sign(digest.as_bytes()).as_bytes().to_vec(),
+        csr: csr.to_vec(),
+        identity: identity.verifying_key().as_bytes().to_vec(),
+        signature: identity.sign(digest.as_bytes()).as_bytes().to_vec(),
     };
     let unreachable = |error: &dyn std::error::Error| EnrolError::Unreachable {
         url: url.as_str().to_owned(),
@@ -199,19 +211,24 @@ fn words(status: &Status) -> String {
     status.message().chars().take(300).map(plain).collect()
 }
 
+/// The root that the coordinator names, if it is the one that was given out of band.
+fn verified_root(reply: &v1::EnrolReply, expected: &Digest) -> Result<RootKey, EnrolError> {
+    let root = VerifyingKey::try_from(&reply.root_key[..])
+        .map_err(|_| EnrolError::BadReply("it names no consortium root"))?;
+    let given = root.fingerprint();
+    RootKey::pinned(root, expected)
+        .map_err(|_| EnrolError::WrongRoot { given, expected: *expected })
+}
+
 fn check(
     reply: &v1::EnrolReply,
     keys: &Keys,
     institution: &InstitutionId,
     expected: &Digest,
 ) -> Result<RootKey, EnrolError> {
-    let root = VerifyingKey::try_from(&reply.root_key[..])
-        .map_err(|_| EnrolError::BadReply("it names no consortium root"))?;
-    let given = root.fingerprint();
-    let root = RootKey::pinned(root, expected)
-        .map_err(|_| EnrolError::WrongRoot { given, expected: *expected })?;
-    let fits = reply.certificate.len() <= identity::MAX_CERTIFICATE
-        && identity::certifies(&reply.certificate, &keys.tls_spki, institution);
+    let root = verified_root(reply, expected)?;
+    let fits = reply.certificate.len() <= MAX_CERTIFICATE
+        && certifies(&reply.certificate, &keys.tls_spki, institution);
     if fits { Ok(root) } else { Err(EnrolError::BadReply("the certificate is not over our key")) }
 }
 

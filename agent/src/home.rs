@@ -33,6 +33,7 @@ use thiserror::Error;
 
 use crate::{
     config::{CONFIG_FILE, Config},
+    credentials,
     identity::{IDENTITY_KEY, Identity, IdentityError, VAULT_KEY},
     install::{InstallError, ModelStore},
     model::Model,
@@ -144,10 +145,12 @@ impl Home {
     /// Opens the directory for this process alone, checks it, and repairs what a crash left.
     pub fn open(dir: &Path, clock: Clock) -> Result<Self, HomeError> {
         let config = Self::config(dir)?;
-        let identity = Identity::load(dir)?;
         let signer = SigningKey::load(&dir.join(IDENTITY_KEY))?;
         let places = &config.directories;
         let book = Book::open(&places.journal, &config.institution, signer, clock.clone())?;
+        // Under the journal's lock: no other process replaces certificates.
+        credentials::finish(dir).map_err(IdentityError::from)?;
+        let identity = Identity::load(dir)?;
         let vault = open_vault(dir, &config, &book)?;
         let home = Self {
             blobs: Blobs::open(&places.blobs)?,

@@ -5,6 +5,7 @@
 pub mod availability;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod desk;
 pub mod enrol;
 pub mod evaluate;
@@ -19,6 +20,7 @@ pub mod policy;
 pub mod prepare;
 pub mod recommend;
 pub mod records;
+mod renewal;
 pub mod rounds;
 pub mod runner;
 pub mod session;

@@ -16,22 +16,30 @@ mod tests;
 mod transfer;
 mod trust;
 
-use std::{error::Error, future::Future, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    future::Future,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use collegium_proto::{
     MAX_MESSAGE,
-    convert::{Instance, Malformed, PollQuery},
+    convert::{self, Instance, Malformed, PollQuery},
     v1::{self, federation_client::FederationClient},
 };
 use collegium_shared::{
     blobs::BlobError,
-    crypto, faults,
+    credentials::Authorities,
+    crypto::{self, Signature},
+    faults,
     ids::RoundId,
     protocol::{Phase, Ready, RevealHeader, ShareBody, ShareHeader, Vote},
     secagg::SharePiece,
     signed::Signed,
 };
 use thiserror::Error;
+use tokio::sync::Notify;
 use tonic::{Code, Response, Status};
 
 use crate::limits::Limits;
@@ -108,7 +116,35 @@ fn account(status: &Status) -> String {
         }
         cause = error.source();
     }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ACCOUNT).collect()
+    let mut account: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ACCOUNT).collect();
+    if let Some(step) = tls_advice(&account) {
+        account = format!("{account}. {step}");
+    }
+    account
+}
+
+/// What to do about a handshake that failed, by the names that rustls has for it.
+fn tls_advice(account: &str) -> Option<&'static str> {
+    const ADVICE: [(&str, &str); 4] = [
+        (
+            "alert: CertificateRevoked",
+            "The coordinator's operator has revoked this institution: ask them why",
+        ),
+        (
+            "alert: CertificateExpired",
+            "This agent's certificate has expired: check this machine's clock, else ask the coordinator's operator for a new invitation and run: collegium-agent reenrol",
+        ),
+        (
+            "alert: UnknownCA",
+            "The authority of this agent's certificate is no longer in force: ask the coordinator's operator for a new invitation and run: collegium-agent reenrol",
+        ),
+        (
+            "UnknownIssuer",
+            "The coordinator shows a certificate of an authority that is not known here: if its operator has replaced the authority, ask them for a new invitation and run: collegium-agent reenrol",
+        ),
+    ];
+    ADVICE.iter().find(|(name, _)| account.contains(name)).map(|(_, advice)| *advice)
 }
 
 fn unreachable(reason: impl Into<String>) -> LinkError {
@@ -130,11 +166,19 @@ async fn call<T>(
     }
 }
 
+fn client(courier: Courier) -> FederationClient<Courier> {
+    FederationClient::new(courier)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
 /// The coordinator, as the agent sees it. Cheap to clone; clones share one connection, which is made
 /// when it is needed and made again when it breaks.
 #[derive(Clone)]
 pub struct Link {
-    federation: FederationClient<Courier>,
+    /// Swapped when the certificate is renewed; calls that are under way keep the one they have.
+    federation: Arc<RwLock<FederationClient<Courier>>>,
+    swapped: Arc<Notify>,
     traffic: Arc<Traffic>,
     heard: Arc<Heard>,
     up: Arc<Pace>,
@@ -152,11 +196,26 @@ impl Link {
             down: Arc::new(Pace::new(limits.download_kib_per_second)),
             traffic: Arc::default(),
             heard: courier.heard(),
-            federation: FederationClient::new(courier)
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(MAX_MESSAGE),
+            swapped: Arc::default(),
+            federation: Arc::new(RwLock::new(client(courier))),
             instance: crypto::random().ok().map(Instance),
         }
+    }
+
+    /// Makes the calls from here on by `route`. Those under way end where they began.
+    pub(crate) fn reconnect(&self, route: &Route) {
+        let fresh = client(route.lazy().hearing(Arc::clone(&self.heard)));
+        *self.federation.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.swapped.notify_one();
+    }
+
+    /// Waits until calls go another way: a poll that waits for news is better made anew.
+    pub(crate) async fn swapped(&self) {
+        self.swapped.notified().await;
+    }
+
+    fn federation(&self) -> FederationClient<Courier> {
+        self.federation.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the coordinator says of itself.
@@ -183,7 +242,7 @@ impl Link {
         let query = PollQuery { cursor: cursor.to_owned(), held, instance: self.instance, away };
         let request = v1::PollRequest::from(&query);
         let mut polled =
-            Polled::try_from(call("poll", POLL, self.federation.clone().poll(request)).await?)?;
+            Polled::try_from(call("poll", POLL, self.federation().poll(request)).await?)?;
         if polled.cursor.is_empty() {
             polled.cursor = query.cursor;
         }
@@ -193,7 +252,7 @@ impl Link {
     /// Phase 1: takes part.
     pub async fn ready(&self, ready: &Signed<Ready>) -> Result<(), LinkError> {
         let request = v1::ReadyMessage::from(ready);
-        call("ready", CALL, self.federation.clone().submit_ready(request)).await.map(drop)
+        call("ready", CALL, self.federation().submit_ready(request)).await.map(drop)
     }
 
     /// Phase 2: deals shares to the list.
@@ -203,13 +262,13 @@ impl Link {
         body: &ShareBody,
     ) -> Result<(), LinkError> {
         let request = v1::ShareMessage::from((header, body));
-        call("share", CALL, self.federation.clone().submit_share(request)).await.map(drop)
+        call("share", CALL, self.federation().submit_share(request)).await.map(drop)
     }
 
     /// Phase 4: votes.
     pub async fn vote(&self, vote: &Signed<Vote>) -> Result<(), LinkError> {
         let request = v1::VoteMessage::from(vote);
-        call("vote", CALL, self.federation.clone().submit_vote(request)).await.map(drop)
+        call("vote", CALL, self.federation().submit_vote(request)).await.map(drop)
     }
 
     /// Phase 5: reveals the shares that a quorum asked for.
@@ -219,13 +278,35 @@ impl Link {
         pieces: &[SharePiece],
     ) -> Result<(), LinkError> {
         let request = v1::RevealMessage::from((header, pieces));
-        call("reveal", CALL, self.federation.clone().submit_reveal(request)).await.map(drop)
+        call("reveal", CALL, self.federation().submit_reveal(request)).await.map(drop)
+    }
+
+    /// A certificate in PEM over the key of a signing request (PKCS#10, DER), in place of the one that
+    /// this link shows. Not verified.
+    pub(crate) async fn renew(
+        &self,
+        csr: &[u8],
+        signature: &Signature,
+    ) -> Result<String, LinkError> {
+        let signature = signature.as_bytes().to_vec();
+        let request = v1::RenewRequest { csr: csr.to_vec(), signature };
+        let reply =
+            call("renew certificate", CALL, self.federation().renew_certificate(request)).await?;
+        Ok(reply.certificate)
+    }
+
+    /// The signed list of the coordinator's certificate authorities, if the first one was ever
+    /// replaced. Not verified.
+    pub(crate) async fn authorities(&self) -> Result<Option<Signed<Authorities>>, LinkError> {
+        let request = v1::AuthoritiesRequest {};
+        let reply = call("authorities", CALL, self.federation().authorities(request)).await?;
+        Ok(convert::authorities(&reply)?)
     }
 
     /// The current roster and registry. Not verified: the caller holds the pinned root.
     pub async fn documents(&self) -> Result<Documents, LinkError> {
         let request = v1::DocumentsRequest {};
-        let reply = call("documents", CALL, self.federation.clone().documents(request)).await?;
+        let reply = call("documents", CALL, self.federation().documents(request)).await?;
         Ok(Documents::try_from(reply)?)
     }
 }

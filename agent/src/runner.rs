@@ -3,6 +3,7 @@
 //! met: the line breaks (pause, again), the coordinator asks for what is not allowed (one entry in the
 //! log, sit out), files of an attempt are damaged (leave it for good). Decides nothing about rounds.
 
+mod authorities;
 mod effort;
 mod models;
 mod part;
@@ -28,13 +29,17 @@ use collegium_shared::{
     signed::Signed,
     storage::{self, Ended, Storage},
 };
-use tokio::{sync::watch, task};
+use tokio::{
+    sync::{Notify, watch},
+    task,
+};
 
 use crate::{
     availability::Availability,
     desk::Desk,
     home::{Home, HomeError},
     link::{Backoff, Link, LinkError, Polled},
+    renewal::Renewal,
     rounds::RoundError,
     session_file::SessionFileError,
     state::{InForce, LocalEvent},
@@ -142,6 +147,8 @@ pub struct Runner {
     /// A new plan was passed over, or would have been.
     away: bool,
     desk: Arc<Desk>,
+    /// Wakes the renewal of the certificate to look at the clock.
+    look: Arc<Notify>,
 }
 
 /// Runs the agent of `dir` until `shutdown`, with a control socket for its command line.
@@ -212,6 +219,8 @@ async fn run_once(
     };
     let until_stopped = stopping.clone();
     let control = tokio::spawn(listener.serve(answer, async move { until_stopped.wait().await }));
+    let renewal = Renewal::new(Arc::clone(&home), runner.link.clone(), Arc::clone(&runner.look));
+    let renewal = tokio::spawn(renewal.run());
     let mut shutdown = pin!(shutdown);
     let result = drained(runner.run(), shutdown.as_mut(), &stop, &stopping).await;
     let mut ended = Ended::Stopped;
@@ -225,6 +234,7 @@ async fn run_once(
     }
     let in_trouble = trouble.is_some();
     stop.send_replace(true);
+    renewal.abort();
     drop(tokio::time::timeout(DRAIN, control).await);
     if in_trouble {
         closed(home).await;
@@ -289,6 +299,7 @@ impl Runner {
             home,
             live,
             stop,
+            look: Arc::default(),
         })
     }
 
@@ -335,16 +346,21 @@ impl Runner {
         let polled = tokio::select! {
             polled = self.stop.or(self.link.poll(&self.cursor, held, self.away)) => polled?,
             () = self.live.woken() => return Ok(()),
+            () = self.link.swapped() => return Ok(()),
         };
         if self.live.answered(self.home.clock.now(), polled.notice.clone()) {
             tracing::warn!(notice = polled.notice, "the coordinator says");
         }
+        self.look.notify_one();
         if polled.cursor == self.cursor {
             return Ok(());
         }
-        let Polled { cursor, roster, release, round, .. } = polled;
+        let Polled { cursor, roster, release, round, authorities, .. } = polled;
         if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
             self.fetch_documents().await?;
+        }
+        if let Some(announced) = authorities {
+            self.follow_authorities(announced).await?;
         }
         if let Some(view) = round {
             self.take_part(view).await?;

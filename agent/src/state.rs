@@ -87,6 +87,17 @@ pub enum LocalEvent {
         reason: String,
         evidence: Digest,
     },
+    /// The coordinator certified a new TLS key, which took the place of the one before.
+    CertificateReplaced {
+        tls_key: Digest,
+        expires_at: Timestamp,
+    },
+    /// A newer list of the coordinator's certificate authorities, signed by its key on the roster.
+    AuthoritiesAccepted {
+        authorities: Digest,
+        version: u64,
+        certificates: usize,
+    },
     ModelInstalled {
         model: Installed,
     },
@@ -142,6 +153,8 @@ pub struct AgentState {
     history: History,
     roster: Option<InForce>,
     registry: Option<InForce>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authorities: Option<InForce>,
     policy: Option<Digest>,
     snapshot: Option<Digest>,
     imports: u64,
@@ -192,6 +205,10 @@ impl AgentState {
                 self.snapshot = Some(*snapshot);
                 self.imports += 1;
             }
+            LocalEvent::CertificateReplaced { .. } => {}
+            LocalEvent::AuthoritiesAccepted { authorities, version, .. } => {
+                self.authorities = Some(InForce { digest: *authorities, version: *version });
+            }
             LocalEvent::PolicyRead { policy } => self.policy = Some(*policy),
             LocalEvent::Refused { round, plan, reason }
             | LocalEvent::ConflictSeen { round, plan, reason, .. } => {
@@ -237,6 +254,11 @@ impl AgentState {
 
     pub fn registry(&self) -> Option<InForce> {
         self.registry
+    }
+
+    /// The list of the coordinator's certificate authorities, once one was replaced.
+    pub fn authorities(&self) -> Option<InForce> {
+        self.authorities
     }
 
     /// The policy that was last gone by.
@@ -350,6 +372,8 @@ mod tests {
                 reason: reason.clone(),
                 evidence: digest,
             },
+            LocalEvent::CertificateReplaced { tls_key: digest, expires_at: Timestamp::EPOCH },
+            LocalEvent::AuthoritiesAccepted { authorities: digest, version: 1, certificates: 2 },
             LocalEvent::ModelInstalled { model: installed(1) },
             LocalEvent::ModelInstalled { model: installed(2) },
             LocalEvent::ModelRefused { manifest: digest, reason: reason.clone() },

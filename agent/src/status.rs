@@ -99,6 +99,7 @@ pub struct Status {
     pub fingerprint: Digest,
     pub state: Activity,
     pub coordinator: CoordinatorStatus,
+    pub certificate: CertificateStatus,
     pub roster: Option<RosterStatus>,
     pub policy: PolicyStatus,
     /// Whether new rounds are joined, and if not, why.
@@ -138,11 +139,33 @@ pub struct CoordinatorStatus {
     pub notice: Option<String>,
 }
 
+/// The client certificate.
+#[derive(Clone, Debug, Serialize)]
+pub struct CertificateStatus {
+    pub expires_at: Timestamp,
+    /// When the running daemon replaces it.
+    pub renew_at: Timestamp,
+    pub expired: bool,
+}
+
+impl CertificateStatus {
+    fn of(home: &Home) -> Self {
+        let credentials = home.identity.credentials();
+        Self {
+            expires_at: credentials.expires_at(),
+            renew_at: credentials.renew_at(&home.identity.fingerprint()),
+            expired: credentials.expired(home.clock.now()).is_some(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct RosterStatus {
     pub version: u64,
     pub members: usize,
     pub expires_at: Timestamp,
+    /// Two thirds of its life are over: the consortium has to sign another.
+    pub expires_soon: bool,
     /// Whether this institution is on it, with its own key, now.
     pub member: bool,
 }
@@ -192,6 +215,7 @@ impl Status {
             version: roster.version(),
             members: roster.members().len(),
             expires_at: roster.expires_at(),
+            expires_soon: roster.warn_from() <= home.clock.now(),
             member: is_member(home, &roster),
         });
         let contact = live.map(|live| unpoisoned(&live.contact).clone());
@@ -219,6 +243,7 @@ impl Status {
                 busy => busy,
             },
             availability,
+            certificate: CertificateStatus::of(home),
             coordinator: coordinator(home.config.coordinator.as_str(), contact, live),
             roster,
             policy: match Policy::load(home.dir()) {
@@ -315,6 +340,7 @@ impl fmt::Display for Status {
         if let Some(notice) = &c.notice {
             line("notice", notice.clone())?;
         }
+        line("certificate", certificate_line(&self.certificate))?;
         line("roster", self.roster.as_ref().map_or("none yet".into(), roster_line))?;
         line("policy", policy_line(&self.policy))?;
         line("rounds", self.availability.to_string())?;
@@ -347,10 +373,21 @@ fn coordinator_line(coordinator: &CoordinatorStatus) -> String {
     text
 }
 
+fn certificate_line(certificate: &CertificateStatus) -> String {
+    let CertificateStatus { expires_at, renew_at, expired } = certificate;
+    if *expired {
+        return format!(
+            "expired at {expires_at}: ask the coordinator's operator for a new invitation, then run reenrol"
+        );
+    }
+    format!("until {expires_at}, renewed from {renew_at} on")
+}
+
 fn roster_line(roster: &RosterStatus) -> String {
     let standing = if roster.member { "member" } else { "this institution is not on it" };
     let RosterStatus { version, members, expires_at, .. } = roster;
-    format!("version {version}, {members} members, until {expires_at} ({standing})")
+    let soon = if roster.expires_soon { ": the consortium has to sign a new one" } else { "" };
+    format!("version {version}, {members} members, until {expires_at}{soon} ({standing})")
 }
 
 fn policy_line(policy: &PolicyStatus) -> String {

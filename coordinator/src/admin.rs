@@ -52,6 +52,23 @@ pub enum AdminRequest {
         token_sha256: Digest,
         expires_at: Timestamp,
     },
+    /// Shuts an institution out at once.
+    Revoke {
+        institution: InstitutionId,
+        reason: String,
+    },
+    /// Lets a revoked institution enrol again, as the legal entity that it was.
+    Readmit {
+        institution: InstitutionId,
+        token_sha256: Digest,
+        expires_at: Timestamp,
+    },
+    /// Makes a new certificate authority beside the one in force.
+    RotateAuthority,
+    /// Lets the older certificate authority go.
+    RetireAuthority {
+        force: bool,
+    },
     Institutions,
     TrustRoot {
         public: RootPublic,
@@ -84,6 +101,12 @@ pub(crate) fn carry_out(
         AdminRequest::Invite { institution, legal_entity, token_sha256, expires_at } => {
             invite(driver, institution, legal_entity, token_sha256, expires_at)
         }
+        AdminRequest::Revoke { institution, reason } => driver.revoke(institution, reason),
+        AdminRequest::Readmit { institution, token_sha256, expires_at } => {
+            readmit(driver, institution, token_sha256, expires_at)
+        }
+        AdminRequest::RotateAuthority => driver.rotate_authority(),
+        AdminRequest::RetireAuthority { force } => driver.retire_authority(force),
         AdminRequest::Institutions => Ok(Ok(institutions(driver))),
         AdminRequest::TrustRoot { public } => trust_root(driver, &public),
         AdminRequest::ExportRoster => Ok(export_roster(driver)),
@@ -97,6 +120,37 @@ pub(crate) fn carry_out(
 }
 
 fn invite(
+    driver: &mut Driver,
+    institution: InstitutionId,
+    legal_entity: String,
+    token_sha256: Digest,
+    expires_at: Timestamp,
+) -> Result<Result<Value, String>, JournalError> {
+    if driver.state.network.is_revoked(&institution) {
+        return Ok(Err(format!(
+            "{institution} is revoked; to let it in again: institution readmit"
+        )));
+    }
+    record_invitation(driver, institution, legal_entity, token_sha256, expires_at)
+}
+
+fn readmit(
+    driver: &mut Driver,
+    institution: InstitutionId,
+    token_sha256: Digest,
+    expires_at: Timestamp,
+) -> Result<Result<Value, String>, JournalError> {
+    let enrolled = driver.state.network.institutions().get(&institution);
+    match enrolled.filter(|enrolled| enrolled.revoked.is_some()) {
+        Some(enrolled) => {
+            let legal_entity = enrolled.legal_entity.clone();
+            record_invitation(driver, institution, legal_entity, token_sha256, expires_at)
+        }
+        None => Ok(Err(format!("{institution} is not revoked; to invite it: invite"))),
+    }
+}
+
+fn record_invitation(
     driver: &mut Driver,
     institution: InstitutionId,
     legal_entity: String,
@@ -128,6 +182,8 @@ fn institutions(driver: &Driver) -> Value {
             "legal_entity": enrolled.legal_entity,
             "identity_fingerprint": enrolled.identity.fingerprint(),
             "certificate_expires_at": enrolled.certificate_expires_at,
+            "authority": enrolled.authority,
+            "revoked": enrolled.revoked,
             "on_roster": roster.is_some_and(|roster| roster.member(name, now).is_some()),
         })
     };
@@ -169,6 +225,7 @@ fn export_roster(driver: &Driver) -> Result<Value, String> {
         .network
         .institutions()
         .iter()
+        .filter(|(_, enrolled)| enrolled.revoked.is_none())
         .map(|(name, enrolled)| {
             listed(name, &enrolled.identity).unwrap_or_else(|| Member {
                 institution: name.clone(),
@@ -328,6 +385,7 @@ pub(crate) fn status(driver: &Driver) -> Value {
             "members": r.members().len(),
             "expires_at": r.expires_at(),
             "expired": expired(r.expires_at()),
+            "expires_soon": expired(r.warn_from()),
         })),
         "registry": driver.state.registry.as_deref().map(|r| json!({
             "version": r.version,

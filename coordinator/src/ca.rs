@@ -2,8 +2,15 @@
 //! It authenticates channels only; who an institution is, and what it says in a round, rests on the
 //! identity keys in the roster.
 
-use std::{path::Path, time::Duration};
+mod rotation;
 
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
 use collegium_shared::{
     clock::Timestamp,
     crypto::{self, CryptoError, Digest, Secret},
@@ -52,20 +59,51 @@ pub enum CaError {
     Damaged { path: String, reason: &'static str },
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
+    #[error(
+        "a rotation is under way: two authorities are in force; first let the old one go: ca retire"
+    )]
+    Rotating,
+    #[error("one authority is in force alone; to replace it: ca rotate")]
+    NothingToRetire,
     #[error("the certificate cannot be made: {0}")]
     Certificate(#[from] rcgen::Error),
 }
 
 /// The certificate authority with its private key.
 pub struct Ca {
+    dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+    /// Those in force, the issuing one first.
+    certificates: Vec<CertificateDer<'static>>,
+    /// The issuing one as the one before certified it, while that is in force too.
+    cross: Option<CertificateDer<'static>>,
     pem: String,
+}
+
+/// The authority that is in force, for everybody who has to follow when it changes. Cheap to clone.
+#[derive(Clone)]
+pub struct InForce(Arc<RwLock<Arc<Ca>>>);
+
+impl InForce {
+    pub fn new(ca: Ca) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(ca))))
+    }
+
+    /// The authority of this moment.
+    pub fn current(&self) -> Arc<Ca> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another in force.
+    pub(crate) fn replace(&self, ca: Ca) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ca);
+    }
 }
 
 /// A certificate and key of the server's: `listener` makes them anew as time goes by.
 pub struct ServerCertificate {
-    pub(crate) certificate: CertificateDer<'static>,
+    /// The certificate first, then what leads to an authority that agents know.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
@@ -78,6 +116,8 @@ pub struct ClientCertificate {
     /// Hexadecimal.
     pub serial: String,
     pub not_after: Timestamp,
+    /// [`Ca::issuing`] of the authority.
+    pub authority: Digest,
 }
 
 /// The digest by which a TLS key is known: SHA-256 of its SubjectPublicKeyInfo in DER.
@@ -102,39 +142,52 @@ impl Ca {
         Self::load(dir)
     }
 
-    /// Reads the authority in `dir`, and checks that key and certificate belong together.
+    /// Reads the authority in `dir`, and checks that key and certificate belong together. Ends a
+    /// rotation that a crash interrupted, so only the directory's owner may call it.
     pub fn load(dir: &Path) -> Result<Self, CaError> {
-        let (key_path, path) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
-        let damaged = |path: &Path, reason| {
-            let path = path.display().to_string();
-            move || CaError::Damaged { path, reason }
+        rotation::finish(dir)?;
+        let path = dir.join(CERTIFICATE_FILE);
+        let key = read_key(&dir.join(KEY_FILE))?;
+        let certificates = read_certificates(&path)?;
+        let spki = key.subject_public_key_info();
+        let fits = |c: &CertificateDer<'_>| certificate_spki(c).is_some_and(|s| s == spki);
+        let Some(issuing) = certificates.first().filter(|certificate| fits(certificate)) else {
+            return Err(damaged(&path, "the certificate belongs to another key"));
         };
-        let bytes = crypto::read_secret(&key_path)?;
-        let key = std::str::from_utf8(bytes.expose())
-            .ok()
-            .and_then(|pem| KeyPair::from_pem(pem).ok())
-            .ok_or_else(damaged(&key_path, "this is not a private key in PEM"))?;
-        let bytes = read_bounded(&path, 64 << 10).map_err(io_error(&path))?;
-        let pem = String::from_utf8(bytes)
-            .map_err(|_| damaged(&path, "this is not a certificate in PEM")())?;
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| damaged(&path, "this is not a certificate in PEM")())?;
-        let spki = certificate_spki(&certificate)
-            .ok_or_else(damaged(&path, "this is not a certificate in PEM"))?;
-        if spki != key.subject_public_key_info() {
-            return Err(damaged(&path, "the certificate belongs to another key")());
-        }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, certificate, pem })
+        let issuer = Issuer::from_ca_cert_der(issuing, key)?;
+        let cross = dir.join(rotation::CROSS_FILE);
+        let cross = if certificates.len() > 1 && cross.exists() {
+            read_certificates(&cross)?.into_iter().next().filter(|cross| fits(cross))
+        } else {
+            None
+        };
+        let pem = certificates.iter().map(|certificate| to_pem(certificate)).collect();
+        Ok(Self { dir: dir.to_owned(), issuer, certificates, cross, pem })
     }
 
-    /// The authority's certificate, as it goes into invitations.
+    /// The certificates of the authorities in force, as they go into invitations.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    /// The same one by one, the issuing one first.
+    pub(crate) fn certificate_pems(&self) -> Vec<String> {
+        self.certificates.iter().map(|certificate| to_pem(certificate)).collect()
+    }
+
+    /// The authorities whose client certificates are taken, the issuing one first.
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// SHA-256 of each certificate in force, the issuing one first.
+    pub fn digests(&self) -> Vec<Digest> {
+        self.certificates.iter().map(|certificate| Digest::of(certificate)).collect()
+    }
+
+    /// SHA-256 of the issuing certificate.
+    pub fn issuing(&self) -> Digest {
+        self.certificates.first().map_or(Digest([0; 32]), |certificate| Digest::of(certificate))
     }
 
     /// A fresh key and certificate for a server that is reached under `names` (host names or IP
@@ -151,9 +204,10 @@ impl Ca {
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.signed_by(&key, &self.issuer)?.into();
+        let leaf = params.signed_by(&key, &self.issuer)?.into();
+        let chain = [Some(leaf), self.cross.clone()].into_iter().flatten().collect();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Ok(ServerCertificate { certificate, key })
+        Ok(ServerCertificate { chain, key })
     }
 
     /// A client certificate for `institution` over the key in `csr_der` (PKCS#10). Only the key is
@@ -177,6 +231,7 @@ impl Ca {
             key_digest: key_digest(&key.subject_public_key_info()),
             serial: hex::encode(serial),
             not_after: not_after(now),
+            authority: self.issuing(),
         })
     }
 }
@@ -202,7 +257,8 @@ pub fn csr_key(csr_der: &[u8]) -> Result<SubjectPublicKeyInfo, CaError> {
 fn authority_params(now: Timestamp) -> Result<CertificateParams, CaError> {
     let tag = hex::encode(crypto::random::<4>()?);
     let mut params = params(&format!("Collegium network CA {tag}"), now, CA_LIFETIME)?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // One more below it: the next authority, which it certifies when it is replaced.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }
@@ -240,6 +296,33 @@ fn serial() -> Result<[u8; 16], CryptoError> {
     let mut serial = crypto::random::<16>()?;
     serial[0] = serial[0] & 0x7f | 0x40;
     Ok(serial)
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, CaError> {
+    let bytes = crypto::read_secret(path)?;
+    std::str::from_utf8(bytes.expose())
+        .ok()
+        .and_then(|pem| KeyPair::from_pem(pem).ok())
+        .ok_or_else(|| damaged(path, "this is not a private key in PEM"))
+}
+
+/// One or more certificates in a file.
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    let bytes = read_bounded(path, 64 << 10).map_err(io_error(path))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = certificates.ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| damaged(path, "this is not a certificate in PEM"))
+}
+
+fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    let text = STANDARD.encode(certificate);
+    let lines: Vec<&str> =
+        (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn damaged(path: &Path, reason: &'static str) -> CaError {
+    CaError::Damaged { path: path.display().to_string(), reason }
 }
 
 /// The SubjectPublicKeyInfo of a certificate, in DER.

@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -19,7 +18,6 @@ use collegium_shared::{
     files,
     ids::InstitutionId,
     service::{log_to_stderr, stop_signal},
-    token::TokenFile,
 };
 use serde_json::Value;
 
@@ -36,7 +34,12 @@ macro_rules! say {
     };
 }
 
+mod ca;
+mod institution;
 mod store;
+
+use ca::CaCommand;
+use institution::InstitutionCommand;
 
 /// Leads a Collegium network: enrols institutions, sums their masked updates, releases models.
 #[derive(Parser)]
@@ -94,6 +97,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Shut an institution out, or let it in again.
+    #[command(subcommand)]
+    Institution(InstitutionCommand),
+    /// The coordinator's certificate authority.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// The consortium's root: make it and sign with it offline, name it to the coordinator.
     #[command(subcommand)]
     Root(RootCommand),
@@ -263,6 +272,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             invite(&home.dir, institution, legal_entity, valid_hours, &out)
         }
         Command::Institutions { home, json } => institutions(&home.dir, json),
+        Command::Institution(command) => institution::run(command),
+        Command::Ca(command) => ca::run(command),
         Command::Root(command) => run_root(command),
         Command::Roster(command) => run_roster(command),
         Command::Registry(command) => run_registry(command),
@@ -299,32 +310,11 @@ fn invite(
     valid_hours: u32,
     out: &Path,
 ) -> anyhow::Result<()> {
-    if out.exists() {
-        bail!("{} exists already; choose another file", out.display());
-    }
-    let ca = files::read_bounded(&dir.join("ca.pem"), 64 << 10)
-        .with_context(|| format!("{} is not a coordinator's directory", dir.display()))?;
-    let expires_at = Clock::system().now() + Duration::from_secs(u64::from(valid_hours) * 3_600);
-    let ca = String::from_utf8(ca).context("ca.pem is damaged")?;
-    let token = TokenFile::new(institution.clone(), expires_at, ca, String::new())?;
     let legal_entity = legal_entity.unwrap_or_else(|| institution.to_string());
-    let token_sha256 = token.token_sha256();
-    let request = AdminRequest::Invite {
-        institution: institution.clone(),
-        legal_entity,
-        token_sha256,
-        expires_at,
-    };
-    // First the file: an invitation in the log that nobody can read would be lost.
-    token.write(out)?;
-    if let Err(error) = ask(dir, request) {
-        std::fs::remove_file(out).with_context(|| out.display().to_string())?;
-        return Err(error);
-    }
-    say!("invited        {institution}");
-    say!("file           {} (readable by you alone)", out.display());
-    say!("valid until    {expires_at}, once");
-    Ok(())
+    let name = institution.clone();
+    institution::write_invitation(dir, &name, valid_hours, out, |token_sha256, expires_at| {
+        AdminRequest::Invite { institution, legal_entity, token_sha256, expires_at }
+    })
 }
 
 fn institutions(dir: &Path, json: bool) -> anyhow::Result<()> {
@@ -335,7 +325,11 @@ fn institutions(dir: &Path, json: bool) -> anyhow::Result<()> {
     }
     for entry in answer.as_array().into_iter().flatten() {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-        let state = if entry["on_roster"] == true { "on the roster" } else { "awaiting roster" };
+        let state = match (&entry["revoked"], &entry["on_roster"]) {
+            (Value::Object(_), _) => "revoked",
+            (_, Value::Bool(true)) => "on the roster",
+            _ => "awaiting roster",
+        };
         say!("{:<28} {:<16} {}", text("institution"), state, text("identity_fingerprint"));
     }
     Ok(())
@@ -463,10 +457,11 @@ fn print_status(answer: &Value) {
         r => line(
             "roster",
             format!(
-                "version {}, {} members, until {}",
+                "version {}, {} members, until {}{}",
                 r["version"],
                 r["members"],
-                plain(&r["expires_at"])
+                plain(&r["expires_at"]),
+                if r["expires_soon"] == true { ": have the root sign a new one" } else { "" }
             ),
         ),
     }

@@ -16,6 +16,7 @@ use collegium_shared::{
     architecture,
     blobs::Blobs,
     clock::{Clock, Timestamp},
+    credentials::Authorities,
     crypto::{SigningKey, VerifyingKey},
     faults,
     ids::{InstitutionId, RoundId},
@@ -25,7 +26,6 @@ use collegium_shared::{
     signed::Signed,
     storage::{self, Ended, Storage},
 };
-use rcgen::PublicKeyData;
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -36,10 +36,12 @@ use crate::{
     accumulator::Accumulator,
     admin::{self, AdminRequest},
     aggregate::{self, AggregateError},
-    ca::{self, Ca},
+    ca::{Ca, InForce},
     config::Config,
+    credentials::{NotHeard, RenewalError, RenewalRequest},
     enrol::CheckedEnrolment,
-    network::{Event, Network, NetworkEvent},
+    listener::Peer,
+    network::{Enrolled, Event, Network, NetworkEvent},
     presence::Presence,
     round::{Admission, Message, Refusal, Round, RoundEvent},
     spool::Spool,
@@ -54,8 +56,6 @@ mod restored;
 
 /// Requests that wait for the owner at most; more callers wait in line.
 const QUEUE: usize = 1_024;
-/// Misuses of one invitation that are logged.
-const MAX_REFUSALS: u32 = 8;
 /// Journal entries between two snapshots of the view.
 const SNAPSHOT_EVERY: u64 = 512;
 
@@ -74,6 +74,10 @@ pub enum DriverError {
     NoRoot,
     #[error("the certificate could not be issued: {0}")]
     Certificate(#[from] crate::ca::CaError),
+    #[error(transparent)]
+    NotHeard(#[from] NotHeard),
+    #[error(transparent)]
+    Renewal(#[from] RenewalError),
     #[error("the coordinator is shutting down")]
     Stopping,
     #[error("the coordinator's storage is full or failing; its operator's log says where")]
@@ -88,6 +92,8 @@ pub struct Enrolment {
 
 enum Command {
     Enrol(Box<CheckedEnrolment>, oneshot::Sender<Result<Enrolment, DriverError>>),
+    Renew(Box<RenewalRequest>, oneshot::Sender<Result<String, RenewalError>>),
+    CertificateUsed(Peer),
     Submit(InstitutionId, Box<Message>, oneshot::Sender<Result<(), DriverError>>),
     Admin(AdminRequest, oneshot::Sender<Result<serde_json::Value, String>>),
     Worked(Done),
@@ -99,6 +105,8 @@ pub struct Published {
     pub network: Arc<Network>,
     pub roster: Option<Arc<VerifiedRoster>>,
     pub registry: Option<Arc<Registry>>,
+    /// The certificate authorities in force, once the first one was replaced.
+    pub authorities: Option<Arc<Signed<Authorities>>>,
 }
 
 /// The way to the owner. Cheap to clone.
@@ -109,6 +117,8 @@ pub struct Handle {
     pub workshop: Workshop,
     /// Who is there.
     pub presence: Presence,
+    pub ca: InForce,
+    pub clock: Clock,
 }
 
 impl Handle {
@@ -123,6 +133,17 @@ impl Handle {
 
     pub async fn enrol(&self, request: CheckedEnrolment) -> Result<Enrolment, DriverError> {
         self.ask(|reply| Command::Enrol(Box::new(request), reply)).await?
+    }
+
+    /// A certificate in PEM in place of the caller's; recorded when this returns.
+    pub async fn renew(&self, request: RenewalRequest) -> Result<String, DriverError> {
+        Ok(self.ask(|reply| Command::Renew(Box::new(request), reply)).await??)
+    }
+
+    /// A renewed certificate was shown for the first time. If the owner is too busy to note it now,
+    /// the next call says it again.
+    pub fn certificate_used(&self, peer: Peer) {
+        drop(self.commands.try_send(Command::CertificateUsed(peer)));
     }
 
     /// Hands in a member's message; durable when this returns.
@@ -151,7 +172,7 @@ pub struct Driver {
     dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) key: SigningKey,
-    pub(crate) ca: Ca,
+    pub(crate) ca: InForce,
     log: Log<Event>,
     store: Option<Store>,
     snapshot_at: u64,
@@ -200,23 +221,26 @@ impl Driver {
         let (worker, commands) = mpsc::channel(QUEUE);
         let (publish, published) = watch::channel(Published::default());
         let presence = Presence::new(clock.clone(), config.poll_patience());
+        let ca = InForce::new(Ca::load(dir)?);
         let handle = Handle {
             commands: worker.clone(),
             published,
             workshop: workshop.clone(),
             presence: presence.clone(),
+            ca: ca.clone(),
+            clock: clock.clone(),
         };
         let mut driver = Self {
             dir: dir.to_owned(),
             clock,
             key,
-            ca: Ca::load(dir)?,
+            ca,
             snapshot_at: log.len(),
             log,
             store,
             last_at,
             recorded: Instant::now(),
-            state: Published { network: Arc::new(network), roster: None, registry: None },
+            state: Published { network: Arc::new(network), ..Published::default() },
             uncommitted: false,
             publish,
             commands,
@@ -230,6 +254,7 @@ impl Driver {
         };
         driver.load_documents()?;
         restored::record(&mut driver, dir)?;
+        driver.sign_authorities();
         driver.publish.send_replace(driver.state.clone());
         Ok((driver, handle))
     }
@@ -261,6 +286,7 @@ impl Driver {
         &mut self,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), JournalError> {
+        self.record_authorities()?;
         if self.state.network.open_round().is_some() {
             self.record(Event::Round(RoundEvent::Resumed))?;
         }
@@ -305,7 +331,8 @@ impl Driver {
                 }
                 Some(Command::Enrol(_, reply)) => drop(reply.send(Err(DriverError::NoRoom))),
                 Some(Command::Submit(_, _, reply)) => drop(reply.send(Err(DriverError::NoRoom))),
-                Some(Command::Worked(_)) | None => {}
+                Some(Command::Renew(..) | Command::CertificateUsed(_) | Command::Worked(_))
+                | None => {}
             }
         }
     }
@@ -404,6 +431,11 @@ impl Driver {
                 let answer = self.enrol(*request)?;
                 replies.push(Box::new(move || drop(reply.send(answer))));
             }
+            Command::Renew(request, reply) => {
+                let answer = self.renew(&request)?;
+                replies.push(Box::new(move || drop(reply.send(answer))));
+            }
+            Command::CertificateUsed(peer) => self.certificate_used(&peer)?,
             Command::Submit(from, message, reply) => {
                 let answer = self.submit(&from, &message)?;
                 replies.push(Box::new(move || drop(reply.send(answer))));
@@ -462,7 +494,7 @@ impl Driver {
         if roster.expires_at() <= now {
             return Ok(None);
         }
-        let expected = waiting::expected(task, roster, now);
+        let expected = waiting::expected(&self.state.network, task, roster, now);
         let n_min = task.cohort().n_min();
         if expected.len() < n_min {
             // Only a new roster can bring more, except where dealers were left out for good.
@@ -501,7 +533,9 @@ impl Driver {
 
     /// The cohort of a task: what was asked for, or what is proposed for the roster.
     pub(crate) fn cohort(&self, asked: Option<Cohort>) -> Option<(Cohort, usize)> {
-        let members = self.state.roster.as_ref()?.active(self.now()).count();
+        let network = &self.state.network;
+        let active = self.state.roster.as_ref()?.active(self.now());
+        let members = active.filter(|member| !network.is_revoked(&member.institution)).count();
         Some((asked.unwrap_or_else(|| Cohort::proposed(members)), members))
     }
 }
@@ -509,61 +543,16 @@ impl Driver {
 // --- Requests ----------------------------------------------------------------------------------
 
 impl Driver {
-    fn enrol(
-        &mut self,
-        request: CheckedEnrolment,
-    ) -> Result<Result<Enrolment, DriverError>, JournalError> {
-        let now = self.now();
-        let CheckedEnrolment { institution, token_sha256, csr, identity } = request;
-        let network = &self.state.network;
-        // The same request again, because the answer was lost, gets a certificate over the same key.
-        let again = network.institutions().get(&institution).is_some_and(|enrolled| {
-            let key = ca::csr_key(&csr).map(|key| ca::key_digest(&key.subject_public_key_info()));
-            enrolled.identity == identity && key.is_ok_and(|key| enrolled.tls_key == key)
-        });
-        let refused = match (network.root(), network.invitation(&token_sha256)) {
-            (None, _) => return Ok(Err(DriverError::NoRoot)),
-            (_, None) => Some("unknown"),
-            (_, Some(i)) if i.institution != institution => Some("for another institution"),
-            (_, Some(i)) if i.spent && !again => Some("already used"),
-            (_, Some(i)) if i.expires_at <= now => Some("expired"),
-            _ => None,
-        };
-        if let Some(reason) = refused {
-            tracing::warn!(%institution, reason, "enrolment refused");
-            // Only the first few misuses of a token that an operator made are worth a line in the
-            // log: strangers cannot fill it.
-            if network.invitation(&token_sha256).is_some_and(|i| i.refusals < MAX_REFUSALS) {
-                let reason = format!("the token is {reason}");
-                self.record(Event::Network(NetworkEvent::EnrolmentRefused {
-                    institution,
-                    token_sha256,
-                    reason,
-                }))?;
-            }
-            return Ok(Err(DriverError::Token(reason)));
-        }
-        let certificate = match self.ca.issue_client(&csr, &institution, now) {
-            Ok(certificate) => certificate,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        let root = network.root();
-        self.record(Event::Network(NetworkEvent::Enrolled {
-            institution,
-            identity,
-            tls_key: certificate.key_digest,
-            token_sha256,
-            certificate_expires_at: certificate.not_after,
-        }))?;
-        let enrolment = root.map(|root| Enrolment { certificate_pem: certificate.pem, root });
-        Ok(enrolment.ok_or(DriverError::NoRoot))
-    }
-
     fn submit(
         &mut self,
         from: &InstitutionId,
         message: &Message,
     ) -> Result<Result<(), DriverError>, JournalError> {
+        // Again here: the call may have begun before the institution was revoked.
+        let enrolled = self.state.network.institutions().get(from);
+        if let Some(Err(refused)) = enrolled.map(Enrolled::not_revoked) {
+            return Ok(Err(refused.into()));
+        }
         let Some(round) = self.state.network.open_round() else {
             return Ok(Err(DriverError::NoRound));
         };

@@ -44,15 +44,13 @@ pub struct Gate {
     clock: Clock,
     /// None if calls without a client certificate are not taken.
     signatures: Option<Mutex<Signatures>>,
-    /// Digests of our CA's certificate: by one of them a signed call names this coordinator.
-    names: Vec<Digest>,
 }
 
 impl Gate {
     /// `signed_requests` lets calls in that are signed, over connections without a certificate.
-    pub fn new(handle: Handle, clock: Clock, names: Vec<Digest>, signed_requests: bool) -> Self {
+    pub fn new(handle: Handle, clock: Clock, signed_requests: bool) -> Self {
         let signatures = signed_requests.then(|| Mutex::new(Signatures::new(clock.now())));
-        Self { handle, clock, signatures, names }
+        Self { handle, clock, signatures }
     }
 
     /// The request as it may go on to be decoded.
@@ -82,8 +80,8 @@ impl Gate {
         Ok(Request::from_parts(head, Body::new(Full::new(message))))
     }
 
-    /// Who signed this call: the digest of what was signed, and the connection as if the
-    /// institution's current certificate had come with it.
+    /// Who signed this call: the digest of what was signed, and the connection as one of this
+    /// institution's.
     fn signed(
         &self,
         headers: &http::HeaderMap,
@@ -104,17 +102,18 @@ impl Gate {
         let network = self.handle.published().network;
         let enrolled = network.institutions().get(&proof.institution);
         let key = enrolled.map(|enrolled| &enrolled.identity);
+        // By the certificate of one of our authorities a signed call names this coordinator.
+        let names = self.handle.ca.current().digests();
         signatures
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .admit(&proof, key, &self.names, path, self.clock.now())
+            .admit(&proof, key, &names, path, self.clock.now())
             .map_err(|error| refused(&error))?;
-        let enrolled = enrolled.ok_or_else(|| refused(&SignatureError::Signature))?;
         let institution = proof.institution.clone();
         if info.stay.as_ref().is_some_and(|stay| !stay.proved(&institution)) {
             return Err(Status::resource_exhausted("this institution has too many connections"));
         }
-        let peer = Some(Peer { institution, key_digest: enrolled.tls_key });
+        let peer = Some(Peer { institution, key_digest: None });
         Ok((proof.content, ConnectionInfo { peer, ..info.clone() }))
     }
 }

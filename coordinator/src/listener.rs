@@ -3,6 +3,7 @@
 //! here, because enrolment has none yet: what needs one asks [`peer`].
 
 mod admission;
+mod clients;
 
 use std::{
     fmt, io,
@@ -19,9 +20,9 @@ use collegium_shared::{
     ids::InstitutionId,
 };
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::ring,
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use socket2::{SockRef, TcpKeepalive};
@@ -37,9 +38,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use crate::ca::{self, Ca, CaError, INSTITUTION_URI, ServerCertificate};
+use crate::ca::{self, Ca, CaError, INSTITUTION_URI, InForce, ServerCertificate};
 pub use admission::Stay;
 use admission::{Counted, Counts, Handshake, Handshakes, source};
+use clients::Clients;
+pub use clients::IsRevoked;
 
 /// Why the port cannot be opened.
 #[derive(Debug, Error)]
@@ -98,8 +101,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub institution: InstitutionId,
-    /// [`ca::key_digest`] of the certificate's key.
-    pub key_digest: Digest,
+    /// [`ca::key_digest`] of the certificate's key; none if the call itself is signed.
+    pub key_digest: Option<Digest>,
 }
 
 /// What is known of a connection.
@@ -127,30 +130,24 @@ pub fn connection<T>(request: &tonic::Request<T>) -> Weak<()> {
 
 /// The server's side of TLS with certificates for `names` that are renewed while it runs.
 pub fn tls_config(
-    ca: Arc<Ca>,
+    ca: InForce,
     names: Vec<String>,
     clock: Clock,
+    is_revoked: IsRevoked,
 ) -> Result<Arc<ServerConfig>, ListenerError> {
-    let renewing = Renewing::new(Arc::clone(&ca), names, clock)?;
-    server_config(&ca, Arc::new(renewing))
+    let renewing = Renewing::new(ca.clone(), names, clock.clone())?;
+    server_config(Clients::new(ca, clock, is_revoked)?, Arc::new(renewing))
 }
 
-/// TLS 1.3 with HTTP/2 and clients of `ca`. Sessions are never resumed, so that every connection
-/// proves the key anew.
+/// TLS 1.3 with HTTP/2. Sessions are never resumed, so that every connection proves the key anew.
 fn server_config(
-    ca: &Ca,
+    clients: Clients,
     resolver: Arc<dyn ResolvesServerCert>,
 ) -> Result<Arc<ServerConfig>, ListenerError> {
     let provider = Arc::new(ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.certificate().clone())?;
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(clients))
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -159,24 +156,32 @@ fn server_config(
 }
 
 fn certified(certificate: ServerCertificate) -> Result<CertifiedKey, ListenerError> {
-    let ServerCertificate { certificate, key } = certificate;
-    Ok(CertifiedKey::new(vec![certificate], ring::sign::any_ecdsa_type(&key)?))
+    let ServerCertificate { chain, key } = certificate;
+    Ok(CertifiedKey::new(chain, ring::sign::any_ecdsa_type(&key)?))
 }
 
-/// The server's certificate, made at start and again long before it expires, so that a server may
-/// run for as long as it likes. Agents pin the authority and do not notice.
+/// The server's certificate, made at start and again long before it expires or when the authority
+/// changes, so that a server may run for as long as it likes. Agents pin the authority and do not
+/// notice.
 struct Renewing {
-    ca: Arc<Ca>,
+    ca: InForce,
     names: Vec<String>,
     clock: Clock,
-    current: Mutex<(Timestamp, Arc<CertifiedKey>)>,
+    current: Mutex<Issued>,
+}
+
+/// A server's certificate, when it was made and by whom.
+struct Issued {
+    at: Timestamp,
+    by: Arc<Ca>,
+    key: Arc<CertifiedKey>,
 }
 
 impl Renewing {
-    fn new(ca: Arc<Ca>, names: Vec<String>, clock: Clock) -> Result<Self, ListenerError> {
-        let now = clock.now();
-        let current = Mutex::new((now, certify(&ca, &names, now)?));
-        Ok(Self { ca, names, clock, current })
+    fn new(ca: InForce, names: Vec<String>, clock: Clock) -> Result<Self, ListenerError> {
+        let (at, by) = (clock.now(), ca.current());
+        let key = certify(&by, &names, at)?;
+        Ok(Self { ca, names, clock, current: Mutex::new(Issued { at, by, key }) })
     }
 }
 
@@ -188,15 +193,15 @@ impl fmt::Debug for Renewing {
 
 impl ResolvesServerCert for Renewing {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let now = self.clock.now();
+        let (now, ca) = (self.clock.now(), self.ca.current());
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.since(current.0) > ca::LEAF_LIFETIME / 3 {
-            match certify(&self.ca, &self.names, now) {
-                Ok(key) => *current = (now, key),
+        if now.since(current.at) > ca::LEAF_LIFETIME / 3 || !Arc::ptr_eq(&ca, &current.by) {
+            match certify(&ca, &self.names, now) {
+                Ok(key) => *current = Issued { at: now, by: ca, key },
                 Err(error) => tracing::warn!(%error, "the server's certificate was not renewed"),
             }
         }
-        Some(Arc::clone(&current.1))
+        Some(Arc::clone(&current.key))
     }
 }
 
@@ -372,7 +377,8 @@ fn identify(der: &[u8]) -> Option<Peer> {
     let names = certificate.subject_alternative_name().ok()??;
     let [GeneralName::URI(uri)] = names.value.general_names[..] else { return None };
     let institution = uri.strip_prefix(INSTITUTION_URI)?.parse().ok()?;
-    Some(Peer { institution, key_digest: ca::key_digest(certificate.public_key().raw) })
+    let key_digest = Some(ca::key_digest(certificate.public_key().raw));
+    Some(Peer { institution, key_digest })
 }
 
 /// A TLS connection whose handshake is done. Counts against the limits until it is dropped.

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    authorities::AuthoritiesInForce,
+    credentials::{Renewed, Revocation},
     round::{Round, RoundEvent},
     task::{Candidate, Release, Task, TaskEnding, TaskSpec},
 };
@@ -49,6 +51,30 @@ pub enum NetworkEvent {
         tls_key: Digest,
         token_sha256: Digest,
         certificate_expires_at: Timestamp,
+        /// SHA-256 of the certificate of the authority that issued it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        authority: Option<Digest>,
+    },
+    /// A certificate over a new TLS key was issued; the one before holds until this one is used.
+    CertificateRenewed {
+        institution: InstitutionId,
+        tls_key: Digest,
+        certificate_expires_at: Timestamp,
+        authority: Digest,
+    },
+    /// The certificate authorities in force, the issuing one first.
+    AuthoritiesChanged {
+        certificates: Vec<Digest>,
+    },
+    /// The renewed certificate was used for the first time: the one before is refused from now on.
+    CertificateTaken {
+        institution: InstitutionId,
+        tls_key: Digest,
+    },
+    /// An operator shut an institution out; only a new invitation lets it in again.
+    Revoked {
+        institution: InstitutionId,
+        reason: String,
     },
     /// A token was shown that is unknown, expired, spent or for another institution.
     EnrolmentRefused {
@@ -131,6 +157,14 @@ pub struct Enrolled {
     /// SHA-256 of the public key in its certificate.
     pub tls_key: Digest,
     pub certificate_expires_at: Timestamp,
+    /// SHA-256 of the certificate of the authority that issued it; none for the very first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Digest>,
+    /// A certificate that was issued and not used yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed: Option<Renewed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revocation>,
 }
 
 /// A signed document that is in force.
@@ -156,6 +190,8 @@ pub struct Network {
     /// Manifest of the newest released model of all tasks.
     release: Option<Digest>,
     equivocations: BTreeSet<(InstitutionId, RoundId, Phase)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authorities: Option<AuthoritiesInForce>,
 }
 
 impl Network {
@@ -194,13 +230,42 @@ impl Network {
                 tls_key,
                 token_sha256,
                 certificate_expires_at,
+                authority,
             } => {
                 let Some(invitation) = self.invitations.get_mut(&token_sha256) else { return };
                 invitation.spent = true;
                 let legal_entity = invitation.legal_entity.clone();
-                let enrolled = Enrolled { legal_entity, identity, tls_key, certificate_expires_at };
+                let enrolled = Enrolled {
+                    legal_entity,
+                    identity,
+                    tls_key,
+                    certificate_expires_at,
+                    authority,
+                    renewed: None,
+                    revoked: None,
+                };
                 self.institutions.insert(institution, enrolled);
             }
+            NetworkEvent::AuthoritiesChanged { certificates } => {
+                let version = self.authorities.as_ref().map_or(0, |a| a.version) + 1;
+                self.authorities = Some(AuthoritiesInForce { version, certificates });
+            }
+            NetworkEvent::CertificateRenewed {
+                institution,
+                tls_key,
+                certificate_expires_at,
+                authority,
+            } => {
+                if let Some(enrolled) = self.institutions.get_mut(&institution) {
+                    enrolled.renew(Renewed { tls_key, certificate_expires_at, authority, at });
+                }
+            }
+            NetworkEvent::CertificateTaken { institution, tls_key } => {
+                if let Some(enrolled) = self.institutions.get_mut(&institution) {
+                    enrolled.take(&tls_key);
+                }
+            }
+            NetworkEvent::Revoked { institution, reason } => self.revoke(&institution, reason, at),
             NetworkEvent::RosterImported { document, roster, version, .. } => {
                 self.roster = Some(InForce { document, digest: roster, version });
             }
@@ -238,6 +303,15 @@ impl Network {
             NetworkEvent::TaskResumed => task.resume(),
             _ => {}
         }
+    }
+
+    /// Nothing that was handed out before lets the institution in again.
+    fn revoke(&mut self, institution: &InstitutionId, reason: String, at: Timestamp) {
+        if let Some(enrolled) = self.institutions.get_mut(institution) {
+            enrolled.revoked = Some(Revocation { reason, at });
+        }
+        let theirs = self.invitations.values_mut().filter(|i| i.institution == *institution);
+        theirs.for_each(|invitation| invitation.spent = true);
     }
 
     /// SHA-256 over the whole state: equal for two machines that saw the same events.
@@ -291,6 +365,11 @@ impl Network {
         let registry = self.registry.iter().map(|r| (r.document, "the registry in force"));
         let tasks = self.tasks.iter().flat_map(Task::blobs);
         roster.chain(registry).chain(tasks).collect()
+    }
+
+    /// The certificate authorities, once the first one was replaced.
+    pub fn authorities(&self) -> Option<&AuthoritiesInForce> {
+        self.authorities.as_ref()
     }
 
     pub fn release(&self) -> Option<Digest> {

@@ -12,7 +12,7 @@ use std::{
 
 use collegium_proto::{
     MAX_MESSAGE,
-    convert::{Documents, DownloadFrom, Malformed, PollQuery},
+    convert::{Documents, DownloadFrom, Malformed, PollQuery, authorities_reply},
     v1::{
         self,
         enrolment_server::{Enrolment, EnrolmentServer},
@@ -36,9 +36,10 @@ use tonic::{Request, Response, Status, Streaming};
 use self::upload::Uploads;
 use crate::{
     admin::MAX_DOCUMENT,
+    credentials::{RenewalError, RenewalRequest, Standing},
     driver::{DriverError, Handle, Published},
     enrol,
-    listener::{connection, peer},
+    listener::{Peer, connection, peer},
     presence::{Call, Occupied},
     round::{Admission, Message, Position, Refusal, Round},
     spool::SpoolError,
@@ -77,15 +78,21 @@ impl Rpc {
         let peer = peer(request).ok_or_else(|| {
             Status::unauthenticated("this call needs a client certificate: enrol first")
         })?;
-        let published = self.handle.published();
-        match published.network.institutions().get(&peer.institution) {
-            Some(enrolled) if enrolled.tls_key == peer.key_digest => {
-                drop(self.handle.presence.call(&peer.institution));
-                Ok(peer.institution)
+        self.heard(&peer, &self.handle.published())?;
+        drop(self.handle.presence.call(&peer.institution));
+        Ok(peer.institution)
+    }
+
+    /// Whether this certificate is good now. One that was renewed and is used for the first time is
+    /// noted.
+    fn heard(&self, peer: &Peer, published: &Published) -> Result<(), Status> {
+        match published.network.standing(peer, self.handle.clock.now()) {
+            Ok(Standing::Current) => Ok(()),
+            Ok(Standing::Renewed) => {
+                self.handle.certificate_used(peer.clone());
+                Ok(())
             }
-            _ => Err(Status::permission_denied(
-                "this certificate is not, or no longer, the institution's current one",
-            )),
+            Err(refused) => Err(driver_status(&refused.into())),
         }
     }
 
@@ -313,20 +320,26 @@ impl Federation for Rpc {
     ) -> Result<Response<v1::PollReply>, Status> {
         let member = self.member(&request)?;
         let connection = connection(&request);
+        let peer = peer(&request);
         let query = PollQuery::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
         let _open = self.take_place(&member, &query, &connection).await?;
         let mut watch = self.handle.watch();
         let news = async {
             loop {
                 let published = watch.borrow_and_update().clone();
+                // A poll outlives the certificate that it was made with.
+                if let Some(Err(refused)) = peer.as_ref().map(|peer| self.heard(peer, &published)) {
+                    return Some(Err(refused));
+                }
                 if views::cursor(&published, &member) != query.cursor {
-                    return Some(published);
+                    return Some(Ok(published));
                 }
                 watch.changed().await.ok()?;
             }
         };
         match tokio::time::timeout(self.patience, news).await {
-            Ok(Some(published)) => {
+            Ok(Some(Err(refused))) => Err(refused),
+            Ok(Some(Ok(published))) => {
                 self.answer(&published, &member, &query).await.map(Response::new)
             }
             Ok(None) => Err(Status::unavailable("the coordinator is shutting down")),
@@ -335,6 +348,28 @@ impl Federation for Rpc {
                 Ok(Response::new(v1::PollReply { notice, ..Default::default() }))
             }
         }
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewReply>, Status> {
+        self.member(&request)?;
+        let peer = peer(&request).ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let v1::RenewRequest { csr, signature } = request.into_inner();
+        let renewal = RenewalRequest::new(peer, csr, &signature);
+        let renewal = renewal.map_err(|error| driver_status(&error.into()))?;
+        let certificate = self.handle.renew(renewal).await.map_err(|e| driver_status(&e))?;
+        Ok(Response::new(v1::RenewReply { certificate }))
+    }
+
+    async fn authorities(
+        &self,
+        request: Request<v1::AuthoritiesRequest>,
+    ) -> Result<Response<v1::AuthoritiesReply>, Status> {
+        self.member(&request)?;
+        let signed = self.handle.published().authorities;
+        Ok(Response::new(authorities_reply(signed.as_deref())))
     }
 
     async fn submit_ready(
@@ -435,6 +470,10 @@ fn driver_status(error: &DriverError) -> Status {
         DriverError::NoRound | DriverError::NoRoot => Status::failed_precondition(message),
         DriverError::Token(_) => Status::permission_denied(message),
         DriverError::Certificate(_) => Status::invalid_argument(message),
+        DriverError::NotHeard(_) => Status::permission_denied(message),
+        DriverError::Renewal(RenewalError::TooSoon) => Status::resource_exhausted(message),
+        DriverError::Renewal(RenewalError::Csr(_)) => Status::invalid_argument(message),
+        DriverError::Renewal(_) => Status::permission_denied(message),
         DriverError::Stopping | DriverError::NoRoom => Status::unavailable(message),
         DriverError::Refused(refusal) => match refusal {
             Refusal::WrongPhase { .. } => Status::failed_precondition(message),

@@ -5,9 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use collegium_shared::{
     clock::{Clock, Timestamp},
-    control,
-    crypto::Digest,
-    durable,
+    control, durable,
     storage::{self, Ended, Storage},
 };
 use tokio::sync::watch;
@@ -18,7 +16,7 @@ use crate::{
     config::Config,
     driver::{Driver, Handle},
     gate::{Gate, GateLayer},
-    listener::{self, ListenerError},
+    listener::{self, IsRevoked, ListenerError},
     rpc::Rpc,
 };
 
@@ -37,10 +35,9 @@ const MAX_STREAMS: u32 = 64;
 const MAX_HEADERS: u32 = 16 << 10;
 
 /// What every call passes first.
-fn gate(config: &Config, handle: &Handle, clock: &Clock, ca: &Ca) -> GateLayer {
-    let names = vec![Digest::of(ca.certificate())];
+fn gate(config: &Config, handle: &Handle, clock: &Clock) -> GateLayer {
     let signed = config.listener.signed_requests;
-    GateLayer(Arc::new(Gate::new(handle.clone(), clock.clone(), names, signed)))
+    GateLayer(Arc::new(Gate::new(handle.clone(), clock.clone(), signed)))
 }
 
 /// How often, and after what pauses, a port that this process held before is asked for.
@@ -113,9 +110,9 @@ async fn serve_once(
 ) -> anyhow::Result<Ended> {
     let config = Config::load(dir)?;
     let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
-    let ca = Arc::new(Ca::load(dir)?);
-    let gate = gate(&config, &handle, &clock, &ca);
-    let tls = listener::tls_config(ca, config.names.clone(), clock)?;
+    let gate = gate(&config, &handle, &clock);
+    let (ca, names) = (handle.ca.clone(), config.names.clone());
+    let tls = listener::tls_config(ca, names, clock, is_revoked(&handle))?;
     let bind = || listener::bind(config.listen, Arc::clone(&tls), config.limits.listener());
     let mut bound = bind().await;
     // The run before may hold the port for a moment.
@@ -165,6 +162,11 @@ async fn serve_once(
     }
     drop(tokio::time::timeout(DRAIN, control).await);
     owner
+}
+
+fn is_revoked(handle: &Handle) -> IsRevoked {
+    let handle = handle.clone();
+    Arc::new(move |peer| handle.published().network.is_revoked(&peer.institution))
 }
 
 /// Waits for the stop or for the owner's failure; the owner always ends first, so that whatever was

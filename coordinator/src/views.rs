@@ -47,6 +47,10 @@ fn release_for(published: &Published, member: &InstitutionId) -> Option<Digest> 
     published.network.release().filter(|_| is_on_roster(published, member))
 }
 
+fn authorities(published: &Published) -> Option<Digest> {
+    published.authorities.as_ref().map(|signed| signed.digest())
+}
+
 /// Changes exactly when this member has something new to look at.
 pub fn cursor(published: &Published, member: &InstitutionId) -> String {
     let round = round_of(published, member);
@@ -55,6 +59,7 @@ pub fn cursor(published: &Published, member: &InstitutionId) -> String {
         published.network.registry().map(|r| r.digest),
         release_for(published, member),
         round.map(|round| (round.plan_digest(), round.phase())),
+        authorities(published),
     );
     Digest::of_parts("collegium/v1/cursor", &[format!("{state:?}").as_bytes()]).short()
 }
@@ -73,6 +78,7 @@ pub fn answer(
         release: release_for(published, member),
         round: round.map(|round| round_view(round, member, held, dealings)),
         notice: None,
+        authorities: authorities(published),
     }
 }
 

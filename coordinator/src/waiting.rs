@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 
 use crate::{
     driver::Driver,
+    network::Network,
     round::named,
     task::{Next, Paused, Task},
 };
 
 /// The members that a round of this task may ask.
 pub(crate) fn expected(
+    network: &Network,
     task: &Task,
     roster: &VerifiedRoster,
     now: Timestamp,
@@ -22,6 +24,7 @@ pub(crate) fn expected(
         .active(now)
         .map(|member| member.institution.clone())
         .filter(|institution| !task.excluded().contains(institution))
+        .filter(|institution| !network.is_revoked(institution))
         .collect()
 }
 
@@ -38,7 +41,7 @@ pub(crate) fn of(driver: &Driver) -> Option<String> {
     let Some(roster) = driver.state.roster.as_deref().filter(|r| now < r.expires_at()) else {
         return Some("waiting for a roster that has not expired".to_owned());
     };
-    let expected = expected(task, roster, now);
+    let expected = expected(network, task, roster, now);
     let needed = task.cohort().n_min();
     let members = expected.len();
     if members < needed {

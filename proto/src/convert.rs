@@ -23,8 +23,10 @@
 //! | `DownloadRequest` | [`DownloadFrom`] |
 //! | `DocumentsReply` | [`Documents`] |
 //! | metadata of every call | [`Speaker`], [`CallProof`] |
+//! | `AuthoritiesReply` | [`Signed<Authorities>`](collegium_shared::credentials::Authorities) |
 //!
-//! Enrolment comes from callers without an identity and is checked whole where it is decided.
+//! Enrolment comes from callers without an identity and is checked whole where it is decided, and so
+//! are the requests for certificates, which hold another format.
 
 mod call;
 mod statements;
@@ -48,7 +50,7 @@ use thiserror::Error;
 
 pub use call::{CallProof, Speaker, Version, has_one_message, no_content};
 pub use transfer::{DownloadFrom, DownloadPiece, UploadPiece};
-pub use view::{Documents, Instance, PollQuery, Polled};
+pub use view::{Documents, Instance, PollQuery, Polled, authorities, authorities_reply};
 
 use crate::{PROTOCOL, v1};
 

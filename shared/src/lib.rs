@@ -8,6 +8,7 @@ pub mod blobs;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod credentials;
 pub mod crypto;
 pub mod documents;
 pub mod durable;

@@ -109,6 +109,12 @@ impl VerifiedRoster {
         self.roster.expires_at
     }
 
+    /// From when on people are warned of the end: two thirds of its life.
+    pub fn warn_from(&self) -> Timestamp {
+        let Roster { issued_at, expires_at, .. } = self.roster;
+        issued_at + expires_at.since(issued_at) / 3 * 2
+    }
+
     pub fn coordinator(&self) -> &VerifyingKey {
         &self.roster.coordinator
     }

@@ -20,6 +20,7 @@ use collegium_proto::{
     v1::{self, enrolment_client::EnrolmentClient, federation_client::FederationClient},
 };
 use collegium_shared::{
+    credentials::renewal_digest,
     crypto::{Digest, Key, SigningKey},
     ids::{InstitutionId, RoundId},
     protocol::{
@@ -31,7 +32,7 @@ use collegium_shared::{
     token::{TokenFile, enrolment_digest},
 };
 use prost::Message;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
 use tokio_stream::StreamExt;
 use tonic::{
     Code, Status,
@@ -50,11 +51,45 @@ pub fn channel(url: &str, ca: &str, client: Option<(&str, &str)>) -> anyhow::Res
     Ok(Endpoint::from_shared(url.to_owned())?.tls_config(tls)?.connect_lazy())
 }
 
+/// Where a participant enrolled.
+struct Enrolled {
+    url: String,
+    ca: String,
+    /// Of the certificate in use.
+    tls_key: Mutex<Digest>,
+    /// The certificate and key of the enrolment, in PEM.
+    first: (String, String),
+}
+
+/// A fresh TLS key with the request to certify it (PKCS#10, DER).
+fn tls_request(institution: &InstitutionId) -> anyhow::Result<(KeyPair, Vec<u8>)> {
+    let tls = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, institution.as_str());
+    let csr = params.serialize_request(&tls)?.der().to_vec();
+    Ok((tls, csr))
+}
+
+/// The digest by which the coordinator knows a TLS key.
+fn key_digest(tls: &KeyPair) -> Digest {
+    Digest::of(&tls.subject_public_key_info())
+}
+
+fn client(channel: Channel) -> FederationClient<Channel> {
+    FederationClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
 /// An institution with keys and a certificate of its own.
 pub struct Participant {
     institution: InstitutionId,
     identity: SigningKey,
-    client: FederationClient<Channel>,
+    /// Swapped when the certificate is renewed.
+    client: Mutex<FederationClient<Channel>>,
+    /// Where, and what is known of the channel; none for one that was given from outside.
+    enrolled: Option<Enrolled>,
     sent: Mutex<Vec<Vec<u8>>>,
     /// Bytes of the longest answer to a poll so far.
     longest_poll: AtomicUsize,
@@ -73,11 +108,7 @@ impl Participant {
         institution: &InstitutionId,
     ) -> anyhow::Result<Self> {
         let identity = SigningKey::from_pkcs8(SigningKey::generate_pkcs8()?.expose())?;
-        let tls = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, institution.as_str());
-        let csr = params.serialize_request(&tls)?.der().to_vec();
+        let (tls, csr) = tls_request(institution)?;
         let request = v1::EnrolRequest {
             protocol: PROTOCOL,
             institution: institution.to_string(),
@@ -90,20 +121,68 @@ impl Participant {
             csr,
         };
         let ca = &invitation.ca_certificate;
-        let mut client = EnrolmentClient::new(channel(url, ca, None)?);
-        let reply = client.enrol(request).await?.into_inner();
+        let mut enrolling = EnrolmentClient::new(channel(url, ca, None)?);
+        let reply = enrolling.enrol(request).await?.into_inner();
         let tls_key = tls.serialize_pem();
         let channel = channel(url, ca, Some((&reply.certificate, &tls_key)))?;
-        Ok(Self::over(institution.clone(), identity, channel))
+        let mut participant = Self::over(institution.clone(), identity, channel);
+        participant.enrolled = Some(Enrolled {
+            url: url.to_owned(),
+            ca: ca.clone(),
+            tls_key: Mutex::new(key_digest(&tls)),
+            first: (reply.certificate, tls_key),
+        });
+        Ok(participant)
+    }
+
+    /// Gets a certificate over a new TLS key and uses it from the next call on. Gives the channel of
+    /// the one before.
+    pub async fn renew(&self) -> anyhow::Result<FederationClient<Channel>> {
+        let enrolled = self.enrolled.as_ref().context("this participant never enrolled")?;
+        let (tls, csr) = tls_request(&self.institution)?;
+        let replaces = *enrolled.tls_key.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = self.request_renewal(&csr, &replaces).await?;
+        let key = tls.serialize_pem();
+        let fresh = channel(&enrolled.url, &enrolled.ca, Some((&certificate, &key)))?;
+        *enrolled.tls_key.lock().unwrap_or_else(PoisonError::into_inner) = key_digest(&tls);
+        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::replace(&mut held, client(fresh)))
+    }
+
+    /// A call on a new connection with the certificate of the enrolment.
+    pub async fn reconnect(&self) -> anyhow::Result<()> {
+        let enrolled = self.enrolled.as_ref().context("this participant never enrolled")?;
+        let (certificate, key) = &enrolled.first;
+        let fresh = channel(&enrolled.url, &enrolled.ca, Some((certificate, key)))?;
+        client(fresh).documents(v1::DocumentsRequest {}).await?;
+        Ok(())
+    }
+
+    /// Asks for a certificate and does not use it, as if the answer were lost.
+    pub async fn renew_in_vain(&self) -> anyhow::Result<()> {
+        let enrolled = self.enrolled.as_ref().context("this participant never enrolled")?;
+        let replaces = *enrolled.tls_key.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, csr) = tls_request(&self.institution)?;
+        self.request_renewal(&csr, &replaces).await.map(drop).map_err(Into::into)
+    }
+
+    /// One request, which says that it replaces `replaces`.
+    pub async fn request_renewal(&self, csr: &[u8], replaces: &Digest) -> Result<String, Status> {
+        let signed = renewal_digest(&self.institution, replaces, csr);
+        let signature = self.identity.sign(signed.as_bytes()).as_bytes().to_vec();
+        let request = v1::RenewRequest { csr: csr.to_vec(), signature };
+        Ok(self.client().renew_certificate(request).await?.into_inner().certificate)
+    }
+
+    fn client(&self) -> FederationClient<Channel> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A member that speaks over `channel`, whatever certificate that shows.
     pub fn over(institution: InstitutionId, identity: SigningKey, channel: Channel) -> Self {
-        let client = FederationClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
         let (sent, longest_poll) = Default::default();
-        Self { institution, identity, client, sent, longest_poll }
+        let client = Mutex::new(client(channel));
+        Self { institution, identity, client, enrolled: None, sent, longest_poll }
     }
 
     pub fn institution(&self) -> &InstitutionId {
@@ -135,7 +214,7 @@ impl Participant {
     pub async fn poll(&self, cursor: &str) -> Result<Polled, Status> {
         let cursor = cursor.to_owned();
         let query = PollQuery { cursor, held: None, instance: None, away: false };
-        let reply = self.client.clone().poll(v1::PollRequest::from(&query)).await?;
+        let reply = self.client().poll(v1::PollRequest::from(&query)).await?;
         let reply = reply.into_inner();
         self.longest_poll.fetch_max(reply.encoded_len(), Ordering::Relaxed);
         let mut polled = Polled::try_from(reply).map_err(|e| Status::data_loss(e.to_string()))?;
@@ -147,7 +226,7 @@ impl Participant {
 
     pub async fn send_ready(&self, ready: &Signed<Ready>) -> Result<(), Status> {
         let message = self.recorded(v1::ReadyMessage::from(ready));
-        self.client.clone().submit_ready(message).await.map(drop)
+        self.client().submit_ready(message).await.map(drop)
     }
 
     pub async fn send_share(
@@ -156,7 +235,7 @@ impl Participant {
         body: &ShareBody,
     ) -> Result<(), Status> {
         let message = self.recorded(v1::ShareMessage::from((header, body)));
-        self.client.clone().submit_share(message).await.map(drop)
+        self.client().submit_share(message).await.map(drop)
     }
 
     /// Sends what the coordinator does not have yet of `bytes`, then the header.
@@ -167,7 +246,7 @@ impl Participant {
         header: &Signed<UploadHeader>,
     ) -> Result<(), Status> {
         let request = v1::UploadOffsetRequest::from(round);
-        let mut offset = self.client.clone().upload_offset(request).await?.into_inner().offset;
+        let mut offset = self.client().upload_offset(request).await?.into_inner().offset;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let mut round = Some(round.clone());
         let mut pieces = Vec::new();
@@ -186,7 +265,7 @@ impl Participant {
         pieces.push(UploadPiece { round, offset, data: Vec::new().into(), header });
         let messages: Vec<v1::UploadChunk> =
             pieces.into_iter().map(|piece| self.recorded(piece.into())).collect();
-        self.client.clone().upload(tokio_stream::iter(messages)).await.map(drop)
+        self.client().upload(tokio_stream::iter(messages)).await.map(drop)
     }
 
     /// Sends the beginning of an upload and then nothing more, and leaves the stream open: what a line
@@ -196,12 +275,12 @@ impl Participant {
         let piece = UploadPiece { round: Some(round.clone()), offset: 0, data, header: None };
         let message = self.recorded(v1::UploadChunk::from(piece));
         let open = tokio_stream::once(message).chain(tokio_stream::pending());
-        self.client.clone().upload(open).await.map(drop)
+        self.client().upload(open).await.map(drop)
     }
 
     pub async fn send_vote(&self, vote: &Signed<Vote>) -> Result<(), Status> {
         let message = self.recorded(v1::VoteMessage::from(vote));
-        self.client.clone().submit_vote(message).await.map(drop)
+        self.client().submit_vote(message).await.map(drop)
     }
 
     pub async fn send_reveal(
@@ -210,7 +289,7 @@ impl Participant {
         pieces: &[SharePiece],
     ) -> Result<(), Status> {
         let message = self.recorded(v1::RevealMessage::from((header, pieces)));
-        self.client.clone().submit_reveal(message).await.map(drop)
+        self.client().submit_reveal(message).await.map(drop)
     }
 }
 

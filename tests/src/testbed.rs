@@ -58,6 +58,8 @@ pub struct Testbed {
     dir: TempDir,
     port: u16,
     server: Option<Server>,
+    /// The coordinator's, while it runs in this process.
+    clock: Clock,
     /// Sorted by institution, as in every list.
     pub members: Vec<Arc<Participant>>,
 }
@@ -74,9 +76,14 @@ impl Testbed {
     /// A served coordinator without members, a roster or a registry. `items` and two competencies
     /// will be the registry, so `items + 2` is the dimension of the first sum.
     pub async fn empty() -> anyhow::Result<Self> {
+        Self::empty_at(Clock::system()).await
+    }
+
+    /// The same, with a clock that the test may move.
+    pub async fn empty_at(clock: Clock) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let port = harness::free_port()?;
-        let mut bed = Self { dir, port, server: None, members: Vec::new() };
+        let mut bed = Self { dir, port, server: None, clock, members: Vec::new() };
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
         service::init(&bed.coordinator_dir(), listen, Clock::system().now())?;
         let public = root::init(&bed.root_dir())?;
@@ -87,7 +94,12 @@ impl Testbed {
 
     /// A network of `members` institutions, ready for a task whose first sum has `dimension` values.
     pub async fn start(members: usize, dimension: usize) -> anyhow::Result<Self> {
-        let mut bed = Self::empty().await?;
+        Self::start_at(Clock::system(), members, dimension).await
+    }
+
+    /// The same, with a clock that the test may move.
+    pub async fn start_at(clock: Clock, members: usize, dimension: usize) -> anyhow::Result<Self> {
+        let mut bed = Self::empty_at(clock).await?;
         let mut enrolling = JoinSet::new();
         for number in 0..members {
             let invitation = bed.invite(&format!("school-{number:03}")).await?;
@@ -201,7 +213,7 @@ impl Testbed {
 impl Testbed {
     /// Serves in this process, until `stop`.
     pub async fn serve(&mut self) -> anyhow::Result<()> {
-        self.serve_by(Clock::system()).await
+        self.serve_by(self.clock.clone()).await
     }
 
     /// As [`Testbed::serve`], by another clock.

@@ -80,6 +80,11 @@ impl Courier {
         Self { channel, signer, heard: Arc::default() }
     }
 
+    /// The same, remembering what the coordinator says where it was remembered before.
+    pub(super) fn hearing(self, heard: Arc<Heard>) -> Self {
+        Self { heard, ..self }
+    }
+
     pub(super) fn heard(&self) -> Arc<Heard> {
         Arc::clone(&self.heard)
     }

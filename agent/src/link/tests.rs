@@ -132,6 +132,20 @@ impl Federation for Coordinator {
         self.canned().acknowledge()
     }
 
+    async fn renew_certificate(
+        &self,
+        _: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewReply>, Status> {
+        Err(Status::unimplemented("certificates do not matter here"))
+    }
+
+    async fn authorities(
+        &self,
+        _: Request<v1::AuthoritiesRequest>,
+    ) -> Result<Response<v1::AuthoritiesReply>, Status> {
+        Ok(Response::new(v1::AuthoritiesReply::default()))
+    }
+
     async fn submit_share(
         &self,
         _: Request<v1::ShareMessage>,

@@ -196,7 +196,7 @@ impl Link {
                 message
             }
         });
-        let answer = call("upload", deadline, self.federation.clone().upload(stream)).await;
+        let answer = call("upload", deadline, self.federation().upload(stream)).await;
         match told.try_recv() {
             Ok(Err(error)) => Err(LinkError::Source(error)),
             Ok(Ok(())) | Err(TryRecvError::Empty) => answer.map(drop),
@@ -207,9 +207,8 @@ impl Link {
     /// How much of the upload arrived before; never more than `total`.
     async fn upload_offset(&self, round: &RoundId, total: u64) -> Result<u64, LinkError> {
         let request = v1::UploadOffsetRequest::from(round);
-        let offset = call("upload offset", CALL, self.federation.clone().upload_offset(request))
-            .await?
-            .offset;
+        let offset =
+            call("upload offset", CALL, self.federation().upload_offset(request)).await?.offset;
         if offset <= total {
             Ok(offset)
         } else {
@@ -267,7 +266,7 @@ impl Link {
     ) -> Result<(), LinkError> {
         let from = DownloadFrom { digest: *digest, offset: progress.offset };
         let request = v1::DownloadRequest::from(from);
-        let mut stream = call("download", CALL, self.federation.clone().download(request)).await?;
+        let mut stream = call("download", CALL, self.federation().download(request)).await?;
         loop {
             let message = tokio::time::timeout(CALL, stream.message())
                 .await

@@ -28,7 +28,8 @@ struct WhoAmI;
 impl Enrolment for WhoAmI {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         let peer = peer(&request);
-        let root_key = peer.as_ref().map(|p| p.key_digest.as_bytes().to_vec()).unwrap_or_default();
+        let root_key =
+            peer.as_ref().and_then(|p| Some(p.key_digest?.as_bytes().to_vec())).unwrap_or_default();
         let certificate = peer.map_or("stranger".into(), |p| p.institution.to_string());
         Ok(Response::new(EnrolReply { certificate, root_key }))
     }
@@ -46,15 +47,20 @@ fn names() -> Vec<String> {
     vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
 }
 
+/// One institution is shut out.
+fn is_revoked() -> IsRevoked {
+    Arc::new(|peer: &Peer| peer.institution.as_str() == "revoked-school")
+}
+
 fn now() -> Timestamp {
     Clock::system().now()
 }
 
 impl Running {
     async fn start(dir: &Path, limits: Limits) -> Self {
-        let ca = Arc::new(Ca::create(dir, now()).unwrap());
+        let ca = InForce::new(Ca::create(dir, now()).unwrap());
         let clock = Clock::manual(now());
-        let tls = tls_config(Arc::clone(&ca), names(), clock.clone()).unwrap();
+        let tls = tls_config(ca.clone(), names(), clock.clone(), is_revoked()).unwrap();
         let (address, incoming) = bind("127.0.0.1:0".parse().unwrap(), tls, limits).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let router = Server::builder().add_service(EnrolmentServer::new(WhoAmI));
@@ -62,7 +68,7 @@ impl Running {
             let signal = async { drop(stopped.await) };
             router.serve_with_incoming_shutdown(incoming, signal).await.unwrap();
         });
-        Self { address, ca, clock, stop, task }
+        Self { address, ca: ca.current(), clock, stop, task }
     }
 
     async fn connect(
@@ -127,20 +133,47 @@ async fn a_certificate_from_another_authority_is_refused() {
 }
 
 #[tokio::test]
+async fn a_revoked_institution_gets_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), Limits::default()).await;
+    let (revoked, _) = identity(&running.ca, "revoked-school");
+    assert!(running.who_am_i(Some(revoked)).await.is_none());
+    let (other, _) = identity(&running.ca, "school-a");
+    assert!(running.who_am_i(Some(other)).await.is_some());
+}
+
+#[tokio::test]
+async fn an_expired_client_certificate_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), Limits::default()).await;
+    let (member, _) = identity(&running.ca, "school-a");
+    let expired = {
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default().serialize_request(&key).unwrap();
+        let long_ago = now() - ca::LEAF_LIFETIME - Duration::from_secs(3_600);
+        let name = "school-a".parse().unwrap();
+        let issued = running.ca.issue_client(csr.der(), &name, long_ago).unwrap();
+        Identity::from_pem(issued.pem, key.serialize_pem())
+    };
+    assert!(running.who_am_i(Some(expired)).await.is_none());
+    assert!(running.who_am_i(Some(member)).await.is_some());
+}
+
+#[tokio::test]
 async fn a_server_certificate_does_not_make_a_client() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), Limits::default()).await;
     let server = running.ca.issue_server(&["localhost".to_owned()], now()).unwrap();
     let roots = {
-        let mut roots = RootCertStore::empty();
-        roots.add(running.ca.certificate().clone()).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(running.ca.certificates()[0].clone()).unwrap();
         roots
     };
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
-        .with_client_auth_cert(vec![server.certificate], server.key)
+        .with_client_auth_cert(server.chain, server.key)
         .unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(running.address).await.unwrap();
@@ -200,7 +233,8 @@ async fn connections_over_the_limit_are_closed() {
 async fn a_port_in_use_is_named_and_shutdown_frees_it() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), Limits::default()).await;
-    let tls = tls_config(Arc::clone(&running.ca), names(), running.clock.clone()).unwrap();
+    let ca = InForce::new(Ca::load(dir.path()).unwrap());
+    let tls = tls_config(ca, names(), running.clock.clone(), is_revoked()).unwrap();
     let again = || bind(running.address, Arc::clone(&tls), Limits::default());
     let error = again().await.err().unwrap();
     assert!(matches!(error, ListenerError::InUse(address) if address == running.address));

@@ -2,6 +2,7 @@
 //! documents that the root signed. Owns no judgement of any of it.
 
 use collegium_shared::{
+    credentials::Authorities,
     crypto::Digest,
     ids::RoundId,
     protocol::{Phase, RoundView, ShareHeader},
@@ -82,6 +83,8 @@ pub struct Polled {
     pub round: Option<RoundView>,
     /// What the institution's operator should know, in words.
     pub notice: Option<String>,
+    /// The digest of the list of the coordinator's certificate authorities.
+    pub authorities: Option<Digest>,
 }
 
 impl TryFrom<v1::PollReply> for Polled {
@@ -94,12 +97,14 @@ impl TryFrom<v1::PollReply> for Polled {
         empty_unless(changed, "PollReply.roster", message.roster.is_empty())?;
         empty_unless(changed, "PollReply.release", message.release.is_empty())?;
         empty_unless(changed, "PollReply.round", message.round.is_none())?;
+        empty_unless(changed, "PollReply.authorities", message.authorities.is_empty())?;
         Ok(Self {
             cursor: message.cursor,
             roster: optional_digest("PollReply.roster", &message.roster)?,
             release: optional_digest("PollReply.release", &message.release)?,
             round: message.round.map(RoundView::try_from).transpose()?,
             notice: Some(message.notice).filter(|notice| !notice.is_empty()),
+            authorities: optional_digest("PollReply.authorities", &message.authorities)?,
         })
     }
 }
@@ -117,6 +122,7 @@ impl From<&Polled> for v1::PollReply {
             release: bytes(polled.release),
             round: polled.round.as_ref().map(Into::into),
             notice: polled.notice.clone().unwrap_or_default(),
+            authorities: bytes(polled.authorities),
         }
     }
 }
@@ -184,6 +190,24 @@ impl From<&RoundView> for v1::RoundView {
             ending: view.ending.as_ref().map(Into::into),
         }
     }
+}
+
+/// The most bytes of the list of certificate authorities.
+const MAX_AUTHORITIES: usize = 64 << 10;
+
+/// The signed list of certificate authorities; none if the first one was never replaced. Not yet
+/// verified.
+pub fn authorities(
+    message: &v1::AuthoritiesReply,
+) -> Result<Option<Signed<Authorities>>, Malformed> {
+    let json = Some(&message.authorities).filter(|json| !json.is_empty());
+    let read = |json: &Vec<u8>| document("AuthoritiesReply.authorities", json, MAX_AUTHORITIES);
+    json.map(read).transpose()
+}
+
+/// What [`authorities`] reads.
+pub fn authorities_reply(signed: Option<&Signed<Authorities>>) -> v1::AuthoritiesReply {
+    v1::AuthoritiesReply { authorities: signed.map(document_json).unwrap_or_default() }
 }
 
 /// The current documents of the consortium's root, as far as there are any. Not yet verified.

@@ -5,8 +5,10 @@
     reason = "a failed expectation is how a test says what it found"
 )]
 
+mod agent_certificates;
 mod agent_commands;
 mod agents;
+mod certificates;
 mod clocks;
 mod commands;
 mod crash;
@@ -25,6 +27,7 @@ mod replay;
 mod restart;
 mod restore;
 mod returning;
+mod revocation;
 mod search;
 mod secrecy;
 mod secrecy_agents;

@@ -1,6 +1,9 @@
 //! Scripted members around one round whose phases do not end by themselves while a test looks.
 
-use collegium_shared::protocol::{Cohort, Deadlines, Phase};
+use collegium_shared::{
+    clock::Clock,
+    protocol::{Cohort, Deadlines, Phase},
+};
 use collegium_tests::{participant::Seat, testbed::Testbed};
 use tonic::{Code, Status};
 
@@ -16,8 +19,18 @@ pub(crate) fn patient() -> Deadlines {
 
 /// `n` seats with random inputs and a task of one step; at most one member may collude.
 pub(crate) async fn table(n: usize, min_honest: u16, deadlines: Deadlines) -> (Testbed, Vec<Seat>) {
+    table_at(Clock::system(), n, min_honest, deadlines).await
+}
+
+/// The same, with a clock of the coordinator's that the test may move.
+pub(crate) async fn table_at(
+    clock: Clock,
+    n: usize,
+    min_honest: u16,
+    deadlines: Deadlines,
+) -> (Testbed, Vec<Seat>) {
     let seed = seed();
-    let bed = Testbed::start(n, DIMENSION).await.unwrap();
+    let bed = Testbed::start_at(clock, n, DIMENSION).await.unwrap();
     let cohort = Cohort { c_max: u16::from(n > 3), min_honest };
     bed.start_task(1, Some(cohort), deadlines).await.unwrap();
     let seats = bed.seats(|place| anything(seed, place));

@@ -269,14 +269,15 @@ pub(super) fn view() -> impl Strategy<Value = RoundView> {
 
 pub(super) fn polled() -> impl Strategy<Value = Polled> {
     let notice = || option::of("[ -~]{1,80}");
-    let digests = (option::of(digest()), option::of(digest()));
+    let digests = [(); 3].map(|()| option::of(digest()));
     let news = ("[0-9a-z]{1,64}", digests, option::of(view()), notice()).prop_map(
-        |(cursor, (roster, release), round, notice)| Polled {
+        |(cursor, [roster, release, authorities], round, notice)| Polled {
             cursor,
             roster,
             release,
             round,
             notice,
+            authorities,
         },
     );
     let unchanged = notice().prop_map(|notice| Polled { notice, ..Polled::default() });
