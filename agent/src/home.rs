@@ -383,6 +383,7 @@ impl Home {
 
     /// Removes every blob but `keep`.
     pub fn retain_blobs(&self, keep: &BTreeSet<Digest>) -> Result<(), BlobError> {
+        self.blobs.retain_partials(keep)?;
         for digest in self.blobs.digests()? {
             if !keep.contains(&digest) {
                 self.blobs.remove(&digest)?;

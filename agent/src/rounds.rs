@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use collegium_shared::{
-    crypto::{Digest, Hasher, Key},
+    crypto::Digest,
     ids::InstitutionId,
     protocol::{
         Outcome, Plan, QuorumCertificate, Ready, RevealHeader, RoundView, ShareBody, ShareHeader,
@@ -20,13 +20,12 @@ use collegium_shared::{
 };
 use thiserror::Error;
 use tokio::task::{self, JoinError};
-use zeroize::Zeroizing;
 
 use crate::{
     home::Home,
     link::{Link, LinkError},
     session,
-    session_file::{CHUNK_PIECES, CHUNK_WORDS, Input, SessionFileError, to_bytes},
+    session_file::{CHUNK_PIECES, CHUNK_WORDS, Input, SessionFileError, append_bytes},
 };
 
 /// The bytes of one piece of an upload.
@@ -64,17 +63,18 @@ pub struct Attempt {
 struct Upload {
     input: Input,
     masker: Masker,
-    /// The piece that was masked last, by index.
-    piece: Option<(usize, Zeroizing<Vec<u8>>)>,
 }
 
 impl Attempt {
-    fn rho(&self) -> Result<Key, SessionFileError> {
-        self.home.rounds.secrets(&self.plan.round, &self.commitment)
-    }
-
-    fn secrets(&self) -> Result<RoundSecrets, SessionFileError> {
-        Ok(RoundSecrets::derive(&self.rho()?, self.plan_digest.as_bytes()))
+    /// What the attempt's sealed file says, read and derived on a blocking thread.
+    async fn secrets(&self) -> Result<RoundSecrets, RoundError> {
+        let (home, round) = (Arc::clone(&self.home), self.plan.round.clone());
+        let (commitment, plan) = (self.commitment, self.plan_digest);
+        let read = task::spawn_blocking(move || {
+            let rho = home.rounds.secrets(&round, &commitment)?;
+            Ok::<_, SessionFileError>(RoundSecrets::derive(&rho, plan.as_bytes()))
+        });
+        Ok(read.await??)
     }
 
     fn sharing(&self, view: &RoundView, list: Digest) -> Result<Sharing, RoundError> {
@@ -95,7 +95,7 @@ impl Attempt {
 
     /// Phase 1.
     pub async fn ready(&self) -> Result<(), RoundError> {
-        let secrets = self.secrets()?;
+        let secrets = self.secrets().await?;
         let ready = Ready {
             plan: self.plan_digest,
             institution: self.home.institution().clone(),
@@ -110,7 +110,7 @@ impl Attempt {
 
     /// Phase 2.
     pub async fn deal(&self, view: &RoundView, list: Digest) -> Result<(), RoundError> {
-        let (secrets, sharing) = (self.secrets()?, self.sharing(view, list)?);
+        let (secrets, sharing) = (self.secrets().await?, self.sharing(view, list)?);
         let members = session::members(view);
         let dealing = task::spawn_blocking(move || secagg::deal(&secrets, &sharing, &members));
         let dealing = dealing.await??;
@@ -127,31 +127,31 @@ impl Attempt {
         Ok(self.link.share(&header, &body).await?)
     }
 
-    /// Phase 3. The first pass over the input checks it and finds the hash that is signed, the
-    /// second sends.
+    /// Phase 3. One pass over the input checks it against its commitment; a second masks, hashes and
+    /// sends it.
     pub async fn upload(&self, view: &RoundView, context: Digest) -> Result<(), RoundError> {
         let own = self.position(view)?;
-        let members = session::members(view);
-        let sharers = sharers(view)?;
-        let masker = Masker::new(&self.secrets()?, &context, own, &members, &sharers)?;
-        let (home, round) = (Arc::clone(&self.home), self.plan.round.clone());
-        let commitment = self.commitment;
-        let first = task::spawn_blocking(move || {
-            let input = home.rounds.input(&round, &commitment)?;
-            let mut upload = Upload { input, masker, piece: None };
-            upload.hash().map(|hash| (upload, hash))
+        let (members, sharers) = (session::members(view), sharers(view)?);
+        let (secrets, home) = (self.secrets().await?, Arc::clone(&self.home));
+        let (round, commitment) = (self.plan.round.clone(), self.commitment);
+        let checked = task::spawn_blocking(move || {
+            let masker = Masker::new(&secrets, &context, own, &members, &sharers)?;
+            Ok::<_, RoundError>(Upload { input: home.rounds.input(&round, &commitment)?, masker })
         });
-        let (mut upload, hash) = first.await??;
+        let mut upload = checked.await??;
         if upload.input.words() != self.plan.encoding.dimension() {
             let round = self.plan.round.clone();
             return Err(SessionFileError::Contradiction { what: "input", round }.into());
         }
-        let institution = self.home.institution().clone();
-        let header = UploadHeader { context, institution, upload: hash };
-        let header = Signed::sign(header, self.home.identity.signing_key());
+        let home = Arc::clone(&self.home);
+        let sign = move |hash| {
+            let institution = home.institution().clone();
+            let header = UploadHeader { context, institution, upload: hash };
+            Signed::sign(header, home.identity.signing_key())
+        };
         let total = upload.length();
         let source = move |offset: u64, out: &mut Vec<u8>| upload.fill(offset, out);
-        Ok(self.link.upload(&self.plan.round, total, source, &header).await?)
+        Ok(self.link.upload(&self.plan.round, total, source, sign).await?)
     }
 
     /// Phase 4.
@@ -171,7 +171,7 @@ impl Attempt {
         context: Digest,
     ) -> Result<(), RoundError> {
         let Outcome::Survivors { survivors, .. } = certificate.outcome() else { return Ok(()) };
-        let (secrets, sharing) = (self.secrets()?, self.sharing(view, list)?);
+        let (secrets, sharing) = (self.secrets().await?, self.sharing(view, list)?);
         let (sharers, survivors) = (sharers(view)?, *survivors);
         let sealed = sealed_shares(view);
         let round = self.plan.round.clone();
@@ -227,32 +227,12 @@ impl Upload {
         self.input.words() as u64 * 4
     }
 
-    /// Piece `index` of the masked vector as bytes.
-    fn masked(&mut self, index: usize) -> Result<Zeroizing<Vec<u8>>, SessionFileError> {
+    /// Appends the piece of the masked vector that begins at byte `offset`.
+    fn fill(&mut self, offset: u64, out: &mut Vec<u8>) -> Result<(), SessionFileError> {
+        let index = usize::try_from(offset).unwrap_or(usize::MAX) / CHUNK;
         let mut words = self.input.chunk(index)?;
         self.masker.mask(index as u64 * CHUNK_PIECES, &mut words);
-        Ok(to_bytes(&words))
-    }
-
-    /// SHA-256 of the masked vector.
-    fn hash(&mut self) -> Result<Digest, SessionFileError> {
-        let mut hasher = Hasher::new();
-        for index in 0..self.input.chunks() {
-            hasher.update(&self.masked(index)?);
-        }
-        Ok(hasher.finish())
-    }
-
-    /// Appends the bytes from `offset` to the end of its piece.
-    fn fill(&mut self, offset: u64, out: &mut Vec<u8>) -> Result<(), SessionFileError> {
-        let place = usize::try_from(offset).unwrap_or(usize::MAX);
-        let (index, within) = (place / CHUNK, place % CHUNK);
-        let piece = match self.piece.take() {
-            Some((held, bytes)) if held == index => bytes,
-            _ => self.masked(index)?,
-        };
-        out.extend_from_slice(piece.get(within..).unwrap_or_default());
-        self.piece = Some((index, piece));
+        append_bytes(&words, out);
         Ok(())
     }
 }

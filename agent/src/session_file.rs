@@ -96,9 +96,11 @@ impl RoundFiles {
 
     fn create_round_dir(&self, round: &RoundId) -> Result<PathBuf, SessionFileError> {
         let dir = self.round_dir(round);
-        durable::create_dir(&dir).map_err(at(&dir))?;
+        if !dir.is_dir() {
+            durable::create_dir(&dir).map_err(at(&dir))?;
+            durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
+        }
         durable::remove_unfinished(&dir).map_err(at(&dir))?;
-        durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
         Ok(dir)
     }
 
@@ -247,13 +249,18 @@ impl RoundFiles {
     /// Removes everything but the files of `keep`.
     pub fn retain(&self, keep: Option<&RoundId>) -> Result<(), SessionFileError> {
         let keep = keep.map(|round| self.round_dir(round));
+        let mut removed = false;
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let path = entry.map_err(at(&self.dir))?.path();
             if keep.as_ref() != Some(&path) {
+                removed = true;
                 faults::step("remove round", || fs::remove_dir_all(&path)).map_err(at(&path))?;
             }
         }
-        durable::sync_dir(&self.dir).map_err(at(&self.dir))
+        if removed {
+            durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
+        }
+        Ok(())
     }
 }
 
@@ -359,10 +366,18 @@ fn nonce(index: u64) -> [u8; 12] {
 }
 
 /// Words as they are hashed and sent: little-endian.
-pub fn to_bytes(words: &[u32]) -> Zeroizing<Vec<u8>> {
+fn to_bytes(words: &[u32]) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(words.len() * WORD));
-    words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    append_bytes(words, &mut bytes);
     bytes
+}
+
+/// As [`to_bytes`], at the end of `out`.
+pub fn append_bytes(words: &[u32], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + words.len() * WORD, 0);
+    let (places, _) = out[start..].as_chunks_mut::<WORD>();
+    places.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_le_bytes());
 }
 
 fn to_words(bytes: &Secret<Vec<u8>>) -> Zeroizing<Vec<u32>> {

@@ -2,6 +2,8 @@
 //! of files that never change; knows nothing of what they hold or who may read them. One process
 //! writes (the owner of the journal beside it); any number may read.
 
+mod partial;
+
 use std::{
     fs::{self, File},
     io::{self, Read},
@@ -18,6 +20,8 @@ use crate::{
 
 /// Bytes that are read at once of a blob that is only checked.
 const PIECE: usize = 1 << 18;
+
+pub use partial::Partial;
 
 /// Why a blob could not be stored or read.
 #[derive(Debug, Error)]
@@ -144,14 +148,14 @@ impl Blobs {
         self.path(digest).is_file()
     }
 
-    /// Removes a blob for good; false if there was none.
+    /// Removes a blob; false if there was none. Need not be durable: one that comes back after a power
+    /// cut is what its name says.
     pub fn remove(&self, digest: &Digest) -> Result<bool, BlobError> {
         let path = self.path(digest);
         match faults::step("remove blob", || fs::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other.map_err(at(&path))?,
         }
-        durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
         Ok(true)
     }
 

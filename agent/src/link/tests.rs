@@ -1,6 +1,7 @@
 //! The link against a coordinator with canned answers, over plain loopback TCP.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -20,6 +21,7 @@ use collegium_shared::{
     crypto::{Digest, Signature},
     protocol::UploadHeader,
 };
+use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Request, Streaming, transport::Server};
@@ -38,8 +40,8 @@ struct Canned {
     /// The length of each piece of an upload, over all calls.
     pieces: Vec<usize>,
     header: Option<Signed<UploadHeader>>,
-    /// Breaks an upload or download, once, when this many bytes are through.
-    break_at: Option<usize>,
+    /// Breaks an upload or download when exactly this many bytes are through, so many times.
+    breaks: BTreeMap<usize, u32>,
     /// How long an upload is left unread at first.
     stall: Duration,
     blob: Vec<u8>,
@@ -48,13 +50,14 @@ struct Canned {
 }
 
 impl Canned {
-    /// Whether the line breaks now, with `through` bytes through.
-    fn breaks(&mut self, through: usize) -> bool {
-        let breaks = self.break_at.is_some_and(|at| through >= at);
-        if breaks {
-            self.break_at = None;
+    /// The first place from `offset` to `end` where the line breaks now.
+    fn breaks(&mut self, offset: usize, end: usize) -> Option<usize> {
+        let (&at, times) = self.breaks.range_mut(offset..=end).next()?;
+        *times -= 1;
+        if *times == 0 {
+            self.breaks.remove(&at);
         }
-        breaks
+        Some(at)
     }
 
     fn acknowledge(&self) -> Result<Response<v1::Ack>, Status> {
@@ -63,20 +66,18 @@ impl Canned {
 
     /// The blob from `offset` on, in pieces, as far as the line holds.
     fn served(&mut self, offset: usize) -> Vec<Result<v1::DownloadChunk, Status>> {
-        let total = self.blob.len() as u64;
-        let mut served = Vec::new();
-        let mut through = offset;
-        for data in self.blob[offset..].to_vec().chunks(CHUNK) {
-            if self.breaks(through) {
-                served.push(Err(Status::unavailable("the line broke")));
-                break;
-            }
+        let total = self.blob.len();
+        let broken = self.breaks(offset, total);
+        let all = &self.blob[offset.min(total)..broken.unwrap_or(total)];
+        let piece = |data: &[u8]| {
             let data = Bytes::copy_from_slice(data);
-            through += data.len();
-            served.push(Ok(DownloadPiece { data, total }.into()));
-        }
-        if self.blob.is_empty() {
-            served.push(Ok(v1::DownloadChunk::default()));
+            Ok(DownloadPiece { data, total: total as u64 }.into())
+        };
+        let mut served: Vec<_> = all.chunks(CHUNK).map(piece).collect();
+        if broken.is_some() {
+            served.push(Err(Status::unavailable("the line broke")));
+        } else if all.is_empty() {
+            served.push(piece(&[]));
         }
         served
     }
@@ -187,14 +188,16 @@ impl Federation for Coordinator {
             assert_eq!(piece.round.is_some(), first, "the round is in the first message");
             assert_eq!(piece.offset, canned.arrived.len() as u64);
             first = false;
-            canned.pieces.push(piece.data.len());
+            let last = piece.data.len();
+            canned.pieces.push(last);
             canned.arrived.extend_from_slice(&piece.data);
             if piece.header.is_some() {
                 canned.header = piece.header;
                 return canned.acknowledge();
             }
-            let through = canned.arrived.len();
-            if canned.breaks(through) {
+            let end = canned.arrived.len();
+            if let Some(at) = canned.breaks(end - last, end) {
+                canned.arrived.truncate(at);
                 return Err(Status::unavailable("the line broke"));
             }
         }
@@ -233,9 +236,9 @@ fn signed<T>(body: T) -> Signed<T> {
     Signed { body, signature: Signature([7; 64]) }
 }
 
-fn upload_header() -> Signed<UploadHeader> {
+fn upload_header(upload: Digest) -> Signed<UploadHeader> {
     let institution = "school-1".parse().unwrap();
-    signed(UploadHeader { context: Digest([1; 32]), institution, upload: Digest([2; 32]) })
+    signed(UploadHeader { context: Digest([1; 32]), institution, upload })
 }
 
 fn vote() -> Signed<Vote> {
@@ -268,12 +271,13 @@ fn store() -> (tempfile::TempDir, Blobs) {
 #[tokio::test]
 async fn an_upload_goes_on_where_it_stopped() {
     let coordinator = Coordinator::default();
-    coordinator.canned().break_at = Some(2 * CHUNK);
+    coordinator.canned().breaks = [(2 * CHUNK, 1)].into();
     let link = coordinator.link().await;
     let vector = noise(3 * CHUNK + 17);
     let total = vector.len() as u64;
-    let (round, header) = (round(), upload_header());
-    let send = || link.upload(&round, total, pieces_of(&vector), &header);
+    let round = round();
+    let header = upload_header(Digest::of(&vector));
+    let send = || link.upload(&round, total, pieces_of(&vector), upload_header);
     assert!(matches!(send().await, Err(LinkError::Unreachable { .. })));
     assert_eq!(coordinator.canned().arrived.len(), 2 * CHUNK);
     assert_eq!(coordinator.canned().header, None);
@@ -301,7 +305,7 @@ async fn an_upload_is_made_only_a_little_ahead_of_the_network() {
         made.fetch_max(ahead, Ordering::Relaxed);
         pieces(offset, piece)
     };
-    link.upload(&round(), vector.len() as u64, source, &upload_header()).await.unwrap();
+    link.upload(&round(), vector.len() as u64, source, upload_header).await.unwrap();
     assert!(coordinator.canned().arrived == vector);
     assert!(most_ahead.load(Ordering::Relaxed) <= 8 * CHUNK as u64);
 }
@@ -332,7 +336,7 @@ async fn an_upload_that_cannot_be_made_sends_no_header() {
     let coordinator = Coordinator::default();
     let link = coordinator.link().await;
     let fails = |_, _: &mut Vec<u8>| Err(std::io::Error::other("the disk is gone"));
-    let failed = link.upload(&round(), 5, fails, &upload_header()).await.unwrap_err();
+    let failed = link.upload(&round(), 5, fails, upload_header).await.unwrap_err();
     assert!(matches!(&failed, LinkError::Source(_)), "{failed}");
     assert!(failed.to_string().contains("the disk is gone"));
     for length in [0, 6] {
@@ -340,13 +344,13 @@ async fn an_upload_that_cannot_be_made_sends_no_header() {
             piece.resize(length, 0);
             Ok(())
         };
-        let failed = link.upload(&round(), 5, source, &upload_header()).await;
+        let failed = link.upload(&round(), 5, source, upload_header).await;
         assert!(matches!(failed, Err(LinkError::Source(_))), "a piece of {length} bytes");
     }
     assert_eq!(coordinator.canned().header, None);
     // More than there is to send cannot have arrived.
     coordinator.canned().arrived = vec![0; 6];
-    let failed = link.upload(&round(), 5, pieces_of(&[0; 5]), &upload_header()).await;
+    let failed = link.upload(&round(), 5, pieces_of(&[0; 5]), upload_header).await;
     assert!(matches!(failed, Err(LinkError::Malformed(_))));
 }
 
@@ -357,7 +361,7 @@ async fn a_download_survives_a_broken_line_and_is_fetched_once() {
     let blob = noise(2 * CHUNK + 5);
     let digest = Digest::of(&blob);
     coordinator.canned().blob = blob.clone();
-    coordinator.canned().break_at = Some(CHUNK);
+    coordinator.canned().breaks = [(CHUNK, 1)].into();
     let link = coordinator.link().await;
     for _ in 0..2 {
         let length = link.download(&digest, 4 * CHUNK as u64, &blobs).await.unwrap();
@@ -387,11 +391,97 @@ async fn a_download_keeps_only_what_was_promised() {
 }
 
 #[tokio::test]
+async fn what_was_here_and_was_no_part_of_the_blob_is_fetched_again() {
+    let (_dir, blobs) = store();
+    let coordinator = Coordinator::default();
+    let blob = noise(CHUNK + 9);
+    let digest = Digest::of(&blob);
+    coordinator.canned().blob = blob.clone();
+    let link = coordinator.link().await;
+    for poison in [7, blob.len(), blob.len() + 5] {
+        let mut partial = blobs.partial(&digest, u64::MAX).unwrap();
+        partial.append(&vec![0; poison]).unwrap();
+        drop(partial);
+        coordinator.canned().asked.clear();
+        let length = link.download(&digest, 2 * CHUNK as u64, &blobs).await.unwrap();
+        assert_eq!(length, blob.len() as u64);
+        assert_eq!(coordinator.canned().asked, [poison as u64, 0]);
+        assert!(blobs.read(&digest, u64::MAX).unwrap() == blob);
+        blobs.remove(&digest).unwrap();
+    }
+}
+
+/// Places where the line breaks, and whether the agent starts anew there.
+fn breaks(length: usize) -> impl Strategy<Value = BTreeMap<usize, u32>> {
+    proptest::collection::btree_map(0..length, 1..=2_u32, 0..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The second break in a row at one place, with nothing through in between, ends the call; the
+    /// next one comes from another process.
+    #[test]
+    fn a_download_goes_on_wherever_the_line_breaks(
+        (length, breaks) in (1..2 * CHUNK + 99).prop_flat_map(|l| (Just(l), breaks(l))),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (dir, _) = store();
+        let blob = noise(length);
+        let digest = Digest::of(&blob);
+        let coordinator = Coordinator::default();
+        coordinator.canned().blob = blob.clone();
+        coordinator.canned().breaks = breaks.clone();
+        let stored = runtime.block_on(async {
+            loop {
+                let blobs = Blobs::open(&dir.path().join("blobs")).unwrap();
+                let link = coordinator.link().await;
+                match link.download(&digest, length as u64, &blobs).await {
+                    Ok(_) => break blobs,
+                    Err(LinkError::Unreachable { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        });
+        prop_assert!(stored.read(&digest, u64::MAX).unwrap() == blob);
+        let asked = coordinator.canned().asked.clone();
+        prop_assert!(asked.is_sorted(), "nothing is fetched twice: {asked:?}");
+        let expected = 1 + breaks.values().sum::<u32>() as usize;
+        prop_assert_eq!(asked.len(), expected);
+    }
+
+    #[test]
+    fn an_upload_goes_on_wherever_the_line_breaks(
+        (length, breaks) in (1..2 * CHUNK + 99).prop_flat_map(|l| (Just(l), breaks(l))),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let vector = noise(length);
+        let coordinator = Coordinator::default();
+        coordinator.canned().breaks = breaks;
+        runtime.block_on(async {
+            loop {
+                let link = coordinator.link().await;
+                let source = pieces_of(&vector);
+                match link.upload(&round(), length as u64, source, upload_header).await {
+                    Ok(()) => break,
+                    Err(LinkError::Unreachable { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        });
+        let canned = coordinator.canned();
+        prop_assert!(canned.arrived == vector);
+        let header = upload_header(Digest::of(&vector));
+        prop_assert_eq!(canned.header.as_ref(), Some(&header), "over all of it, sent or not");
+    }
+}
+
+#[tokio::test]
 async fn a_download_that_brings_nothing_is_given_up() {
     let (_dir, blobs) = store();
     let coordinator = Coordinator::default();
     coordinator.canned().blob = b"model".to_vec();
-    coordinator.canned().break_at = Some(0);
+    coordinator.canned().breaks = [(0, 1)].into();
     let link = coordinator.link().await;
     let broken = link.download(&Digest::of(b"model"), 5, &blobs).await;
     assert!(matches!(broken, Err(LinkError::Unreachable { .. })));

@@ -2,6 +2,7 @@
 //! transfer goes on where it stopped.
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     sync::{
         Arc,
@@ -17,8 +18,8 @@ use collegium_proto::{
     v1,
 };
 use collegium_shared::{
-    blobs::{BlobError, Blobs, Writer},
-    crypto::Digest,
+    blobs::{BlobError, Blobs, Partial},
+    crypto::{Digest, Hasher},
     faults,
     ids::RoundId,
     protocol::UploadHeader,
@@ -33,7 +34,7 @@ use tokio::{
     },
     task::{self, JoinHandle},
 };
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
 use super::{CALL, Link, LinkError, call, unreachable};
 
@@ -84,124 +85,143 @@ impl Traffic {
 }
 
 /// An upload on its way, on a thread of its own.
-struct Production<S> {
+struct Production<S, H> {
     /// For the first message.
     round: Option<RoundId>,
-    offset: u64,
+    /// Where the coordinator wants it to go on.
+    resumed: u64,
     total: u64,
     source: S,
-    header: Signed<UploadHeader>,
+    sign: H,
     traffic: Arc<Traffic>,
     /// The most bytes of one message.
     most: usize,
 }
 
-impl<S, E> Production<S>
+/// What stopped a production; `None` is that nobody listens any more.
+type Stopped = Option<Box<dyn Error + Send + Sync>>;
+
+impl<S, E, H> Production<S, H>
 where
     S: FnMut(u64, &mut Vec<u8>) -> Result<(), E>,
     E: Into<Box<dyn Error + Send + Sync>>,
+    H: FnOnce(Digest) -> Signed<UploadHeader>,
 {
-    /// Sends what is left and then the header. Stops without an error when nobody listens any more:
-    /// then the call is over, and its result says why.
-    fn run(
-        mut self,
-        pieces: &mpsc::Sender<v1::UploadChunk>,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        while self.offset < self.total {
-            let mut data = self.piece()?;
+    /// Makes the whole vector once, hashes all of it, sends what the coordinator does not have, and
+    /// then the header over the hash.
+    fn run(mut self, pieces: &mpsc::Sender<v1::UploadChunk>) -> Result<(), Stopped> {
+        let (mut hasher, mut offset) = (Hasher::new(), 0);
+        while offset < self.total {
+            let mut data = self.piece(offset)?;
+            hasher.update(&data);
+            let end = offset + data.len() as u64;
+            let mut known = self.resumed.clamp(offset, end);
+            drop(data.split_to(usize::try_from(known - offset).unwrap_or(CHUNK)));
             while !data.is_empty() {
-                let part = data.split_to(self.most.min(data.len()));
-                let length = part.len() as u64;
-                if !self.send(part, None, pieces) {
-                    return Ok(());
-                }
-                self.offset += length;
+                let data = data.split_to(self.most.min(data.len()));
+                let (round, offset) = (self.round.take(), known);
+                known += data.len() as u64;
+                hand_over(UploadPiece { round, offset, data, header: None }, &self.traffic, pieces)?;
             }
+            if pieces.is_closed() {
+                return Err(None);
+            }
+            offset = end;
         }
-        let header = self.header.clone();
-        self.send(Bytes::new(), Some(header), pieces);
-        Ok(())
+        let Self { round, sign, traffic, .. } = self;
+        let header = sign(hasher.finish());
+        let piece = UploadPiece { round, offset, data: Bytes::new(), header: Some(header) };
+        hand_over(piece, &traffic, pieces)
     }
 
-    /// False if nobody listens any more.
-    fn send(
-        &mut self,
-        data: Bytes,
-        header: Option<Signed<UploadHeader>>,
-        pieces: &mpsc::Sender<v1::UploadChunk>,
-    ) -> bool {
-        let what = if header.is_some() { "upload header" } else { "upload piece" };
-        let message = self.message(data, header);
-        self.traffic.count(&message);
-        faults::edge(format_args!("before send {what}"));
-        let taken = pieces.blocking_send(message).is_ok();
-        faults::edge(format_args!("after send {what}"));
-        taken
-    }
-
-    fn piece(&mut self) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
-        let most = usize::try_from(self.total - self.offset).unwrap_or(CHUNK).min(CHUNK);
+    fn piece(&mut self, offset: u64) -> Result<Bytes, Stopped> {
+        let most = usize::try_from(self.total - offset).unwrap_or(CHUNK).min(CHUNK);
         let mut data = Vec::with_capacity(most);
-        (self.source)(self.offset, &mut data).map_err(Into::into)?;
+        (self.source)(offset, &mut data).map_err(|error| Some(error.into()))?;
         match data.len() {
             given if given == 0 || given > most => {
-                Err(BadPiece { offset: self.offset, given, most }.into())
+                Err(Some(BadPiece { offset, given, most }.into()))
             }
             _ => Ok(data.into()),
         }
     }
+}
 
-    fn message(&mut self, data: Bytes, header: Option<Signed<UploadHeader>>) -> v1::UploadChunk {
-        UploadPiece { round: self.round.take(), offset: self.offset, data, header }.into()
-    }
+/// Gives a piece to the line, once it takes one.
+fn hand_over(
+    piece: UploadPiece,
+    traffic: &Traffic,
+    pieces: &mpsc::Sender<v1::UploadChunk>,
+) -> Result<(), Stopped> {
+    let what = if piece.header.is_some() { "upload header" } else { "upload piece" };
+    let message = v1::UploadChunk::from(piece);
+    traffic.count(&message);
+    faults::edge(format_args!("before send {what}"));
+    let taken = pieces.blocking_send(message);
+    faults::edge(format_args!("after send {what}"));
+    taken.map_err(|_| None)
 }
 
 impl Link {
     /// Phase 3: sends the masked vector of `total` bytes, from where an earlier try stopped, and its
-    /// signed header at the end. After [`LinkError::Unreachable`], call it again.
+    /// header at the end. After [`LinkError::Unreachable`], call it again.
     ///
     /// `source` is given an offset and an empty buffer, and fills in 1 to [`CHUNK`] bytes from there
-    /// on, not past the end. It runs on a blocking thread and may be dropped at any time.
+    /// on, not past the end. It is asked for the whole vector once, from the start, in order; `sign` is
+    /// given the SHA-256 of what it gave. Both run on a blocking thread and may be dropped at any time.
     pub async fn upload<S, E>(
         &self,
         round: &RoundId,
         total: u64,
         source: S,
-        header: &Signed<UploadHeader>,
+        sign: impl FnOnce(Digest) -> Signed<UploadHeader> + Send + 'static,
     ) -> Result<(), LinkError>
     where
         S: FnMut(u64, &mut Vec<u8>) -> Result<(), E> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>> + 'static,
     {
-        let offset = self.upload_offset(round, total).await?;
-        let header = header.clone();
-        let round = Some(round.clone());
-        let traffic = Arc::clone(&self.traffic);
+        let resumed = self.upload_offset(round, total).await?;
+        let (round, traffic) = (Some(round.clone()), Arc::clone(&self.traffic));
         let most = self.up.portion(CHUNK);
-        let production = Production { round, offset, total, source, header, traffic, most };
-        let (pieces, made) = mpsc::channel(AHEAD);
+        let production = Production { round, resumed, total, source, sign, traffic, most };
+        let (pieces, mut made) = mpsc::channel(AHEAD);
         let (tell, mut told) = oneshot::channel();
         task::spawn_blocking(move || {
             // Told before `pieces` is dropped, which ends the call. If nobody listens, the call has
             // ended already.
             let _ = tell.send(production.run(&pieces));
         });
-        let slowest = self.up.rate().map_or(SLOWEST, |rate| rate.min(SLOWEST));
-        let deadline = CALL + Duration::from_secs((total - offset) / slowest);
+        // What is only hashed again takes its time: the call begins with the first piece that is sent.
+        let answer = match made.recv().await {
+            Some(first) => {
+                let slowest = self.up.rate().map_or(SLOWEST, |rate| rate.min(SLOWEST));
+                let deadline = CALL + Duration::from_secs((total - resumed) / slowest);
+                let stream = tokio_stream::once(first).chain(ReceiverStream::new(made));
+                let stream = self.paced(stream);
+                call("upload", deadline, self.federation().upload(stream)).await.map(drop)
+            }
+            None => Err(LinkError::Source("it ended without a header".into())),
+        };
+        match told.try_recv() {
+            Ok(Err(Some(error))) => Err(LinkError::Source(error)),
+            Ok(Ok(()) | Err(None)) | Err(TryRecvError::Empty) => answer,
+            Err(TryRecvError::Closed) => Err(LinkError::Source("its thread panicked".into())),
+        }
+    }
+
+    /// The messages of an upload, no faster than the institution allows.
+    fn paced(
+        &self,
+        messages: impl Stream<Item = v1::UploadChunk> + Send + 'static,
+    ) -> impl Stream<Item = v1::UploadChunk> + Send + 'static {
         let up = Arc::clone(&self.up);
-        let stream = ReceiverStream::new(made).then(move |message| {
+        messages.then(move |message| {
             let up = Arc::clone(&up);
             async move {
                 up.pass(message.data.len() as u64).await;
                 message
             }
-        });
-        let answer = call("upload", deadline, self.federation().upload(stream)).await;
-        match told.try_recv() {
-            Ok(Err(error)) => Err(LinkError::Source(error)),
-            Ok(Ok(())) | Err(TryRecvError::Empty) => answer.map(drop),
-            Err(TryRecvError::Closed) => Err(LinkError::Source("its thread panicked".into())),
-        }
+        })
     }
 
     /// How much of the upload arrived before; never more than `total`.
@@ -218,7 +238,8 @@ impl Link {
     }
 
     /// Brings a blob of at most `limit` bytes into the store and returns its length. A blob that is
-    /// there already is not fetched again. What arrives is kept only if it has the digest.
+    /// there already is not fetched again; one of which a part is there is fetched from there on, even
+    /// by another process. What arrives becomes a blob only if it has the digest.
     ///
     /// A line that breaks is taken up again here as long as every try brings something;
     /// [`LinkError::Unreachable`] says that the last one did not.
@@ -231,21 +252,44 @@ impl Link {
         if into.contains(digest) {
             return Ok(into.open_blob(digest)?.1);
         }
+        let partial = opened(into, digest, limit, false).await?;
+        let resumed = partial.length() > 0;
+        match self.complete(digest, limit, partial).await {
+            // Perhaps only what lay here before was no part of it.
+            Err(LinkError::Store(BlobError::Unexpected { .. }) | LinkError::Malformed(_))
+                if resumed =>
+            {
+                tracing::warn!(blob = %digest, "what was here of it is useless; fetching all of it");
+                let partial = opened(into, digest, limit, true).await?;
+                self.complete(digest, limit, partial).await
+            }
+            done => done,
+        }
+    }
+
+    /// Fetches what is missing of a blob.
+    async fn complete(
+        &self,
+        digest: &Digest,
+        limit: u64,
+        partial: Partial,
+    ) -> Result<u64, LinkError> {
+        let progress = Progress { offset: partial.length(), total: None, limit };
         let (pieces, arrived) = mpsc::channel(AHEAD);
-        let (writer, expected) = (into.writer(limit)?, *digest);
-        let stored = task::spawn_blocking(move || store(writer, arrived, expected));
-        self.receive_all(digest, limit, pieces).await?;
-        joined(stored).await?.map_err(LinkError::from)
+        let stored = task::spawn_blocking(move || store(partial, arrived));
+        let received = self.receive_all(digest, progress, pieces).await;
+        let partial = joined(stored).await??;
+        received?;
+        Ok(joined(task::spawn_blocking(move || partial.finish())).await??)
     }
 
     /// Receives a whole blob, over several calls if need be.
     async fn receive_all(
         &self,
         digest: &Digest,
-        limit: u64,
+        mut progress: Progress,
         pieces: mpsc::Sender<Bytes>,
     ) -> Result<(), LinkError> {
-        let mut progress = Progress { offset: 0, total: None, limit };
         for _ in 0..RESUMPTIONS {
             let before = progress.offset;
             match self.receive(digest, &mut progress, &pieces).await {
@@ -313,19 +357,29 @@ impl Progress {
     }
 }
 
-/// Writes what arrives. A transfer that was given up ends like a finished one, and is refused here
-/// because its content has another digest.
-fn store(
-    mut writer: Writer,
-    mut arrived: mpsc::Receiver<Bytes>,
-    expected: Digest,
-) -> Result<u64, BlobError> {
+/// What is here of a blob, or nothing of it.
+async fn opened(
+    blobs: &Blobs,
+    digest: &Digest,
+    limit: u64,
+    anew: bool,
+) -> Result<Partial, LinkError> {
+    let (blobs, digest) = (blobs.clone(), *digest);
+    let open = task::spawn_blocking(move || {
+        if anew {
+            blobs.retain_partials(&BTreeSet::new())?;
+        }
+        blobs.partial(&digest, limit)
+    });
+    Ok(joined(open).await??)
+}
+
+/// Writes what arrives, until nothing more does.
+fn store(mut partial: Partial, mut arrived: mpsc::Receiver<Bytes>) -> Result<Partial, BlobError> {
     while let Some(piece) = arrived.blocking_recv() {
-        writer.append(&piece)?;
+        partial.append(&piece)?;
     }
-    let length = writer.length();
-    writer.finish(Some(expected))?;
-    Ok(length)
+    Ok(partial)
 }
 
 /// The result of work on a blocking thread.

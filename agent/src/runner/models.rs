@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use collegium_shared::{blobs::BlobError, crypto::Digest, protocol::Manifest, signed::Signed};
 
-use super::{Failure, Runner, part::AFTER_REFUSAL};
+use super::{
+    Failure, Runner,
+    part::{AFTER_REFUSAL, unreadable},
+};
 use crate::{
     install::{self, InstallError},
     link::LinkError,
@@ -34,7 +37,8 @@ impl Runner {
                 Ok(())
             }
             Err(Stopped::Release(InstallError::Blob(error))) => {
-                Err(Failure::Line(LinkError::Store(error)))
+                let home = Arc::clone(&self.home);
+                Err(Self::blocking(move || unreadable(&home, error)).await?)
             }
             Err(Stopped::Release(error @ InstallError::OtherRegistry)) => {
                 tracing::warn!(manifest = %digest, %error, "a released model cannot be used");

@@ -415,7 +415,7 @@ fn write_input(
 }
 
 /// A damaged blob is fetched again.
-fn unreadable(home: &Home, error: BlobError) -> Failure {
+pub(super) fn unreadable(home: &Home, error: BlobError) -> Failure {
     let removed = match &error {
         BlobError::Damaged { expected, .. } => home.blobs.remove(expected).map(drop),
         _ => Ok(()),
