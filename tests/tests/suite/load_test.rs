@@ -28,7 +28,7 @@ const PARAMETERS: u32 = 10_000;
 fn task(rounds: u32) -> String {
     format!(
         "task = \"load\"\narchitecture = \"load-test/1\"\nparameters = {PARAMETERS}\n\
-         rounds = {rounds}\n[deadlines]\nready = 60\n"
+         rounds = {rounds}\ncohort = {{ c_max = 0, min_honest = 2 }}\n[deadlines]\nready = 60\n"
     )
 }
 
