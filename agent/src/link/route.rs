@@ -19,6 +19,12 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How often the connection is tried while nothing is sent, and how long the answer may take.
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
+/// How much of one download, and of all answers together, may be on its way unread, in bytes: enough to
+/// fill a line of 300 Mbit/s at 50 ms.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 3 << 20;
+/// The largest HTTP/2 frame that is accepted, in bytes: fewer of them than with the 16 KiB of RFC 9113.
+const FRAME: u32 = 128 << 10;
 
 /// Why there is no way to the coordinator.
 #[derive(Debug, Error)]
@@ -72,6 +78,9 @@ impl Route {
         let endpoint = endpoint
             .tls_config(tls)?
             .connect_timeout(CONNECT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
             .keep_alive_while_idle(true);

@@ -320,7 +320,7 @@ async fn limits_slow_vectors_and_blobs_down_and_change_nothing_else() {
     let link = link_within(address, &limits);
     let vector = noise(384 << 10);
     let start = tokio::time::Instant::now();
-    link.upload(&round(), vector.len() as u64, pieces_of(&vector), &upload_header()).await.unwrap();
+    link.upload(&round(), vector.len() as u64, pieces_of(&vector), upload_header).await.unwrap();
     assert!(coordinator.canned().arrived == vector);
     assert!(coordinator.canned().pieces.iter().all(|piece| *piece <= 64 << 10), "small pieces");
     // Half a second's worth passes at once.

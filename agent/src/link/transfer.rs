@@ -121,7 +121,11 @@ where
                 let data = data.split_to(self.most.min(data.len()));
                 let (round, offset) = (self.round.take(), known);
                 known += data.len() as u64;
-                hand_over(UploadPiece { round, offset, data, header: None }, &self.traffic, pieces)?;
+                hand_over(
+                    UploadPiece { round, offset, data, header: None },
+                    &self.traffic,
+                    pieces,
+                )?;
             }
             if pieces.is_closed() {
                 return Err(None);
