@@ -1,6 +1,7 @@
 //! `collegium-agent`: what the institution's people type. Parses, asks the daemon or opens the directory,
 //! prints; decides nothing.
 
+mod config;
 mod network;
 
 use std::{
@@ -16,7 +17,7 @@ use collegium_shared::{
     clock::Clock,
     config::{ConfigError, Log, LogFormat},
     crypto::{Digest, SigningKey, VerifyingKey},
-    service::{log_to_stderr, stop_signal},
+    service::{log::log_to_stderr, until_signals},
 };
 
 use crate::{
@@ -121,6 +122,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The configuration file.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Let the running agent read its configuration again.
+    Reload {
+        #[command(flatten)]
+        place: Place,
+    },
     /// This institution's audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -220,6 +229,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             ask(&place.dir, Request::Recommend { learner, count }, json)
         }
         Command::Evaluate { place, json } => ask(&place.dir, Request::Evaluate, json),
+        Command::Config(command) => config::run(&command),
+        Command::Reload { place } => config::reload(&place.dir),
         Command::Audit(command) => run_audit(command),
     }
 }
@@ -278,10 +289,10 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn serve(dir: &Path) -> anyhow::Result<()> {
     log_to_stderr(&Home::config(dir)?.log)?;
     let runtime = runtime()?;
-    let result = runtime.block_on(runner::run_agent(dir, stop_signal()));
+    let ended = runtime.block_on(until_signals(|stop| runner::run_agent(dir, stop)));
     // Work on blocking threads that did not stop in time must not keep the process.
     runtime.shutdown_background();
-    result
+    ended.context("a second signal came before everything had ended")?
 }
 
 fn run_audit(command: AuditCommand) -> anyhow::Result<()> {

@@ -1,18 +1,20 @@
-//! `agent.toml`: what the institution's operator decides about this process. Read once at start;
-//! holds no secrets. What the institution consents to is `policy`'s.
+//! `agent.toml`: what the institution's operator decides about this process. Read at start and at a
+//! reload; holds no secrets. What the institution consents to is `policy`'s.
 
 pub mod network;
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use collegium_shared::{
-    config::{self, ConfigError, Log},
+    config::{self, ConfigError, Log, Ops},
     ids::InstitutionId,
+    service::operations::Settings,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonic::transport::Uri;
 
@@ -23,8 +25,8 @@ use network::Network;
 pub const CONFIG_FILE: &str = "agent.toml";
 
 /// Where the coordinator is reached: `https://HOST:PORT`, checked.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct CoordinatorUrl(String);
 
 /// A URL that was refused.
@@ -50,6 +52,12 @@ impl TryFrom<String> for CoordinatorUrl {
     }
 }
 
+impl From<CoordinatorUrl> for String {
+    fn from(url: CoordinatorUrl) -> Self {
+        url.0
+    }
+}
+
 impl CoordinatorUrl {
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,12 +65,15 @@ impl CoordinatorUrl {
 }
 
 /// The agent's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub coordinator: CoordinatorUrl,
     /// This institution, as the invitation named it.
     pub institution: InstitutionId,
+    /// How long what is under way may take after a stop was asked for.
+    #[serde(default = "config::default_shutdown_seconds")]
+    shutdown_seconds: u64,
     #[serde(default)]
     pub directories: Directories,
     #[serde(default)]
@@ -73,10 +84,24 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub ops: Ops,
+}
+
+impl Settings for Config {
+    const LIVE: &'static [&'static str] = &["log", "ops", "shutdown_seconds"];
+
+    fn log(&self) -> &Log {
+        &self.log
+    }
+
+    fn ops(&self) -> &Ops {
+        &self.ops
+    }
 }
 
 /// Where things are kept; relative paths start at the agent's directory.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Directories {
     /// Learner records, sealed.
@@ -94,7 +119,7 @@ impl Default for Directories {
 }
 
 /// The local recommender API.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recommender {
     pub listen: SocketAddr,
@@ -109,19 +134,34 @@ impl Default for Recommender {
 impl Config {
     /// Reads `agent.toml` in `dir`; the directories in what it returns are complete paths.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        let path = dir.join(CONFIG_FILE);
-        let mut config: Self = config::read(&path)?;
+        Self::read(&dir.join(CONFIG_FILE), dir)
+    }
+
+    /// Reads the file `path` as if it lay in `dir`.
+    pub fn read(path: &Path, dir: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = config::read(path)?;
+        config.check().map_err(|reason| ConfigError::new(path, reason))?;
         let Directories { vault, journal, blobs } = &mut config.directories;
         for directory in [vault, journal, blobs] {
             if directory.as_os_str().is_empty() {
-                return Err(ConfigError::new(&path, "directories: a path is empty"));
+                return Err(ConfigError::new(path, "directories: a path is empty"));
             }
             *directory = dir.join(&directory);
         }
-        let checked = config.network.check();
-        checked.map_err(|reason| ConfigError::new(&path, reason))?;
         config.network.complete(dir);
         Ok(config)
+    }
+
+    /// How long what is under way may take after a stop was asked for.
+    pub fn shutdown_time(&self) -> Duration {
+        Duration::from_secs(self.shutdown_seconds)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.log.check()?;
+        self.ops.check()?;
+        config::check_shutdown_seconds(self.shutdown_seconds)?;
+        Ok(self.network.check()?)
     }
 }
 
@@ -133,13 +173,17 @@ pub fn sample(
 ) -> String {
     let Recommender { listen } = Recommender::default();
     format!(
-        r#"# The Collegium agent of {institution}. Read at start; unknown keys are refused.
+        r#"# The Collegium agent of {institution}. Unknown keys are refused. Read at start, and again at
+# `collegium-agent reload` or SIGHUP, which say what else needs a restart.
 
 # Where the coordinator is reached. The agent calls out to this one address and nowhere else.
 coordinator = "{url}"
 
 # This institution, as the invitation named it. To change it, enrol again in a new directory.
 institution = "{institution}"
+
+# How long what is under way may take after a stop was asked for.
+shutdown_seconds = {shutdown}
 
 # Where things are kept; relative paths start at the directory of this file.
 [directories]
@@ -162,7 +206,14 @@ listen = "{listen}"
 level = "info"
 # text or json
 format = "text"
+
+# Health and metrics for this machine's monitoring, over HTTP: /livez, /readyz, /metrics. Served only
+# if `listen` is set. An address that other machines reach needs allow_remote = true.
+[ops]
+# listen = "127.0.0.1:8473"
+allow_remote = false
 "#,
+        shutdown = config::default_shutdown_seconds(),
         url = coordinator.as_str(),
         network = network.sample(),
         limits = limits::sample(),
@@ -172,6 +223,8 @@ format = "text"
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use collegium_shared::config::effective;
 
     use super::*;
 
@@ -197,6 +250,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_is_what_was_read() {
+        let text = "coordinator = \"https://host:8470\"\ninstitution = \"school-a\"\n\
+                    [network]\nproxy = \"http://proxy:3128\"\n\
+                    [limits]\nmemory_mib = 512\ntraining_windows = [\"Mon-Fri 18:00-06:00\"]\n\
+                    time_zone = \"Europe/Berlin\"\n";
+        let read = load(text).unwrap();
+        let shown = toml::to_string(&effective::table(&read).unwrap()).unwrap();
+        assert_eq!(load(&shown).unwrap(), read, "{shown}");
+    }
+
+    #[test]
     fn bad_values_and_unknown_keys_are_refused_by_name() {
         let good = "coordinator = \"https://host:8470\"\ninstitution = \"school-a\"\n";
         let cases = [
@@ -212,6 +276,9 @@ mod tests {
             ("[network]\nidentity = \"password\"\n", "identity"),
             ("[log]\nlevle = \"debug\"\n", "levle"),
             ("[limits]\ntraining_windows = [\"noon\"]\n", "noon"),
+            ("[log]\nlevel = \"=loud\"\n", "log.level"),
+            ("[ops]\nlisten = \"0.0.0.0:8473\"\n", "allow_remote"),
+            ("shutdown_seconds = 301\n", "shutdown_seconds"),
         ];
         for (line, named) in cases {
             let error = load(&format!("{good}{line}")).unwrap_err().to_string();

@@ -49,6 +49,8 @@ pub enum Request {
         reason: Option<String>,
     },
     Resume,
+    /// Reads the configuration again; only a running agent can.
+    Reload,
 }
 
 /// The same answer twice: for people and for programs.
@@ -61,7 +63,6 @@ pub struct Answer {
 /// Carries out a request: by the running daemon, or, if there is none, by opening the directory for
 /// a moment.
 pub async fn ask(dir: &Path, request: Request) -> anyhow::Result<Answer> {
-    Home::config(dir)?;
     match control::call(&Home::socket(dir), &request).await {
         Err(control::ControlError::NotRunning { .. }) => {}
         other => return Ok(other?),
@@ -106,6 +107,9 @@ impl Desk {
             Request::Summary => desk.summary(),
             Request::Pause { reason } => desk.changed(availability::pause(&desk.home, reason)?),
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
+            Request::Reload => {
+                bail!("no agent runs here: it reads its configuration when it starts")
+            }
         })
         .await?
     }

@@ -30,12 +30,14 @@ use collegium_shared::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::{
     config::{CONFIG_FILE, Config},
     credentials,
     identity::{IDENTITY_KEY, Identity, IdentityError, VAULT_KEY},
     install::{InstallError, ModelStore},
+    metrics::Meters,
     model::Model,
     session::SessionEvent,
     session_file::{RoundFiles, SessionFileError},
@@ -80,6 +82,7 @@ pub enum HomeError {
 pub struct Book {
     inner: Mutex<Inner>,
     clock: Clock,
+    meters: Meters,
 }
 
 struct Inner {
@@ -93,10 +96,12 @@ impl Book {
         institution: &InstitutionId,
         signer: SigningKey,
         clock: Clock,
+        meters: Meters,
     ) -> Result<Self, JournalError> {
         let log = Log::open(dir, &format!("collegium/agent/{institution}"), signer)?;
         let state = AgentState::replay(&log)?;
-        Ok(Self { inner: Mutex::new(Inner { log, state }), clock })
+        meters.opened(log.len());
+        Ok(Self { inner: Mutex::new(Inner { log, state }), clock, meters })
     }
 
     /// Makes events durable in one batch, then folds them. Blocks for a write and an fsync.
@@ -107,7 +112,10 @@ impl Book {
         for entry in &entries {
             inner.log.append(entry)?;
         }
+        let begun = Instant::now();
         inner.log.commit()?;
+        let recorded = entries.iter().map(|entry| &entry.event);
+        self.meters.recorded(recorded, inner.log.len(), begun.elapsed());
         entries.iter().for_each(|entry| inner.state.apply(&entry.event, at));
         Ok(())
     }
@@ -134,6 +142,7 @@ pub struct Home {
     pub config: Config,
     pub identity: Identity,
     pub clock: Clock,
+    pub meters: Meters,
     pub book: Book,
     pub blobs: Blobs,
     pub rounds: RoundFiles,
@@ -147,7 +156,14 @@ impl Home {
         let config = Self::config(dir)?;
         let signer = SigningKey::load(&dir.join(IDENTITY_KEY))?;
         let places = &config.directories;
-        let book = Book::open(&places.journal, &config.institution, signer, clock.clone())?;
+        let meters = Meters::default();
+        let book = Book::open(
+            &places.journal,
+            &config.institution,
+            signer,
+            clock.clone(),
+            meters.clone(),
+        )?;
         // Under the journal's lock: no other process replaces certificates.
         credentials::finish(dir).map_err(IdentityError::from)?;
         let identity = Identity::load(dir)?;
@@ -161,6 +177,7 @@ impl Home {
             config,
             identity,
             clock,
+            meters,
             book,
         };
         home.repair()?;

@@ -15,6 +15,7 @@ pub mod import;
 pub mod install;
 pub mod limits;
 pub mod link;
+pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod prepare;

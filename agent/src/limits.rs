@@ -1,7 +1,7 @@
 //! `[limits]` of `agent.toml`: when this institution trains, and how much of the machine and of the line
 //! that may take. Read and checked here; kept to by whoever trains and sends.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::windows::{BadWindow, Window, Windows};
 
@@ -9,8 +9,8 @@ use crate::windows::{BadWindow, Window, Windows};
 const TRAINING_NICE: u8 = 10;
 
 /// What one agent may take.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Limits {
     /// When new plans are accepted; always if none.
     pub training_windows: Option<Windows>,
@@ -40,7 +40,7 @@ impl Default for Limits {
 }
 
 /// The section as it is written.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Written {
     training_windows: Option<Vec<Window>>,
@@ -60,6 +60,20 @@ impl Default for Written {
             memory_mib: None,
             upload_kib_per_second: 0,
             download_kib_per_second: 0,
+        }
+    }
+}
+
+impl From<Limits> for Written {
+    fn from(limits: Limits) -> Self {
+        let (training_windows, time_zone) = limits.training_windows.map(Windows::written).unzip();
+        Self {
+            training_windows,
+            time_zone: time_zone.flatten(),
+            training_nice: limits.training_nice,
+            memory_mib: limits.memory_mib,
+            upload_kib_per_second: limits.upload_kib_per_second,
+            download_kib_per_second: limits.download_kib_per_second,
         }
     }
 }

@@ -24,21 +24,26 @@ use collegium_shared::{
     control,
     crypto::Digest,
     journal::JournalError,
+    ops::{Health, pulse},
     protocol::RoundView,
     roster::{Registry, RosterError, VerifiedRoster},
+    service::{catch, operations::Operations},
     signed::Signed,
     storage::{self, Ended, Storage},
 };
 use tokio::{
+    signal::unix::SignalKind,
     sync::{Notify, watch},
     task,
 };
 
 use crate::{
     availability::Availability,
-    desk::Desk,
+    config::Config,
+    desk::{Answer, Desk, Request},
     home::{Home, HomeError},
     link::{Backoff, Link, LinkError, Polled},
+    metrics::Monitor,
     renewal::Renewal,
     rounds::RoundError,
     session_file::SessionFileError,
@@ -47,8 +52,8 @@ use crate::{
 };
 use part::CachedTrainer;
 
-/// How long work that is under way may take after a stop was asked for.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long work that storage trouble interrupted may keep the directory open.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// Why a turn of the loop ended early.
 #[derive(Debug)]
@@ -163,27 +168,39 @@ pub async fn run_agent_at(
     clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let hangups = catch(SignalKind::hangup());
+    let config = Home::config(dir)?;
+    let places = config.directories.clone();
+    let storage = Storage::new([dir.to_owned(), places.journal, places.vault, places.blobs]);
+    let (program, version) = ("collegium-agent", env!("CARGO_PKG_VERSION"));
+    let health = Health::starting(program, version, clock.clone(), storage.clone());
+    let place = dir.to_owned();
+    let read = Box::new(move || Config::load(&place));
+    let operations = Arc::new(Operations::start(config, read, health).await?);
     let (stop, asked) = watch::channel(false);
-    let work = run_and_recover(dir, clock, asked);
+    let work = run_and_recover(dir, &operations, &storage, clock, asked);
     let mut work = pin!(work);
     tokio::select! {
         result = &mut work => return result,
+        () = operations.reload_at(hangups) => {}
         () = shutdown => {}
     }
+    operations.health.stopping();
     stop.send_replace(true);
     work.await
 }
 
 async fn run_and_recover(
     dir: &Path,
+    operations: &Arc<Operations<Config>>,
+    storage: &Storage,
     clock: Clock,
     asked: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let places = Home::config(dir)?.directories;
-    let storage = Storage::new([dir.to_owned(), places.journal, places.vault, places.blobs]);
     let stopped = Stop { asked, cancel: Arc::default() };
     loop {
-        let error = match run_once(dir, clock.clone(), &storage, stopped.wait()).await {
+        let stop = stopped.wait();
+        let error = match run_once(dir, operations, storage, clock.clone(), stop).await {
             Ok(Ended::Recovered) => continue,
             Ok(Ended::Stopped) => return Ok(()),
             Err(error) if storage::trouble(error.as_ref()).is_some() => error,
@@ -200,29 +217,36 @@ async fn run_and_recover(
 /// until it takes data again.
 async fn run_once(
     dir: &Path,
-    clock: Clock,
+    operations: &Arc<Operations<Config>>,
     storage: &Storage,
+    clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
+    operations.health.opening();
     let path = dir.to_owned();
     let home = task::spawn_blocking(move || Home::open(&path, clock)).await??;
     let home = Arc::new(home);
     let (stop, asked) = watch::channel(false);
     let stopping = Stop { asked, cancel: Arc::new(AtomicBool::new(false)) };
     let runner = Runner::new(Arc::clone(&home), stopping.clone())?;
+    let (pulse, beat) = pulse();
+    let live = Arc::clone(&runner.live);
+    let monitor = Arc::new(Monitor { home: Arc::clone(&home), live, pulse });
     let listener = control::Listener::bind(&Home::socket(dir)).await?;
     tracing::info!(institution = %home.institution(), "the agent runs");
-    let desk = Arc::clone(&runner.desk);
+    let (desk, operated) = (Arc::clone(&runner.desk), Arc::clone(operations));
     let answer = move |request| {
-        let desk = Arc::clone(&desk);
-        async move { desk.answer(request).await.map_err(|error| format!("{error:#}")) }
+        let (desk, operations) = (Arc::clone(&desk), Arc::clone(&operated));
+        async move { answer(&desk, &operations, request).await.map_err(|error| format!("{error:#}")) }
     };
     let until_stopped = stopping.clone();
     let control = tokio::spawn(listener.serve(answer, async move { until_stopped.wait().await }));
     let renewal = Renewal::new(Arc::clone(&home), runner.link.clone(), Arc::clone(&runner.look));
     let renewal = tokio::spawn(renewal.run());
     let mut shutdown = pin!(shutdown);
-    let result = drained(runner.run(), shutdown.as_mut(), &stop, &stopping).await;
+    operations.health.serving(monitor);
+    let (work, limit) = (beat.during(runner.run()), operations.config().shutdown_time());
+    let result = drained(work, shutdown.as_mut(), &stop, &stopping, limit).await;
     let mut ended = Ended::Stopped;
     let trouble = result.as_ref().err().filter(|e| storage::trouble(e.as_ref()).is_some());
     // Work that is under way ends by itself; a stop that was asked for before is no time to wait.
@@ -235,8 +259,9 @@ async fn run_once(
     let in_trouble = trouble.is_some();
     stop.send_replace(true);
     renewal.abort();
-    drop(tokio::time::timeout(DRAIN, control).await);
+    drop(tokio::time::timeout(limit, control).await);
     if in_trouble {
+        operations.health.opening();
         closed(home).await;
         return Ok(ended);
     }
@@ -253,8 +278,30 @@ async fn closed(home: Arc<Home>) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    if tokio::time::timeout(DRAIN, gone).await.is_err() {
+    if tokio::time::timeout(CLOSING, gone).await.is_err() {
         tracing::warn!("work that was under way keeps the directory open");
+    }
+}
+
+/// Carries out one request of the control socket: by the process, or by the desk.
+async fn answer(
+    desk: &Arc<Desk>,
+    operations: &Operations<Config>,
+    request: Request,
+) -> anyhow::Result<Answer> {
+    match request {
+        Request::Reload => {
+            let reloaded = operations.reload().await?;
+            Ok(Answer { text: reloaded.to_string(), json: serde_json::to_value(reloaded)? })
+        }
+        Request::Status => {
+            let Answer { mut text, mut json } = desk.answer(Request::Status).await?;
+            let process = operations.process().await;
+            text += &process.to_string();
+            json["process"] = serde_json::to_value(process)?;
+            Ok(Answer { text, json })
+        }
+        other => desk.answer(other).await,
     }
 }
 
@@ -264,6 +311,7 @@ async fn drained(
     shutdown: impl Future<Output = ()>,
     stop: &watch::Sender<bool>,
     stopping: &Stop,
+    limit: Duration,
 ) -> anyhow::Result<()> {
     let mut work = pin!(work);
     tokio::select! {
@@ -273,7 +321,7 @@ async fn drained(
     tracing::info!("stopping");
     stopping.cancel.store(true, Ordering::Relaxed);
     stop.send_replace(true);
-    if let Ok(result) = tokio::time::timeout(DRAIN, work).await {
+    if let Ok(result) = tokio::time::timeout(limit, work).await {
         return result;
     }
     tracing::warn!("what was under way was cut off; it is taken up again at the next start");

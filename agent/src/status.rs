@@ -69,12 +69,27 @@ impl Live {
         self.woken.notified().await;
     }
 
+    /// Whether the coordinator answered last; none before the first answer.
+    pub fn reachable(&self) -> Option<bool> {
+        unpoisoned(&self.contact).reachable()
+    }
+
     /// The coordinator did not answer, or not with sense. True if it did before.
     pub fn failed(&self, now: Timestamp, reason: String) -> bool {
         let mut contact = unpoisoned(&self.contact);
         let since = contact.failing.take().map(|(since, _)| since);
         contact.failing = Some((since.unwrap_or(now), reason));
         since.is_none()
+    }
+}
+
+impl Contact {
+    fn reachable(&self) -> Option<bool> {
+        match self {
+            Self { failing: Some(_), .. } => Some(false),
+            Self { last: Some(_), .. } => Some(true),
+            _ => None,
+        }
     }
 }
 
@@ -289,11 +304,7 @@ fn coordinator(url: &str, contact: Option<Contact>, live: Option<&Live>) -> Coor
     let (protocol, version) =
         speaker.map(|Speaker { protocol, build }| (protocol.to_string(), build)).unzip();
     let contact = contact.unwrap_or_default();
-    let reachable = match &contact {
-        Contact { failing: Some(_), .. } => Some(false),
-        Contact { last: Some(_), .. } => Some(true),
-        _ => None,
-    };
+    let reachable = contact.reachable();
     let Contact { last: last_contact, failing, notice } = contact;
     let (unreachable_since, error) = failing.unzip();
     CoordinatorStatus {

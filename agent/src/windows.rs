@@ -9,7 +9,7 @@ use jiff::{
     civil::{Date, Time, Weekday},
     tz::TimeZone,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const DAYS: [(&str, Weekday); 7] = [
@@ -53,8 +53,8 @@ pub enum BadWindow {
 const MAX_WINDOWS: usize = 64;
 
 /// One time of day on some days of the week; what ends before it begins ends on the next day.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Window {
     first: Weekday,
     last: Weekday,
@@ -68,6 +68,12 @@ impl TryFrom<String> for Window {
 
     fn try_from(text: String) -> Result<Self, BadWindow> {
         text.parse()
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> Self {
+        window.to_string()
     }
 }
 
@@ -155,6 +161,12 @@ impl Windows {
         let zone = TimeZone::get(name);
         let zone = zone.map_err(|_| BadWindow::Zone(name.chars().take(80).collect()))?;
         Ok(Self { windows, zone })
+    }
+
+    /// The windows and the name of their time zone, as they are written.
+    pub fn written(self) -> (Vec<Window>, Option<String>) {
+        let name = self.zone.iana_name().map(str::to_owned);
+        (self.windows, name)
     }
 
     /// None while a window is open; else when the next one opens.

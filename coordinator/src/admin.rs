@@ -24,8 +24,8 @@ use crate::{
     network::{Event, NetworkEvent},
     root,
     round::RoundEvent,
+    status,
     task::{Task, TaskSpec},
-    waiting,
 };
 
 mod pause;
@@ -90,6 +90,8 @@ pub enum AdminRequest {
     },
     ResumeTask,
     Status,
+    /// Reads the configuration again; only a running coordinator can.
+    Reload,
 }
 
 /// Carries out a request. The answer is given once the events behind it are durable.
@@ -115,7 +117,10 @@ pub(crate) fn carry_out(
         AdminRequest::StartTask { spec } => start_task(driver, *spec),
         AdminRequest::PauseTask { reason } => pause::pause_task(driver, reason),
         AdminRequest::ResumeTask => pause::resume_task(driver),
-        AdminRequest::Status => Ok(Ok(status(driver))),
+        AdminRequest::Status => Ok(Ok(status::of(driver))),
+        AdminRequest::Reload => {
+            Ok(Err("no coordinator runs here: it reads its configuration when it starts".into()))
+        }
     }
 }
 
@@ -370,67 +375,4 @@ fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), Stri
     let (c_max, min_honest) = (usize::from(cohort.c_max), usize::from(cohort.min_honest));
     secagg::check_cohort(members, c_max, min_honest).map_err(|error| error.to_string())?;
     Ok((cohort, registry.digest))
-}
-
-/// What an operator wants to know at a glance; the sums, and nothing of one institution's data.
-pub(crate) fn status(driver: &Driver) -> Value {
-    let network = &driver.state.network;
-    let roster = driver.state.roster.as_deref();
-    let expired = |at: Timestamp| at <= driver.now();
-    json!({
-        "root_fingerprint": network.root().map(|root| root.fingerprint()),
-        "institutions": network.institutions().len(),
-        "roster": roster.map(|r| json!({
-            "version": r.version(),
-            "members": r.members().len(),
-            "expires_at": r.expires_at(),
-            "expired": expired(r.expires_at()),
-            "expires_soon": expired(r.warn_from()),
-        })),
-        "registry": driver.state.registry.as_deref().map(|r| json!({
-            "version": r.version,
-            "competencies": r.competencies.len(),
-            "items": r.items.len(),
-        })),
-        "presence": waiting::presence(driver),
-        "waiting": waiting::of(driver),
-        "task": network.task().map(task_status),
-        "round": network.open_round().map(|round| {
-            let (done, expected) = round.progress();
-            json!({
-                "id": round.plan().round.to_string(),
-                "stage": round.plan().stage,
-                "phase": round.phase(),
-                "done": done,
-                "waiting_for": expected.saturating_sub(done),
-                "silent": round.silent(),
-                "deadline": round.deadline(),
-            })
-        }),
-        "last_round": network.round().filter(|r| r.phase() == Phase::Ended).map(|round| json!({
-            "id": round.plan().round.to_string(),
-            "stage": round.plan().stage,
-            "ending": round.ending(),
-            "uploads": round.uploads().len(),
-        })),
-        "state_sha256": network.digest().ok(),
-    })
-}
-
-fn task_status(task: &Task) -> Value {
-    let (completed, failed) = task.rounds();
-    json!({
-        "task": task.spec().task,
-        "architecture": task.spec().architecture,
-        "rounds": task.spec().rounds,
-        "steps": task.candidate().map(|candidate| candidate.step),
-        "rounds_completed": completed,
-        "rounds_failed": failed,
-        "cohort": task.cohort(),
-        "excluded": task.excluded(),
-        "start_metrics": task.baseline(),
-        "release": task.releases().last(),
-        "paused": task.paused(),
-        "ending": task.ending(),
-    })
 }

@@ -185,6 +185,16 @@ impl Ca {
         self.certificates.iter().map(|certificate| Digest::of(certificate)).collect()
     }
 
+    /// When the issuing authority's own certificate ends.
+    pub fn expires_at(&self) -> Timestamp {
+        let issuing = self.certificates.first();
+        let end = issuing.and_then(|der| {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
+            Some(certificate.validity().not_after.timestamp())
+        });
+        Timestamp::from_millis(end.unwrap_or_default().saturating_mul(1_000))
+    }
+
     /// SHA-256 of the issuing certificate.
     pub fn issuing(&self) -> Digest {
         self.certificates.first().map_or(Digest([0; 32]), |certificate| Digest::of(certificate))
@@ -407,6 +417,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let made = Ca::create(dir.path(), now()).unwrap();
         assert_eq!(Ca::load(dir.path()).unwrap().pem(), made.pem());
+        assert_eq!(made.expires_at().since(now()).as_secs(), CA_LIFETIME.as_secs());
         let key = dir.path().join(KEY_FILE);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(Ca::create(dir.path(), now()), Err(CaError::Key(_))));

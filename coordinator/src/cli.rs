@@ -1,5 +1,8 @@
 //! `collegium-coordinator`: what operators type. Parses, asks the owner, prints; decides nothing.
 
+mod config;
+mod status;
+
 use std::{
     io::{BufRead, IsTerminal, Write},
     net::SocketAddr,
@@ -17,7 +20,7 @@ use collegium_shared::{
     documents::{self, UnsignedDocument},
     files,
     ids::InstitutionId,
-    service::{log_to_stderr, stop_signal},
+    service::{log::log_to_stderr, until_signals},
 };
 use serde_json::Value;
 
@@ -33,6 +36,7 @@ macro_rules! say {
         drop(writeln!(std::io::stdout().lock(), $($text)*))
     };
 }
+use say;
 
 mod ca;
 mod institution;
@@ -121,6 +125,14 @@ enum Command {
         home: Home,
         #[arg(long)]
         json: bool,
+    },
+    /// The configuration file.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Let the running coordinator read its configuration again.
+    Reload {
+        #[command(flatten)]
+        home: Home,
     },
     /// The network's audit log.
     #[command(subcommand)]
@@ -251,7 +263,7 @@ impl Cli {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error:#}");
-                let bad_config = error.downcast_ref::<ConfigError>().is_some();
+                let bad_config = error.chain().any(|cause| cause.is::<ConfigError>());
                 ExitCode::from(if bad_config { 78 } else { 1 })
             }
         }
@@ -282,7 +294,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             pause(&home.dir, AdminRequest::PauseTask { reason })
         }
         Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
-        Command::Status { home, json } => status(&home.dir, json),
+        Command::Status { home, json } => status::show(&home.dir, json),
+        Command::Config(command) => config::run(&command),
+        Command::Reload { home } => config::reload(&home.dir),
         Command::Audit(command) => run_audit(command),
         Command::Store(command) => store::run(command),
         Command::Backup(args) => store::run_backup(&args),
@@ -300,7 +314,11 @@ fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<Value> {
 
 fn serve(dir: &Path) -> anyhow::Result<()> {
     log_to_stderr(&Config::load(dir)?.log)?;
-    runtime()?.block_on(service::serve(dir, stop_signal()))
+    let runtime = runtime()?;
+    let ended = runtime.block_on(until_signals(|stop| service::serve(dir, stop)));
+    // Work on blocking threads that did not stop in time must not keep the process.
+    runtime.shutdown_background();
+    ended.context("a second signal came before everything had ended")?
 }
 
 fn invite(
@@ -435,93 +453,6 @@ fn pause(dir: &Path, request: AdminRequest) -> anyhow::Result<()> {
         say!("round          {round} is open");
     }
     Ok(())
-}
-
-fn status(dir: &Path, json: bool) -> anyhow::Result<()> {
-    let answer = ask(dir, AdminRequest::Status)?;
-    if json {
-        say!("{answer}");
-    } else {
-        print_status(&answer);
-    }
-    Ok(())
-}
-
-fn print_status(answer: &Value) {
-    let line = |name: &str, text: String| say!("{name:<15}{text}");
-    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    line("root", plain(&answer["root_fingerprint"]));
-    line("enrolled", plain(&answer["institutions"]));
-    match &answer["roster"] {
-        Value::Null => line("roster", "none yet".into()),
-        r => line(
-            "roster",
-            format!(
-                "version {}, {} members, until {}{}",
-                r["version"],
-                r["members"],
-                plain(&r["expires_at"]),
-                if r["expires_soon"] == true { ": have the root sign a new one" } else { "" }
-            ),
-        ),
-    }
-    match &answer["registry"] {
-        Value::Null => line("registry", "none yet".into()),
-        r => line(
-            "registry",
-            format!(
-                "version {}, {} competencies, {} items",
-                r["version"], r["competencies"], r["items"]
-            ),
-        ),
-    }
-    match &answer["task"] {
-        Value::Null => line("task", "none yet".into()),
-        t => {
-            let ending = match &t["ending"] {
-                Value::Null => "running".into(),
-                ending if ending["reason"].is_string() => {
-                    format!("{}: {}", plain(&ending["end"]), plain(&ending["reason"]))
-                }
-                ending => plain(&ending["end"]),
-            };
-            line("task", format!("{} ({ending})", plain(&t["task"])));
-            line("steps", format!("{} of {}", t["steps"], t["rounds"]));
-            line(
-                "rounds",
-                format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]),
-            );
-            if !t["release"].is_null() {
-                line(
-                    "model",
-                    format!(
-                        "version {}, AUC {}",
-                        t["release"]["version"], t["release"]["metrics"]["auc"]
-                    ),
-                );
-            }
-        }
-    }
-    let p = &answer["presence"];
-    line("present", format!("{} of {}", p["present"], p["expected"]));
-    for (key, name) in [("missing", "missing"), ("away", "paused")] {
-        let names: Vec<_> = p[key].as_array().into_iter().flatten().map(plain).collect();
-        if !names.is_empty() {
-            line(name, names.join(", "));
-        }
-    }
-    for copy in p["copies"].as_array().into_iter().flatten() {
-        let (who, at) = (plain(&copy[0]), plain(&copy[1]));
-        line("copy", format!("a second agent of {who} was turned away at {at}"));
-    }
-    if let Some(reason) = answer["waiting"].as_str() {
-        line("round", reason.to_owned());
-    }
-    if !answer["round"].is_null() {
-        let r = &answer["round"];
-        let waiting = format!("{} done, waiting for {}", r["done"], r["waiting_for"]);
-        line("round", format!("{} {}: {waiting}", plain(&r["id"]), plain(&r["phase"])));
-    }
 }
 
 fn log_key(dir: &Path) -> anyhow::Result<VerifyingKey> {

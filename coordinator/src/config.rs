@@ -1,11 +1,14 @@
-//! `coordinator.toml`: what the operator decides about this process. Read once at start; holds no
-//! secrets. What the network decides (tasks, members) is never here.
+//! `coordinator.toml`: what the operator decides about this process. Read at start and at a reload;
+//! holds no secrets. What the network decides (tasks, members) is never here.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use collegium_shared::config::{self, ConfigError, Log};
+use collegium_shared::{
+    config::{self, ConfigError, Log, Ops},
+    service::operations::Settings,
+};
 use rustls::pki_types::ServerName;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::listener;
 
@@ -19,7 +22,7 @@ pub const DEFAULT_LISTEN: &str = "0.0.0.0:8470";
 const MAX_PATIENCE: u64 = 55;
 
 /// The coordinator's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where agents connect.
@@ -32,16 +35,34 @@ pub struct Config {
     /// How long a poll without news stays open.
     #[serde(default = "default_patience")]
     poll_patience_seconds: u64,
+    /// How long what is under way may take after a stop was asked for.
+    #[serde(default = "config::default_shutdown_seconds")]
+    shutdown_seconds: u64,
     #[serde(default)]
     pub listener: Listener,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
+    pub ops: Ops,
+    #[serde(default)]
     pub log: Log,
 }
 
+impl Settings for Config {
+    const LIVE: &'static [&'static str] =
+        &["log", "names", "ops", "poll_patience_seconds", "shutdown_seconds"];
+
+    fn log(&self) -> &Log {
+        &self.log
+    }
+
+    fn ops(&self) -> &Ops {
+        &self.ops
+    }
+}
+
 /// What one process takes on at most.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     connections: usize,
@@ -100,7 +121,7 @@ impl Limits {
 }
 
 /// Whom the port lets in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listener {
     /// Calls that an institution's identity key signed are taken without a client certificate.
@@ -125,9 +146,13 @@ pub fn default_names() -> Vec<String> {
 impl Config {
     /// Reads `coordinator.toml` in `dir`.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        let path = dir.join(CONFIG_FILE);
-        let config: Self = config::read(&path)?;
-        config.check().map_err(|reason| ConfigError::new(&path, reason))?;
+        Self::read(&dir.join(CONFIG_FILE))
+    }
+
+    /// Reads the file `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = config::read(path)?;
+        config.check().map_err(|reason| ConfigError::new(path, reason))?;
         Ok(config)
     }
 
@@ -135,7 +160,15 @@ impl Config {
         Duration::from_secs(self.poll_patience_seconds)
     }
 
+    /// How long what is under way may take after a stop was asked for.
+    pub fn shutdown_time(&self) -> Duration {
+        Duration::from_secs(self.shutdown_seconds)
+    }
+
     fn check(&self) -> Result<(), String> {
+        self.log.check()?;
+        self.ops.check()?;
+        config::check_shutdown_seconds(self.shutdown_seconds)?;
         for name in &self.names {
             ServerName::try_from(name.as_str())
                 .map_err(|_| format!("names: {name:?} is neither a host name nor an IP address"))?;
@@ -173,13 +206,14 @@ pub fn sample(listen: SocketAddr, origin: &str) -> String {
     } = Limits::default();
     let Listener { signed_requests } = Listener::default();
     format!(
-        r#"# The Collegium coordinator. Read at start; unknown keys are refused.
+        r#"# The Collegium coordinator. Unknown keys are refused. Read at start, and again at
+# `collegium-coordinator reload` or SIGHUP, which say what else needs a restart.
 
 # Where agents connect: one port, TLS 1.3.
 listen = "{listen}"
 
 # The host names and IP addresses by which agents reach it. They stand in the server's certificate,
-# which is made anew at each start, so a change here needs a restart and nothing else.
+# which is made anew at each start and reload.
 names = [{names}]
 
 # The name of the network's log, the first line of every checkpoint. Do not change it later.
@@ -187,6 +221,9 @@ origin = "{origin}"
 
 # How long a poll without news stays open. Lower it if a proxy cuts silent requests earlier.
 poll_patience_seconds = {patience}
+
+# How long what is under way may take after a stop was asked for.
+shutdown_seconds = {shutdown}
 
 [listener]
 # Whether institutions behind a proxy that ends TLS may prove who they are by signing each call:
@@ -213,8 +250,15 @@ uploads_kept_mib = {uploads_kept_mib}
 level = "info"
 # text or json
 format = "text"
+
+# Health and metrics for this machine's monitoring, over HTTP: /livez, /readyz, /metrics. Served only
+# if `listen` is set. An address that other machines reach needs allow_remote = true.
+[ops]
+# listen = "127.0.0.1:8472"
+allow_remote = false
 "#,
         patience = default_patience(),
+        shutdown = config::default_shutdown_seconds(),
     )
 }
 
@@ -252,6 +296,9 @@ mod tests {
             ("[limits]\nconnections = 0\n", "limits"),
             ("[limits]\nconections = 5\n", "conections"),
             ("[log]\nformat = \"xml\"\n", "xml"),
+            ("[log]\nlevel = \"=loud\"\n", "log.level"),
+            ("[ops]\nlisten = \"0.0.0.0:8472\"\n", "allow_remote"),
+            ("shutdown_seconds = 0\n", "shutdown_seconds"),
         ];
         for (line, named) in cases {
             let error = load(&format!("{good}{line}")).unwrap_err().to_string();

@@ -41,10 +41,12 @@ use crate::{
     credentials::{NotHeard, RenewalError, RenewalRequest},
     enrol::CheckedEnrolment,
     listener::Peer,
+    metrics::Meters,
     network::{Enrolled, Event, Network, NetworkEvent},
     presence::Presence,
     round::{Admission, Message, Refusal, Round, RoundEvent},
     spool::Spool,
+    status,
     store::{Snapshot, Store},
     task::{Next, Release, TaskEnding},
     waiting,
@@ -119,6 +121,7 @@ pub struct Handle {
     pub presence: Presence,
     pub ca: InForce,
     pub clock: Clock,
+    pub meters: Meters,
 }
 
 impl Handle {
@@ -189,6 +192,7 @@ pub struct Driver {
     pub(crate) presence: Presence,
     /// What the task was last seen to wait for.
     pub(crate) waiting: Option<String>,
+    meters: Meters,
     accumulator: Option<Accumulator>,
     working: bool,
     /// The open round when files were last erased.
@@ -222,6 +226,8 @@ impl Driver {
         let (publish, published) = watch::channel(Published::default());
         let presence = Presence::new(clock.clone(), config.poll_patience());
         let ca = InForce::new(Ca::load(dir)?);
+        let meters = Meters::default();
+        meters.opened(log.len());
         let handle = Handle {
             commands: worker.clone(),
             published,
@@ -229,6 +235,7 @@ impl Driver {
             presence: presence.clone(),
             ca: ca.clone(),
             clock: clock.clone(),
+            meters: meters.clone(),
         };
         let mut driver = Self {
             dir: dir.to_owned(),
@@ -248,6 +255,7 @@ impl Driver {
             workshop,
             presence,
             waiting: None,
+            meters,
             accumulator: None,
             working: false,
             tidied: None,
@@ -324,7 +332,7 @@ impl Driver {
             };
             match command {
                 Some(Command::Admin(AdminRequest::Status, reply)) => {
-                    drop(reply.send(Ok(admin::status(self))));
+                    drop(reply.send(Ok(status::of(self))));
                 }
                 Some(Command::Admin(_, reply)) => {
                     drop(reply.send(Err(DriverError::NoRoom.to_string())));
@@ -374,7 +382,9 @@ impl Driver {
     fn settle(&mut self, replies: Replies) -> Result<(), JournalError> {
         while self.advance()? {}
         if self.uncommitted {
+            let begun = Instant::now();
             tokio::task::block_in_place(|| self.log.commit())?;
+            self.meters.committed(self.log.len(), begun.elapsed());
             self.uncommitted = false;
             faults::edge("before publish");
             self.publish.send_replace(self.state.clone());
@@ -455,10 +465,16 @@ impl Driver {
         let entry = Entry { at, event };
         self.log.append(&entry)?;
         Arc::make_mut(&mut self.state.network).apply(&entry.event, at);
+        self.meters.recorded(&entry.event);
         self.last_at = at;
         self.recorded = Instant::now();
         self.uncommitted = true;
         Ok(())
+    }
+
+    /// Entries of the log that are durable.
+    pub(crate) fn entries(&self) -> u64 {
+        self.log.len()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

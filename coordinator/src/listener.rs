@@ -4,6 +4,7 @@
 
 mod admission;
 mod clients;
+pub(crate) mod traffic;
 
 use std::{
     fmt, io,
@@ -30,7 +31,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -128,10 +129,11 @@ pub fn connection<T>(request: &tonic::Request<T>) -> Weak<()> {
     info.map(|info| Arc::downgrade(&info.alive)).unwrap_or_default()
 }
 
-/// The server's side of TLS with certificates for `names` that are renewed while it runs.
+/// The server's side of TLS with certificates for `names` that are renewed while it runs, and made
+/// anew when the names change.
 pub fn tls_config(
     ca: InForce,
-    names: Vec<String>,
+    names: watch::Receiver<Vec<String>>,
     clock: Clock,
     is_revoked: IsRevoked,
 ) -> Result<Arc<ServerConfig>, ListenerError> {
@@ -165,29 +167,33 @@ fn certified(certificate: ServerCertificate) -> Result<CertifiedKey, ListenerErr
 /// notice.
 struct Renewing {
     ca: InForce,
-    names: Vec<String>,
+    names: watch::Receiver<Vec<String>>,
     clock: Clock,
     current: Mutex<Issued>,
 }
 
-/// A server's certificate, when it was made and by whom.
+/// A server's certificate, when it was made, by whom, and for which names.
 struct Issued {
     at: Timestamp,
     by: Arc<Ca>,
+    names: Vec<String>,
     key: Arc<CertifiedKey>,
 }
 
 impl Renewing {
-    fn new(ca: InForce, names: Vec<String>, clock: Clock) -> Result<Self, ListenerError> {
-        let (at, by) = (clock.now(), ca.current());
-        let key = certify(&by, &names, at)?;
-        Ok(Self { ca, names, clock, current: Mutex::new(Issued { at, by, key }) })
+    fn new(
+        ca: InForce,
+        names: watch::Receiver<Vec<String>>,
+        clock: Clock,
+    ) -> Result<Self, ListenerError> {
+        let issued = certify(ca.current(), names.borrow().clone(), clock.now())?;
+        Ok(Self { ca, names, clock, current: Mutex::new(issued) })
     }
 }
 
 impl fmt::Debug for Renewing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewing").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Renewing").field("names", &*self.names.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -195,9 +201,11 @@ impl ResolvesServerCert for Renewing {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let (now, ca) = (self.clock.now(), self.ca.current());
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.since(current.at) > ca::LEAF_LIFETIME / 3 || !Arc::ptr_eq(&ca, &current.by) {
-            match certify(&ca, &self.names, now) {
-                Ok(key) => *current = Issued { at: now, by: ca, key },
+        let names = self.names.borrow().clone();
+        let same = Arc::ptr_eq(&ca, &current.by) && current.names == names;
+        if now.since(current.at) > ca::LEAF_LIFETIME / 3 || !same {
+            match certify(ca, names, now) {
+                Ok(renewed) => *current = renewed,
                 Err(error) => tracing::warn!(%error, "the server's certificate was not renewed"),
             }
         }
@@ -205,9 +213,13 @@ impl ResolvesServerCert for Renewing {
     }
 }
 
-fn certify(ca: &Ca, names: &[String], now: Timestamp) -> Result<Arc<CertifiedKey>, ListenerError> {
-    Ok(Arc::new(certified(ca.issue_server(names, now)?)?))
+fn certify(by: Arc<Ca>, names: Vec<String>, at: Timestamp) -> Result<Issued, ListenerError> {
+    let key = Arc::new(certified(by.issue_server(&names, at)?)?);
+    Ok(Issued { at, by, names, key })
 }
+
+/// The address that was opened, and the stream of connections.
+pub type Bound = (SocketAddr, ReceiverStream<io::Result<Connection>>);
 
 /// Opens `address` and returns the address that was opened (port 0 means any) with the stream of
 /// connections. Dropping the stream closes the port; the stream itself never ends nor fails.
@@ -215,7 +227,7 @@ pub async fn bind(
     address: SocketAddr,
     tls: Arc<ServerConfig>,
     limits: Limits,
-) -> Result<(SocketAddr, ReceiverStream<io::Result<Connection>>), ListenerError> {
+) -> Result<Bound, ListenerError> {
     let refused = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => ListenerError::InUse(address),
         _ => ListenerError::Bind(address, error),

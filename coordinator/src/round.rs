@@ -598,6 +598,11 @@ impl Round {
         }
     }
 
+    /// When the phase began.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
     /// When the open phase ends by itself.
     pub fn deadline(&self) -> Option<Timestamp> {
         self.plan().deadlines.of(self.phase()).map(|limit| self.since + limit)

@@ -30,7 +30,7 @@ use collegium_shared::{
     signed::Signed,
     storage,
 };
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use self::upload::Uploads;
@@ -53,14 +53,15 @@ const LEAVING: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Rpc {
     handle: Handle,
-    patience: Duration,
+    /// How long a poll without news stays open.
+    patience: watch::Receiver<Duration>,
     /// Of the newest round. Locked while they are read, because all members ask at the same moment.
     dealings: Arc<AsyncMutex<Option<(Digest, Dealings)>>>,
     uploads: Uploads,
 }
 
 impl Rpc {
-    pub fn new(handle: Handle, patience: Duration) -> Self {
+    pub fn new(handle: Handle, patience: watch::Receiver<Duration>) -> Self {
         Self { handle, patience, dealings: Arc::default(), uploads: Uploads::default() }
     }
 
@@ -337,7 +338,8 @@ impl Federation for Rpc {
                 watch.changed().await.ok()?;
             }
         };
-        match tokio::time::timeout(self.patience, news).await {
+        let patience = *self.patience.borrow();
+        match tokio::time::timeout(patience, news).await {
             Ok(Some(Err(refused))) => Err(refused),
             Ok(Some(Ok(published))) => {
                 self.answer(&published, &member, &query).await.map(Response::new)
@@ -426,6 +428,7 @@ impl Federation for Rpc {
     ) -> Result<Response<v1::Ack>, Status> {
         let from = self.member(&request)?;
         let _open = self.handle.presence.call(&from);
+        let _uploading = self.handle.meters.uploading();
         self.take_upload(from, request.into_inner()).await
     }
 

@@ -6,9 +6,13 @@ use anyhow::Context;
 use collegium_shared::{
     clock::{Clock, Timestamp},
     control, durable,
+    ops::{Health, pulse},
+    service::{catch, operations::Operations},
     storage::{self, Ended, Storage},
 };
-use tokio::sync::watch;
+use rustls::ServerConfig;
+use tokio::{signal::unix::SignalKind, sync::watch};
+use tokio_stream::StreamExt;
 
 use crate::{
     admin::AdminRequest,
@@ -16,12 +20,14 @@ use crate::{
     config::Config,
     driver::{Driver, Handle},
     gate::{Gate, GateLayer},
-    listener::{self, IsRevoked, ListenerError},
+    listener::{self, IsRevoked, ListenerError, traffic::Counted},
+    metrics::Monitor,
     rpc::Rpc,
 };
 
-/// How long calls that are under way may take after a stop was asked for.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long open calls may go on when everything else has ended: long polls end by themselves only
+/// after their patience, and a stop does not wait for that.
+const CALLS: Duration = Duration::from_secs(2);
 
 /// HTTP/2 windows: what a peer may send before it is read, in bytes, for one call and for one
 /// connection. More makes no upload faster on a line of up to 80 Mbit/s and 100 ms.
@@ -61,26 +67,38 @@ pub async fn serve_at(
     clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let hangups = catch(SignalKind::hangup());
+    let config = Config::load(dir)?;
+    let storage = Storage::new([dir.to_owned(), dir.join("journal")]);
+    let (program, version) = ("collegium-coordinator", env!("CARGO_PKG_VERSION"));
+    let health = Health::starting(program, version, clock.clone(), storage.clone());
+    let home = dir.to_owned();
+    let read = Box::new(move || Config::load(&home));
+    let operations = Arc::new(Operations::start(config, read, health).await?);
     let (stop, stopped) = watch::channel(false);
-    let work = serve_and_recover(dir, clock, stopped);
+    let work = serve_and_recover(dir, &operations, &storage, clock, stopped);
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
+        () = operations.reload_at(hangups) => {}
         () = shutdown => {}
     }
+    operations.health.stopping();
     stop.send_replace(true);
     work.await
 }
 
 async fn serve_and_recover(
     dir: &Path,
+    operations: &Arc<Operations<Config>>,
+    storage: &Storage,
     clock: Clock,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let storage = Storage::new([dir.to_owned(), dir.join("journal")]);
     let mut again = false;
     loop {
-        let run = serve_once(dir, clock.clone(), &storage, again, asked(stopped.clone()));
+        let stop = asked(stopped.clone());
+        let run = serve_once(dir, operations, storage, clock.clone(), again, stop);
         again = true;
         let error = match run.await {
             Ok(Ended::Recovered) => continue,
@@ -103,41 +121,38 @@ async fn asked(mut stopped: watch::Receiver<bool>) {
 /// From opening everything to closing it. Writes the address that it listens on to `run/address`.
 async fn serve_once(
     dir: &Path,
-    clock: Clock,
+    operations: &Arc<Operations<Config>>,
     storage: &Storage,
+    clock: Clock,
     again: bool,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    let config = Config::load(dir)?;
+    operations.health.opening();
+    let config = operations.config();
     let (driver, handle) = Driver::open(dir, &config, clock.clone())?;
     let gate = gate(&config, &handle, &clock);
-    let (ca, names) = (handle.ca.clone(), config.names.clone());
-    let tls = listener::tls_config(ca, names, clock, is_revoked(&handle))?;
-    let bind = || listener::bind(config.listen, Arc::clone(&tls), config.limits.listener());
-    let mut bound = bind().await;
-    // The run before may hold the port for a moment.
-    for _ in 0..REBINDS {
-        if !(again && matches!(bound, Err(ListenerError::InUse(_)))) {
-            break;
-        }
-        tokio::time::sleep(REBIND_PAUSE).await;
-        bound = bind().await;
-    }
-    let (address, incoming) = bound?;
+    let (pulse, beat) = pulse();
+    let monitor = Monitor::new(handle.clone(), pulse, clock.clone());
+    let names = operations.part(|config| config.names.clone());
+    let tls = listener::tls_config(handle.ca.clone(), names, clock, is_revoked(&handle))?;
+    let (address, incoming) = bind(&config, &tls, again).await?;
     let control = control::Listener::bind(&control_socket(dir)).await?;
     durable::write(&dir.join("run").join("address"), format!("{address}\n").as_bytes())
         .context("cannot write the address file")?;
     tracing::info!(%address, "serving");
 
     let (stop, stopped) = watch::channel(false);
-    let owner = tokio::spawn(driver.run(storage.clone(), asked(stopped.clone())));
-    let admin = handle.clone();
+    let owner = tokio::spawn(beat.during(driver.run(storage.clone(), asked(stopped.clone()))));
+    let (admin, operated) = (handle.clone(), Arc::clone(operations));
     let answer = move |request: AdminRequest| {
-        let admin = admin.clone();
-        async move { admin.admin(request).await }
+        let (admin, operations) = (admin.clone(), Arc::clone(&operated));
+        async move { answer(&admin, &operations, request).await }
     };
     let control = tokio::spawn(control.serve(answer, asked(stopped.clone())));
-    let (enrolment, federation) = Rpc::new(handle, config.poll_patience()).services();
+    let meters = handle.meters.clone();
+    let incoming = incoming.map(move |made| made.map(|made| Counted::new(made, meters.clone())));
+    let patience = operations.part(Config::poll_patience);
+    let (enrolment, federation) = Rpc::new(handle, patience).services();
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -152,15 +167,15 @@ async fn serve_once(
         .add_service(federation)
         .serve_with_incoming_shutdown(incoming, asked(stopped));
     let mut server = tokio::spawn(server);
+    operations.health.serving(Arc::new(monitor));
 
-    let owner = wait(owner, shutdown, &stop).await?;
-    // Long polls end by themselves only after their patience; a drain does not wait for that.
-    if tokio::time::timeout(DRAIN.min(Duration::from_secs(2)), &mut server).await.is_err() {
+    let owner = wait(owner, shutdown, &stop, operations).await?;
+    if tokio::time::timeout(CALLS, &mut server).await.is_err() {
         server.abort();
         drop(server.await);
         tracing::debug!("calls that were still open were cut off");
     }
-    drop(tokio::time::timeout(DRAIN, control).await);
+    drop(tokio::time::timeout(operations.config().shutdown_time(), control).await);
     owner
 }
 
@@ -169,12 +184,53 @@ fn is_revoked(handle: &Handle) -> IsRevoked {
     Arc::new(move |peer| handle.published().network.is_revoked(&peer.institution))
 }
 
+/// Opens the port.
+async fn bind(
+    config: &Config,
+    tls: &Arc<ServerConfig>,
+    again: bool,
+) -> Result<listener::Bound, ListenerError> {
+    let bind = || listener::bind(config.listen, Arc::clone(tls), config.limits.listener());
+    let mut bound = bind().await;
+    // The run before may hold the port for a moment.
+    for _ in 0..REBINDS {
+        if !(again && matches!(bound, Err(ListenerError::InUse(_)))) {
+            break;
+        }
+        tokio::time::sleep(REBIND_PAUSE).await;
+        bound = bind().await;
+    }
+    bound
+}
+
+/// Carries out one request of the control socket: by the process, or by the owner of the data.
+async fn answer(
+    admin: &Handle,
+    operations: &Operations<Config>,
+    request: AdminRequest,
+) -> Result<serde_json::Value, String> {
+    match request {
+        AdminRequest::Reload => {
+            let reloaded = operations.reload().await.map_err(|error| error.to_string())?;
+            serde_json::to_value(reloaded).map_err(|error| error.to_string())
+        }
+        AdminRequest::Status => {
+            let mut status = admin.admin(AdminRequest::Status).await?;
+            status["process"] = serde_json::to_value(operations.process().await)
+                .map_err(|error| error.to_string())?;
+            Ok(status)
+        }
+        other => admin.admin(other).await,
+    }
+}
+
 /// Waits for the stop or for the owner's failure; the owner always ends first, so that whatever was
 /// acknowledged is durable.
 async fn wait(
     mut owner: tokio::task::JoinHandle<Result<Ended, collegium_shared::journal::JournalError>>,
     shutdown: impl Future<Output = ()>,
     stop: &watch::Sender<bool>,
+    operations: &Operations<Config>,
 ) -> anyhow::Result<anyhow::Result<Ended>> {
     let ended = tokio::select! {
         ended = &mut owner => Some(ended),
@@ -183,9 +239,9 @@ async fn wait(
     stop.send_replace(true);
     let ended = match ended {
         Some(ended) => ended,
-        None => {
-            tokio::time::timeout(DRAIN, owner).await.context("the journal did not close in time")?
-        }
+        None => tokio::time::timeout(operations.config().shutdown_time(), owner)
+            .await
+            .context("the journal did not close in time")?,
     };
     Ok(ended.context("the owner of the journal failed")?.context("the journal refused an event"))
 }

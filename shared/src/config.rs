@@ -1,10 +1,16 @@
 //! Configuration files: one TOML file for each daemon, unknown keys refused, and the part that is
 //! the same on both sides. Holds no secrets, so a message may quote the file.
 
-use std::path::{Path, PathBuf};
+pub mod effective;
 
-use serde::{Deserialize, de::DeserializeOwned};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
+use tracing_subscriber::EnvFilter;
 
 use crate::files::read_bounded;
 
@@ -33,7 +39,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 }
 
 /// What the daemon writes about its work.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// A level, or directives as `tracing_subscriber::EnvFilter` reads them.
@@ -47,14 +53,70 @@ impl Default for Log {
     }
 }
 
+impl Log {
+    /// Refuses a level that is not understood.
+    pub fn check(&self) -> Result<(), String> {
+        self.filter().map(drop)
+    }
+
+    /// What is written.
+    pub(crate) fn filter(&self) -> Result<EnvFilter, String> {
+        EnvFilter::try_new(&self.level).map_err(|_| {
+            let level = &self.level;
+            format!("log.level {level:?} is neither a level nor directives such as \"info,collegium=debug\"")
+        })
+    }
+}
+
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// One line of text for each event.
     Text,
     /// One JSON object for each event.
     Json,
+}
+
+/// Where the daemon's health and metrics are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ops {
+    /// None: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Whether `listen` may be an address that other machines reach.
+    pub allow_remote: bool,
+}
+
+impl Ops {
+    /// Refuses an address that others reach, unless that is meant.
+    pub fn check(&self) -> Result<(), String> {
+        match self.listen {
+            Some(address) if !address.ip().is_loopback() && !self.allow_remote => Err(format!(
+                "ops.listen: {address} can be reached by other machines, and the endpoint asks nobody \
+                 who they are; use a loopback address, or set ops.allow_remote = true"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How long a stop may take: what `shutdown_seconds` may be.
+pub const SHUTDOWN_SECONDS: std::ops::RangeInclusive<u64> = 1..=300;
+
+/// The default of `shutdown_seconds`.
+pub fn default_shutdown_seconds() -> u64 {
+    10
+}
+
+/// Refuses a `shutdown_seconds` outside of [`SHUTDOWN_SECONDS`].
+pub fn check_shutdown_seconds(seconds: u64) -> Result<(), String> {
+    let (least, most) = (SHUTDOWN_SECONDS.start(), SHUTDOWN_SECONDS.end());
+    if SHUTDOWN_SECONDS.contains(&seconds) {
+        Ok(())
+    } else {
+        Err(format!("shutdown_seconds: use {least} to {most}"))
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +133,18 @@ mod tests {
         for bad in ["levle = \"debug\"", "format = \"xml\"", "level = 3", "level ="] {
             std::fs::write(&path, bad).unwrap();
             assert!(read::<Log>(&path).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_endpoint_is_for_this_machine_unless_more_is_meant() {
+        let ops = |listen: &str, allow_remote| Ops { listen: listen.parse().ok(), allow_remote };
+        assert!(Ops::default().check().is_ok());
+        assert!(ops("127.0.0.1:1", false).check().is_ok() && ops("[::1]:1", false).check().is_ok());
+        assert!(ops("0.0.0.0:1", true).check().is_ok());
+        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+            let reason = ops(open, false).check().unwrap_err();
+            assert!(reason.contains(open) && reason.contains("allow_remote"), "{reason}");
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod files;
 pub mod ids;
 pub mod journal;
 pub mod merkle;
+pub mod ops;
 pub mod params;
 pub mod protocol;
 pub mod roster;

@@ -1,46 +1,63 @@
-//! What every daemon does the same way: where it writes about its work, and when it stops.
+//! What every daemon does the same way: where it writes about its work, when it stops, and how it
+//! takes a changed configuration.
 
-use std::io::{self, IsTerminal};
+pub mod log;
+pub mod operations;
+pub mod reload;
 
-use thiserror::Error;
-use tracing_subscriber::{EnvFilter, fmt};
+use std::pin::Pin;
 
-use crate::config::{Log, LogFormat};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
-/// Why the log of the process cannot be set up.
-#[derive(Debug, Error)]
-pub enum LogError {
-    #[error("log.level {0:?} is neither a level nor directives such as \"info,collegium=debug\"")]
-    Level(String),
-    #[error("the log of this process was set up before")]
-    Twice,
-}
+/// Resolves when the daemon is asked to stop.
+pub type StopAsked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Writes about the work of this process to standard error.
-pub fn log_to_stderr(log: &Log) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|_| LogError::Level(log.level.clone()))?;
-    let builder =
-        fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
-    let done = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    done.map_err(|_| LogError::Twice)
-}
-
-/// Resolves when the process is asked to stop, by SIGTERM or SIGINT. If signals cannot be received,
-/// that is said and counts as a stop.
-pub async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let both =
-        signal(SignalKind::terminate()).and_then(|t| Ok((t, signal(SignalKind::interrupt())?)));
-    match both {
-        Ok((mut terminate, mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+/// Runs a daemon. `serve` gets what resolves at the first SIGTERM or SIGINT, and drains then; None
+/// if another such signal came before it had ended. If signals cannot be received, that is said and
+/// counts as the first.
+pub async fn until_signals<T, W>(serve: impl FnOnce(StopAsked) -> W) -> Option<T>
+where
+    W: Future<Output = T>,
+{
+    let (stop, asked) = oneshot::channel::<()>();
+    let signals = async {
+        let (mut terminate, mut interrupt) =
+            (catch(SignalKind::terminate()), catch(SignalKind::interrupt()));
+        if terminate.is_some() && interrupt.is_some() {
+            next(&mut terminate, &mut interrupt).await;
         }
-        Err(error) => tracing::error!(%error, "signals cannot be received; stopping"),
+        tracing::info!("asked to stop");
+        // The daemon may have ended by itself just now.
+        let _ = stop.send(());
+        next(&mut terminate, &mut interrupt).await;
+    };
+    let asked = Box::pin(async move { drop(asked.await) });
+    tokio::select! {
+        ended = serve(asked) => Some(ended),
+        () = signals => None,
     }
+}
+
+async fn next(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) {
+    tokio::select! {
+        () = received(terminate) => {}
+        () = received(interrupt) => {}
+    }
+}
+
+/// The next of these signals; never, if they cannot be received.
+pub async fn received(signals: &mut Option<Signal>) {
+    match signals {
+        Some(signals) => drop(signals.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// From here on the signal no longer ends the process by itself. None, which is said, if it cannot be
+/// received.
+pub fn catch(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| tracing::error!(%error, "a signal cannot be received")).ok()
 }

@@ -267,6 +267,11 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// SIGHUP: it reads its configuration again.
+    pub fn hang_up(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// SIGSTOP: it does nothing until `resume`. Returns when all its threads have stopped.
     ///
     /// Linux only: the state in proc_pid_task_stat(5).

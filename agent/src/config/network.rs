@@ -7,12 +7,12 @@ use std::{
 };
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonic::transport::Uri;
 
 /// By which way, and as whom, the coordinator is called.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
     pub proxy: Proxy,
@@ -25,8 +25,8 @@ pub struct Network {
 }
 
 /// Which HTTP proxy connections go through.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Proxy {
     /// What HTTPS_PROXY and NO_PROXY say at start.
     #[default]
@@ -44,6 +44,12 @@ impl fmt::Display for Proxy {
             Self::Direct => f.write_str("none"),
             Self::Fixed(ProxyUrl(uri)) => uri.fmt(f),
         }
+    }
+}
+
+impl From<Proxy> for String {
+    fn from(proxy: Proxy) -> Self {
+        proxy.to_string()
     }
 }
 
@@ -93,7 +99,7 @@ impl std::str::FromStr for ProxyUrl {
 }
 
 /// Whose certificate the other end of the connection has to show.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
     /// The coordinator's CA from the invitation, and no other.
@@ -116,7 +122,7 @@ impl fmt::Display for Trust {
 }
 
 /// How the coordinator learns who calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
     /// By the TLS client certificate.

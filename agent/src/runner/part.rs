@@ -20,6 +20,7 @@ use collegium_shared::{
     roster::VerifiedRoster,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Failure, Runner, effort};
 use crate::{
@@ -322,8 +323,11 @@ impl Runner {
         let reads_records = prepare::reads_records(plan);
         let (home, view) = (Arc::clone(&self.home), Arc::clone(view));
         let (cached, cancel) = (self.trainer.take(), Arc::clone(&self.stop.cancel));
+        let begun = Instant::now();
         if !reads_records {
-            return Self::blocking(move || load_test(&home, &view.plan.body, &cancel)).await?;
+            let fixed = Self::blocking(move || load_test(&home, &view.plan.body, &cancel)).await?;
+            self.home.meters.computed(begun.elapsed());
+            return fixed;
         }
         let nice = self.home.config.limits.training_nice;
         let trained = effort::run(nice, move || {
@@ -332,6 +336,7 @@ impl Runner {
             Ok::<_, Failure>(Trained { trainer, commitment })
         });
         let Trained { trainer, commitment } = trained.await??;
+        self.home.meters.computed(begun.elapsed());
         let snapshot = trainer.snapshot;
         self.trainer = Some(trainer);
         Ok(Fixed { commitment: commitment?, snapshot })

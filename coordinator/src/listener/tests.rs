@@ -39,12 +39,13 @@ struct Running {
     address: SocketAddr,
     ca: Arc<Ca>,
     clock: Clock,
+    names: watch::Sender<Vec<String>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-fn names() -> Vec<String> {
-    vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
+fn names() -> watch::Sender<Vec<String>> {
+    watch::Sender::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
 }
 
 /// One institution is shut out.
@@ -60,7 +61,8 @@ impl Running {
     async fn start(dir: &Path, limits: Limits) -> Self {
         let ca = InForce::new(Ca::create(dir, now()).unwrap());
         let clock = Clock::manual(now());
-        let tls = tls_config(ca.clone(), names(), clock.clone(), is_revoked()).unwrap();
+        let names = names();
+        let tls = tls_config(ca.clone(), names.subscribe(), clock.clone(), is_revoked()).unwrap();
         let (address, incoming) = bind("127.0.0.1:0".parse().unwrap(), tls, limits).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let router = Server::builder().add_service(EnrolmentServer::new(WhoAmI));
@@ -68,7 +70,7 @@ impl Running {
             let signal = async { drop(stopped.await) };
             router.serve_with_incoming_shutdown(incoming, signal).await.unwrap();
         });
-        Self { address, ca: ca.current(), clock, stop, task }
+        Self { address, ca: ca.current(), clock, names, stop, task }
     }
 
     async fn connect(
@@ -234,7 +236,8 @@ async fn a_port_in_use_is_named_and_shutdown_frees_it() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), Limits::default()).await;
     let ca = InForce::new(Ca::load(dir.path()).unwrap());
-    let tls = tls_config(ca, names(), running.clock.clone(), is_revoked()).unwrap();
+    let names = names().subscribe();
+    let tls = tls_config(ca, names, running.clock.clone(), is_revoked()).unwrap();
     let again = || bind(running.address, Arc::clone(&tls), Limits::default());
     let error = again().await.err().unwrap();
     assert!(matches!(error, ListenerError::InUse(address) if address == running.address));
@@ -257,4 +260,15 @@ async fn the_servers_certificate_is_renewed_while_it_runs() {
     assert!(running.works().await);
     running.clock.advance(ca::LEAF_LIFETIME / 2);
     assert!(!running.works().await, "the new certificate is not valid yet by the client's clock");
+}
+
+#[tokio::test]
+async fn the_servers_certificate_follows_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), Limits::default()).await;
+    assert!(running.works().await);
+    running.names.send_replace(vec!["elsewhere.example".to_owned()]);
+    assert!(!running.works().await, "it no longer names this address");
+    running.names.send_replace(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]);
+    assert!(running.works().await);
 }

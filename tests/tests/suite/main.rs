@@ -12,6 +12,7 @@ mod certificates;
 mod clocks;
 mod commands;
 mod crash;
+mod daemons;
 mod damage;
 mod demo;
 mod enrolment;

@@ -1,0 +1,108 @@
+//! `status`, for people and for programs.
+
+use std::{io::Write, path::Path};
+
+use serde_json::Value;
+
+use super::{ask, say};
+use crate::admin::AdminRequest;
+
+pub(super) fn show(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let answer = ask(dir, AdminRequest::Status)?;
+    if json {
+        say!("{answer}");
+    } else {
+        print_status(&answer);
+    }
+    Ok(())
+}
+
+fn print_status(answer: &Value) {
+    let line = |name: &str, text: String| say!("{name:<15}{text}");
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match &answer["process"] {
+        Value::Null => line("process", "not running".into()),
+        p => line(
+            "process",
+            format!("version {}, up since {}", plain(&p["version"]), plain(&p["started_at"])),
+        ),
+    }
+    line("root", plain(&answer["root_fingerprint"]));
+    line("enrolled", plain(&answer["institutions"]));
+    match &answer["roster"] {
+        Value::Null => line("roster", "none yet".into()),
+        r => line(
+            "roster",
+            format!(
+                "version {}, {} members, until {}{}",
+                r["version"],
+                r["members"],
+                plain(&r["expires_at"]),
+                if r["expires_soon"] == true { ": have the root sign a new one" } else { "" }
+            ),
+        ),
+    }
+    match &answer["registry"] {
+        Value::Null => line("registry", "none yet".into()),
+        r => line(
+            "registry",
+            format!(
+                "version {}, {} competencies, {} items",
+                r["version"], r["competencies"], r["items"]
+            ),
+        ),
+    }
+    match &answer["task"] {
+        Value::Null => line("task", "none yet".into()),
+        t => {
+            let ending = match &t["ending"] {
+                Value::Null => "running".into(),
+                ending if ending["reason"].is_string() => {
+                    format!("{}: {}", plain(&ending["end"]), plain(&ending["reason"]))
+                }
+                ending => plain(&ending["end"]),
+            };
+            line("task", format!("{} ({ending})", plain(&t["task"])));
+            line("steps", format!("{} of {}", t["steps"], t["rounds"]));
+            line(
+                "rounds",
+                format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]),
+            );
+            if !t["release"].is_null() {
+                line(
+                    "model",
+                    format!(
+                        "version {}, AUC {}",
+                        t["release"]["version"], t["release"]["metrics"]["auc"]
+                    ),
+                );
+            }
+        }
+    }
+    print_presence(&answer["presence"]);
+    if let Some(reason) = answer["waiting"].as_str() {
+        line("round", reason.to_owned());
+    }
+    if !answer["round"].is_null() {
+        let r = &answer["round"];
+        let waiting = format!("{} done, waiting for {}", r["done"], r["waiting_for"]);
+        line("round", format!("{} {}: {waiting}", plain(&r["id"]), plain(&r["phase"])));
+        line("", plain(&r["account"]));
+    }
+}
+
+fn print_presence(p: &Value) {
+    let line = |name: &str, text: String| say!("{name:<15}{text}");
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    line("present", format!("{} of {}", p["present"], p["expected"]));
+    for (key, name) in [("missing", "missing"), ("away", "paused")] {
+        let names: Vec<_> = p[key].as_array().into_iter().flatten().map(plain).collect();
+        if !names.is_empty() {
+            line(name, names.join(", "));
+        }
+    }
+    for copy in p["copies"].as_array().into_iter().flatten() {
+        let (who, at) = (plain(&copy[0]), plain(&copy[1]));
+        line("copy", format!("a second agent of {who} was turned away at {at}"));
+    }
+}

@@ -1,0 +1,112 @@
+//! What the coordinator says of itself: the durable state at a glance, and why a round does not go on.
+//! The sums, and nothing of one institution's data.
+
+use collegium_shared::{clock::Timestamp, protocol::Phase};
+use serde_json::{Value, json};
+
+use crate::{
+    driver::Driver,
+    network::Network,
+    round::{Round, named},
+    task::Task,
+    waiting,
+};
+
+/// What an operator wants to know at a glance; the sums, and nothing of one institution's data.
+pub(crate) fn of(driver: &Driver) -> Value {
+    let network = &driver.state.network;
+    let roster = driver.state.roster.as_deref();
+    let expired = |at: Timestamp| at <= driver.now();
+    json!({
+        "journal_entries": driver.entries(),
+        "root_fingerprint": network.root().map(|root| root.fingerprint()),
+        "institutions": network.institutions().len(),
+        "roster": roster.map(|r| json!({
+            "version": r.version(),
+            "members": r.members().len(),
+            "expires_at": r.expires_at(),
+            "expired": expired(r.expires_at()),
+            "expires_soon": expired(r.warn_from()),
+        })),
+        "registry": driver.state.registry.as_deref().map(|r| json!({
+            "version": r.version,
+            "competencies": r.competencies.len(),
+            "items": r.items.len(),
+        })),
+        "presence": waiting::presence(driver),
+        "waiting": waiting::of(driver),
+        "task": network.task().map(task_status),
+        "round": network.open_round().map(|round| {
+            let (done, expected) = round.progress();
+            json!({
+                "id": round.plan().round.to_string(),
+                "stage": round.plan().stage,
+                "phase": round.phase(),
+                "since": round.since(),
+                "done": done,
+                "waiting_for": expected.saturating_sub(done),
+                "silent": round.silent(),
+                "deadline": round.deadline(),
+                "account": account(round),
+            })
+        }),
+        "last_round": network.round().filter(|r| r.phase() == Phase::Ended).map(|round| json!({
+            "id": round.plan().round.to_string(),
+            "stage": round.plan().stage,
+            "ending": round.ending(),
+            "uploads": round.uploads().len(),
+        })),
+        "state_sha256": network.digest().ok(),
+    })
+}
+
+fn task_status(task: &Task) -> Value {
+    let (completed, failed) = task.rounds();
+    json!({
+        "task": task.spec().task,
+        "architecture": task.spec().architecture,
+        "rounds": task.spec().rounds,
+        "steps": task.candidate().map(|candidate| candidate.step),
+        "rounds_completed": completed,
+        "rounds_failed": failed,
+        "cohort": task.cohort(),
+        "excluded": task.excluded(),
+        "start_metrics": task.baseline(),
+        "release": task.releases().last(),
+        "paused": task.paused(),
+        "ending": task.ending(),
+    })
+}
+
+/// Why the open round does not go on: for whom it waits, since when, and until when at most.
+fn account(round: &Round) -> String {
+    let (phase, since) = (phase_name(round.phase()), round.since());
+    let until = round.deadline().map(|end| format!("; it ends by itself at {end}"));
+    let silent = round.silent();
+    let what = match round.phase() {
+        Phase::Open => "the masks are taken off the sum".to_owned(),
+        _ if silent.is_empty() => "nobody is waited for".to_owned(),
+        _ => format!("waiting for {}", named(&silent)),
+    };
+    format!("phase {phase} since {since}: {what}{}", until.unwrap_or_default())
+}
+
+/// The phase as it is written elsewhere.
+pub(crate) fn phase_name(phase: Phase) -> String {
+    format!("{phase:?}").to_lowercase()
+}
+
+/// What goes on, in one line.
+pub(crate) fn headline(network: &Network) -> String {
+    if let Some(round) = network.open_round() {
+        let (done, wanted) = round.progress();
+        let (id, phase) = (&round.plan().round, phase_name(round.phase()));
+        return format!("round {id}: {phase}, {done} of {wanted} done");
+    }
+    match network.task() {
+        Some(task) if task.ending().is_none() => {
+            format!("task {} is between rounds", task.spec().task)
+        }
+        _ => "no task is under way".into(),
+    }
+}
