@@ -28,6 +28,12 @@ struct WhoAmI;
 impl Enrolment for WhoAmI {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         let peer = peer(&request);
+        let stay = request.extensions().get::<ConnectionInfo>().and_then(|info| info.stay.clone());
+        if let (Some(stay), Ok(institution)) = (stay, request.get_ref().institution.parse())
+            && !stay.proved(&institution)
+        {
+            return Err(Status::resource_exhausted("too many"));
+        }
         let root_key =
             peer.as_ref().and_then(|p| Some(p.key_digest?.as_bytes().to_vec())).unwrap_or_default();
         let certificate = peer.map_or("stranger".into(), |p| p.institution.to_string());
@@ -219,6 +225,30 @@ async fn strangers_cannot_take_every_connection_nor_stay() {
     assert!(running.who_am_i(Some(member)).await.is_some(), "a member is not");
     sleep(stranger_time).await;
     assert!(running.works().await, "the first stranger was sent away");
+}
+
+/// A call as if it were signed in the name of `school-a`.
+async fn prove(channel: Channel) -> Result<Response<EnrolReply>, Status> {
+    let request = EnrolRequest { institution: "school-a".into(), ..EnrolRequest::default() };
+    EnrolmentClient::new(channel).enrol(request).await
+}
+
+#[tokio::test]
+async fn who_proves_an_identity_over_a_connection_may_stay_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let stranger_time = Duration::from_millis(1_500);
+    let strangers = Limits { strangers: 2, strangers_per_address: 2, ..Limits::default() };
+    let limits = Limits { connections_per_institution: 1, stranger_time, ..strangers };
+    let running = Running::start(dir.path(), limits).await;
+    let first = running.connect(None).await.unwrap();
+    prove(first.clone()).await.unwrap();
+    let second = running.connect(None).await.unwrap();
+    assert_eq!(prove(second).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+    assert!(running.works().await, "the first is no stranger any more");
+    let (member, _) = identity(&running.ca, "school-a");
+    assert!(running.who_am_i(Some(member)).await.is_none(), "it is the institution's only one");
+    sleep(stranger_time).await;
+    assert!(prove(first).await.is_ok(), "and stays");
 }
 
 #[tokio::test]
