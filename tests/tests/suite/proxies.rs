@@ -125,6 +125,11 @@ fn institutions_behind_proxies_of_every_kind_complete_a_round() {
     assert!(shown.contains("protocol 1."), "{shown}");
     let shown = String::from_utf8(network.agent(tunnelled, &["status"]).unwrap().stdout).unwrap();
     assert!(shown.contains("through the proxy 127.0.0.1:"), "{shown}");
+
+    // Who is shut out is shut out, with or without a certificate.
+    let revoke = ["institution", "revoke", signing.as_str(), "--reason", "left the consortium"];
+    network.coordinator(&revoke).unwrap();
+    wait_for_words(&network, signing, "left the consortium");
     network.stop().unwrap();
 }
 
