@@ -114,6 +114,11 @@ fn a_lost_coordinator_is_restored_and_the_same_agents_train_on() {
     network.coordinator(&["audit", "verify"]).unwrap();
     let checked = network.coordinator(&["store", "check"]).unwrap();
     assert!(said(&checked).contains("the coordinator is running"), "{}", said(&checked));
+    let mut rebuild = std::process::Command::new(&network.binaries().coordinator);
+    rebuild.args(["store", "rebuild", "--dir"]).arg(network.coordinator_dir());
+    let refused = harness::attempt(&mut rebuild, COMMAND_LIMIT).unwrap();
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && words.contains("is running"), "{words}");
     network.stop().unwrap();
     let after = history(&network.coordinator_dir());
     assert_eq!(after.root_at(kept.size()).unwrap(), kept.root(), "goes on from the backup's log");
