@@ -281,6 +281,14 @@ impl Testbed {
         }
     }
 
+    /// The process that serves, if it is one of its own.
+    pub fn process_id(&self) -> anyhow::Result<u32> {
+        match &self.server {
+            Some(Server::Apart(process)) => Ok(process.id()),
+            _ => bail!("the coordinator does not run in a process of its own"),
+        }
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         match self.server.take() {
