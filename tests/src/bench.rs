@@ -8,16 +8,28 @@ mod peer;
 mod round;
 mod slope;
 mod statistics;
+mod sums;
 mod usage;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+/// Measures Collegium on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+pub struct Cli {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// Print one JSON object on the last line of standard output, and nothing else there.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
 /// What can be measured.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Benchmark {
+#[derive(Debug, Subcommand)]
+enum Benchmark {
     /// Rounds without training: model down, masked update up, sum, next model.
     Round(round::Options),
     /// Masking beside raw AES-256-GCM over as many zeros.
@@ -28,22 +40,28 @@ pub enum Benchmark {
     Slope(slope::Options),
 }
 
-/// Runs one benchmark and prints what it found; `json` leaves out the words for people.
-pub fn run(benchmark: &Benchmark, json: bool) -> ExitCode {
-    let found = match benchmark {
-        Benchmark::Round(options) => round::run(options),
-        Benchmark::Mask(options) => mask::run(options),
-        Benchmark::Idle(options) => idle::run(options),
-        Benchmark::Slope(options) => slope::run(options),
-    };
-    match found {
-        Ok(found) => {
-            print(&found, json);
-            ExitCode::SUCCESS
+impl Cli {
+    /// Measures and prints.
+    pub fn run(&self) -> ExitCode {
+        match self.measure() {
+            Ok(found) => {
+                print(&found, self.json);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
         }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    }
+
+    /// What was found, as one object.
+    pub fn measure(&self) -> anyhow::Result<Value> {
+        match &self.benchmark {
+            Benchmark::Round(options) => round::run(options),
+            Benchmark::Mask(options) => mask::run(options),
+            Benchmark::Idle(options) => idle::run(options),
+            Benchmark::Slope(options) => slope::run(options),
         }
     }
 }

@@ -1,21 +1,17 @@
 //! A consortium for benchmarks: a coordinator and agents as people run them, without records, ready
 //! for `load-test/1`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, bail};
-use collegium_coordinator::{admin::AdminRequest, network::NetworkEvent, round::RoundEvent, service};
-use collegium_shared::{
-    clock::Timestamp,
-    ids::InstitutionId,
-    protocol::{Cohort, Ending},
-};
+use collegium_coordinator::{admin::AdminRequest, service};
+use collegium_shared::{ids::InstitutionId, protocol::Cohort};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::usage::{Usage, forget_peak};
-use crate::{network::Network, testbed};
+use crate::network::Network;
 
 /// How often the coordinator is asked how far it is: seldom, so that asking does not count.
 const POLL: Duration = Duration::from_millis(250);
@@ -29,12 +25,6 @@ pub(super) struct Consortium {
     runtime: Runtime,
     tasks: usize,
     _dir: TempDir,
-}
-
-/// What the log says of one finished task.
-pub(super) struct Course {
-    /// From each plan to the next, or to the end of the task, in seconds.
-    pub(super) walls: Vec<f64>,
 }
 
 impl Consortium {
@@ -134,31 +124,6 @@ impl Consortium {
 /// Lets the peaks of all processes begin anew; gives what each uses now.
 pub(super) fn begin(processes: &[u32]) -> anyhow::Result<Vec<Usage>> {
     processes.iter().map(|pid| forget_peak(*pid).and_then(|()| Usage::of(*pid))).collect()
-}
-
-/// The newest task in the log of the coordinator in `dir`; an error if a round gave no sum.
-pub(super) fn course(dir: &Path) -> anyhow::Result<Course> {
-    use collegium_coordinator::network::Event;
-    let events = testbed::events(dir)?;
-    let started = |event: &Event| matches!(event, Event::Network(NetworkEvent::TaskStarted { .. }));
-    let start = events.iter().rposition(|entry| started(&entry.event)).context("there is no task")?;
-    let mut turns: Vec<Timestamp> = Vec::new();
-    for entry in &events[start..] {
-        match &entry.event {
-            Event::Round(RoundEvent::Planned { .. })
-            | Event::Network(NetworkEvent::TaskEnded { .. }) => turns.push(entry.at),
-            Event::Round(RoundEvent::Ended { ending }) if !is_sum(ending) => {
-                bail!("a round gave no sum: {ending:?}");
-            }
-            _ => {}
-        }
-    }
-    let walls = turns.windows(2).map(|pair| pair[1].since(pair[0]).as_secs_f64()).collect();
-    Ok(Course { walls })
-}
-
-fn is_sum(ending: &Ending) -> bool {
-    matches!(ending, Ending::Released { .. })
 }
 
 fn policy(cohort: Cohort) -> String {

@@ -8,12 +8,13 @@ use super::{
     consortium::{self, Consortium},
     peer::Peer,
     statistics::median,
+    sums::Course,
     usage::Usage,
 };
 
 /// What is measured.
 #[derive(Clone, Debug, Args)]
-pub struct Options {
+pub(super) struct Options {
     #[arg(long, default_value_t = 10)]
     institutions: usize,
     #[arg(long, default_value_t = 1_000_000)]
@@ -59,13 +60,13 @@ fn measure(options: &Options) -> anyhow::Result<Measured> {
         Usage::of(coordinator)?,
         agents.iter().map(|pid| Usage::of(*pid)).collect::<anyhow::Result<Vec<_>>>()?,
     );
-    let walls = consortium::course(&consortium.coordinator_dir())?.walls;
-    // consortium.check_sums()?;
+    let course = Course::read(&consortium.coordinator_dir())?;
+    course.check(&consortium.coordinator_dir())?;
     let (bytes, values) = consortium.uploaded()?;
     let rounds = f64::from(options.rounds);
     let agent_cpu: f64 = agents_after.iter().zip(&before[1..]).map(|(a, b)| a.cpu - b.cpu).sum();
     let measured = Measured {
-        walls: walls.into_iter().skip(1).collect(),
+        walls: course.walls().into_iter().skip(1).collect(),
         coordinator_cpu: (after.cpu - before[0].cpu) / rounds,
         agent_cpu: agent_cpu / rounds / agents.len() as f64,
         upload_bytes_per_parameter: bytes as f64 / values as f64,

@@ -8,7 +8,7 @@ use super::{consortium::Consortium, statistics::Line, usage::Usage};
 
 /// What is measured.
 #[derive(Clone, Debug, Args)]
-pub struct Options {
+pub(super) struct Options {
     #[arg(long, default_value_t = 4)]
     institutions: usize,
     #[arg(long, default_value_t = 10_000)]
