@@ -24,8 +24,9 @@ fn enrolled() -> tempfile::TempDir {
     for name in [VAULT_KEY, "keys/tls.key.pem"] {
         collegium_shared::crypto::write_secret(&path(name), &[b'k'; 32]).unwrap();
     }
+    let certified = rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap();
     for name in ["certs/client.pem", "certs/ca.pem"] {
-        fs::write(path(name), "a certificate").unwrap();
+        fs::write(path(name), certified.cert.pem()).unwrap();
     }
     documents::write(&path("root.json"), &RootPublic::new(key().verifying_key())).unwrap();
     let url = "https://localhost:8470".to_owned().try_into().unwrap();

@@ -162,7 +162,7 @@ fn the_service_manager_hears_of_every_turn_in_a_coordinators_life() {
     let coordinator = Coordinator::new();
     let mut manager = Manager::new(coordinator.dir.path());
     let mut process = coordinator.serve(&mut manager);
-    assert!(manager.heard[0].contains("STATUS=no task is under way"), "{:?}", manager.heard);
+    manager.waits_for(0, "READY=1\nSTATUS=no task is under way");
     let alive = manager.waits_for(0, "WATCHDOG=1");
     manager.waits_for(alive + 1, "WATCHDOG=1");
     process.hang_up().unwrap();
@@ -274,7 +274,9 @@ fn a_stop_drains_within_its_time_and_a_second_signal_does_not_wait() {
     drop(held);
 
     coordinator.edit("shutdown_seconds = 1", "shutdown_seconds = 300");
-    manager.heard.clear();
+    // Another one, that has heard nothing of the stop before.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut manager = Manager::new(elsewhere.path());
     let mut process = coordinator.serve(&mut manager);
     let held = stalled();
     process.terminate().unwrap();
