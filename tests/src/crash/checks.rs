@@ -171,7 +171,7 @@ pub(super) fn check(
     stage.network.stop().unwrap_or_else(|error| violations.push(format!("{error:#}")));
     let story = Story::read(&stage.events()?);
     let everybody = stage.names.len();
-    endings(&story, options, everybody, &mut violations);
+    endings(&story, options.back, everybody, &mut violations);
     sums(stage, &story, &mut violations)?;
     weights(stage, &story, undisturbed, &mut violations)?;
     prefixes(stage, struck, &mut violations)?;
@@ -192,7 +192,7 @@ pub(super) fn check(
 
 /// Every attempt but the one at work has ended, and says why if it gave no sum. With everybody back at
 /// once, every sum is over everybody.
-fn endings(story: &Story, options: &Options, everybody: usize, violations: &mut Vec<String>) {
+fn endings(story: &Story, back: Return, everybody: usize, violations: &mut Vec<String>) {
     let last = story.attempts.len().saturating_sub(1);
     for (place, attempt) in story.attempts.iter().enumerate() {
         let round = &attempt.plan.round;
@@ -207,7 +207,7 @@ fn endings(story: &Story, options: &Options, everybody: usize, violations: &mut 
             _ => {}
         }
         let outcome = attempt.outcome(everybody);
-        if options.back == Return::AtOnce && !matches!(outcome, Outcome::Full | Outcome::Between) {
+        if back == Return::AtOnce && !matches!(outcome, Outcome::Full | Outcome::Between) {
             violations.push(format!("round {round} ended as {outcome}: {:?}", attempt.ending));
         }
     }
@@ -366,4 +366,54 @@ fn agent(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{harness::workspace, testbed::events};
+
+    /// A whole task, all of whose sums are over everybody.
+    fn story() -> Story {
+        Story::read(&events(&workspace().join("tests/fixtures/v1/coordinator")).unwrap())
+    }
+
+    /// What is said after `harm`.
+    fn said(back: Return, harm: impl FnOnce(&mut Story)) -> Vec<String> {
+        let mut story = story();
+        let everybody = story.attempts[0].summed.len();
+        harm(&mut story);
+        let mut violations = Vec::new();
+        endings(&story, back, everybody, &mut violations);
+        violations
+    }
+
+    #[test]
+    fn endings_that_must_not_be_are_found() {
+        assert!(story().attempts[0].summed.len() > 1);
+        assert_eq!(said(Return::AtOnce, |_| {}), [""; 0]);
+        let first =
+            |ending: Option<Ending>| move |story: &mut Story| story.attempts[0].ending = ending;
+        let dealer = story().attempts[0].summed.first().unwrap().clone();
+        let abandoned = |reason: &str| Some(Ending::Abandoned { reason: reason.to_owned() });
+        assert!(said(Return::Late, first(None))[0].contains("never ended"));
+        assert!(said(Return::Late, first(Some(Ending::Failed { dealer })))[0].contains("honest"));
+        assert!(said(Return::Late, first(abandoned("")))[0].contains("without a reason"));
+        assert_eq!(said(Return::Late, first(abandoned("late"))), [""; 0]);
+        assert!(said(Return::AtOnce, first(abandoned("late")))[0].contains("ended as abandoned"));
+        let fewer = |story: &mut Story| drop(story.attempts[0].summed.pop_first());
+        assert!(said(Return::AtOnce, fewer)[0].contains("partial sum"));
+        assert!(said(Return::Late, |story| story.equivocations = 1)[0].contains("second message"));
+    }
+
+    #[test]
+    fn a_sum_without_one_or_of_another_round_is_another() {
+        let names: Vec<InstitutionId> = ["a", "b"].map(|name| name.parse().unwrap()).into();
+        let round = |round| RoundId { task: "crash-1".parse().unwrap(), round, attempt: 0 };
+        let sum = expected(names.iter(), &round(0), 20);
+        assert_ne!(sum, expected(names[..1].iter(), &round(0), 20));
+        assert_ne!(sum, expected(names.iter(), &round(1), 20));
+        let retried = RoundId { attempt: 3, ..round(0) };
+        assert_eq!(sum, expected(names.iter(), &retried, 20), "a retry uses the same input");
+    }
 }

@@ -18,6 +18,7 @@ mod damage;
 mod demo;
 mod enrolment;
 mod fixtures;
+mod full_disk;
 mod limits;
 mod load_test;
 mod presence;
