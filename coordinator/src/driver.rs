@@ -80,7 +80,7 @@ pub enum DriverError {
     NotHeard(#[from] NotHeard),
     #[error(transparent)]
     Renewal(#[from] RenewalError),
-    #[error("the coordinator is shutting down")]
+    #[error("the coordinator is shutting down, or its storage is in trouble; ask again")]
     Stopping,
     #[error("the coordinator's storage is full or failing; its operator's log says where")]
     NoRoom,

@@ -371,11 +371,14 @@ fn agent(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{harness::workspace, testbed::events};
+    use crate::{fixtures, testbed::events};
 
     /// A whole task, all of whose sums are over everybody.
     fn story() -> Story {
-        Story::read(&events(&workspace().join("tests/fixtures/v1/coordinator")).unwrap())
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("coordinator");
+        fixtures::copy(&fixtures::place("v1").join("coordinator"), &copy, &|_| true).unwrap();
+        Story::read(&events(&copy).unwrap())
     }
 
     /// What is said after `harm`.
