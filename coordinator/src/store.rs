@@ -6,6 +6,9 @@ use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use collegium_shared::crypto::Digest;
@@ -20,6 +23,8 @@ pub mod rebuild;
 const KEY: &str = "network";
 const MARK: &str = "view";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How long closing the view may take.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Why the view cannot be kept. Never fatal: the journal has everything.
 #[derive(Debug, Error)]
@@ -63,7 +68,35 @@ pub enum Found {
 
 /// The view.
 pub struct Store {
-    db: sled::Db,
+    db: Closing,
+}
+
+/// An open database. sled 0.34 flushes when it is dropped, and then waits for ever if a write of its
+/// own went wrong (seen with its files gone): nothing that stops may wait for that.
+struct Closing(Option<sled::Db>);
+
+impl Closing {
+    fn open(&self) -> sled::Result<&sled::Db> {
+        self.0.as_ref().ok_or_else(|| sled::Error::Unsupported("the view is closed".into()))
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let Some(db) = self.0.take() else { return };
+        let (closed, told) = mpsc::channel();
+        // Nobody waits for this thread but here.
+        thread::spawn(move || {
+            drop(db);
+            // Heard by nobody after the time is up.
+            let _ = closed.send(());
+        });
+        if told.recv_timeout(CLOSING).is_err() {
+            tracing::warn!(
+                "the view does not close; it is left as it is, the journal has everything"
+            );
+        }
+    }
 }
 
 impl Store {
@@ -77,14 +110,14 @@ impl Store {
                 open_db(dir)?
             }
         };
-        let store = Self { db };
+        let store = Self { db: Closing(Some(db)) };
         store.mark()?;
         Ok(store)
     }
 
     /// sled shows some damaged files as an empty database: one that is empty has at least this.
     fn mark(&self) -> Result<(), StoreError> {
-        if guarded(|| self.db.insert(MARK, VERSION))?.is_none() {
+        if guarded(|| self.db.open()?.insert(MARK, VERSION))?.is_none() {
             self.flush()?;
         }
         Ok(())
@@ -97,7 +130,7 @@ impl Store {
         }
         let looked = open_db(dir).and_then(|db| {
             let marked = guarded(|| db.contains_key(MARK))?;
-            Ok((Self { db }.read()?, marked))
+            Ok((Self { db: Closing(Some(db)) }.read()?, marked))
         });
         match looked {
             Ok((Some(snapshot), _)) => Found::Snapshot(Box::new(snapshot)),
@@ -116,20 +149,20 @@ impl Store {
     }
 
     fn read(&self) -> Result<Option<Snapshot>, StoreError> {
-        let bytes = guarded(|| self.db.get(KEY))?;
+        let bytes = guarded(|| self.db.open()?.get(KEY))?;
         bytes.map(|bytes| Ok(serde_json::from_slice(&bytes)?)).transpose()
     }
 
     /// Replaces the snapshot. Not flushed at once: losing it costs a longer start.
     pub fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(snapshot)?;
-        guarded(|| self.db.insert(KEY, bytes))?;
+        guarded(|| self.db.open()?.insert(KEY, bytes))?;
         Ok(())
     }
 
     /// Makes what was saved durable.
     pub fn flush(&self) -> Result<(), StoreError> {
-        guarded(|| self.db.flush())?;
+        guarded(|| self.db.open()?.flush())?;
         Ok(())
     }
 }
