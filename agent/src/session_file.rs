@@ -372,7 +372,7 @@ fn to_bytes(words: &[u32]) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// As [`to_bytes`], at the end of `out`.
+/// As `to_bytes`, at the end of `out`.
 pub fn append_bytes(words: &[u32], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + words.len() * WORD, 0);

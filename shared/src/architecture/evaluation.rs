@@ -43,7 +43,7 @@ impl Default for Evaluation {
 }
 
 impl Evaluation {
-    /// Reads the opened evaluation segments of [`Stage::Train`] or [`Stage::Evaluate`].
+    /// Reads the opened evaluation segments of the stages of training and evaluation.
     pub fn from_segments(sums: &Sums) -> Result<Self, BadSums> {
         let histogram = |name| {
             let bins = segment(sums, name, HISTOGRAM_BINS)?;

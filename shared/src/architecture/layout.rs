@@ -34,7 +34,7 @@ impl Layout {
     /// Identifies the layout: two models can be summed only if it is equal.
     ///
     /// # Errors
-    /// Only if the layout cannot be encoded, which no layout made by [`layout`] is.
+    /// Only if the layout cannot be encoded, which no layout made by an architecture is.
     pub fn digest(&self) -> Result<Digest, postcard::Error> {
         let bytes = postcard::to_stdvec(self)?;
         Ok(Digest::of_parts("collegium/v1/layout", &[&bytes]))

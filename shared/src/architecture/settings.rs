@@ -158,7 +158,7 @@ impl Default for Hyper {
 }
 
 impl Hyper {
-    /// The L2 weight of each parameter in the order of the [`Layout`]: 17 + 3 x `competencies`.
+    /// The L2 weight of each parameter in the order of the layout: 17 + 3 x `competencies`.
     pub fn ridge(&self, competencies: usize) -> Vec<f64> {
         let mut ridge = vec![self.ridge_dense; DENSE.len()];
         ridge.resize(DENSE.len() + 3 * competencies, self.ridge_skill);
