@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn the_published_sample_is_what_enroll_writes() {
+        let url = url("https://collegium.example.org:8470").unwrap();
+        let name = "north-school".parse().unwrap();
+        let written = sample(&url, &name, &Network::default());
+        assert_eq!(include_str!("../../deploy/agent.toml"), written);
+    }
+
+    #[test]
     fn what_is_shown_is_what_was_read() {
         let text = "coordinator = \"https://host:8470\"\ninstitution = \"school-a\"\n\
                     [network]\nproxy = \"http://proxy:3128\"\n\

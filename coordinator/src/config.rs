@@ -192,8 +192,8 @@ impl Config {
 }
 
 /// The commented file that `init` writes.
-pub fn sample(listen: SocketAddr, origin: &str) -> String {
-    let names: Vec<String> = default_names().iter().map(|name| format!("{name:?}")).collect();
+pub fn sample(listen: SocketAddr, names: &[String], origin: &str) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     let names = names.join(", ");
     let Limits {
         connections,
@@ -277,11 +277,19 @@ mod tests {
     #[test]
     fn the_sample_says_what_the_defaults_are() {
         let origin = "collegium.network/test";
-        let config = load(&sample(DEFAULT_LISTEN.parse().unwrap(), origin)).unwrap();
+        let config =
+            load(&sample(DEFAULT_LISTEN.parse().unwrap(), &default_names(), origin)).unwrap();
         let short = format!("listen = \"0.0.0.0:8470\"\norigin = {origin:?}");
         assert_eq!(load(&short).unwrap(), config);
         assert_eq!(config.poll_patience(), Duration::from_secs(25));
         assert_eq!(config.limits.listener(), listener::Limits::default());
+    }
+
+    #[test]
+    fn the_published_sample_is_what_init_writes() {
+        let names = ["collegium.example.org".to_owned()];
+        let written = sample(DEFAULT_LISTEN.parse().unwrap(), &names, "collegium.network/1f0c9a2e");
+        assert_eq!(include_str!("../../deploy/coordinator.toml"), written);
     }
 
     #[test]

@@ -269,7 +269,10 @@ pub fn init(
     Ca::create(setup.path(), now)?;
     let key = crypto::SigningKey::create(&setup.path().join(crate::SIGNING_KEY))?;
     let name = hex::encode(crypto::random::<4>()?);
-    let config = crate::config::sample(listen, &format!("collegium.network/{name}"));
+    let config = {
+        let origin = format!("collegium.network/{name}");
+        crate::config::sample(listen, &crate::config::default_names(), &origin)
+    };
     durable::write(&setup.path().join(crate::config::CONFIG_FILE), config.as_bytes())?;
     setup.commit()?;
     Ok(key.verifying_key())

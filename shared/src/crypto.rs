@@ -30,6 +30,10 @@ pub enum CryptoError {
         "{path} can be read by others (mode {mode:o}); run: chmod 600 {path}, and replace the secret if anyone else could read it"
     )]
     Exposed { path: String, mode: u32 },
+    #[error(
+        "the service manager handed over no credential {0}; name it in a LoadCredential= of the unit (systemctl edit), or name a file instead"
+    )]
+    NoCredential(String),
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
 }

@@ -1,6 +1,7 @@
 //! What every daemon does the same way: where it writes about its work, when it stops, and how it
 //! takes a changed configuration.
 
+pub mod credential;
 pub mod log;
 pub mod operations;
 pub mod reload;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use collegium_shared::service::credential;
 
 use crate::config::network::{Network, Proof, Proxy, Trust};
 
@@ -13,7 +14,7 @@ pub(super) struct NetworkArgs {
     /// "environment" (HTTPS_PROXY, NO_PROXY), "none", or http://HOST:PORT.
     #[arg(long, default_value = "environment")]
     proxy: String,
-    /// A file (mode 0600) with user:password for the proxy.
+    /// user:password for the proxy: a file (mode 0600), or credential:NAME.
     #[arg(long)]
     proxy_password_file: Option<PathBuf>,
     /// Whose certificate is believed.
@@ -29,15 +30,17 @@ pub(super) struct NetworkArgs {
 
 impl NetworkArgs {
     pub(super) fn network(self) -> anyhow::Result<Network> {
-        let complete = |path: Option<PathBuf>| {
-            path.map(|path| path.canonicalize().with_context(|| path.display().to_string()))
-                .transpose()
+        let complete =
+            |path: PathBuf| path.canonicalize().with_context(|| path.display().to_string());
+        let password = match self.proxy_password_file {
+            Some(path) if credential::named(&path).is_none() => Some(complete(path)?),
+            named => named,
         };
         let network = Network {
             proxy: Proxy::try_from(self.proxy)?,
-            proxy_password_file: complete(self.proxy_password_file)?,
+            proxy_password_file: password,
             trust: self.trust,
-            ca_file: complete(self.ca_file)?,
+            ca_file: self.ca_file.map(complete).transpose()?,
             identity: self.identity,
         };
         network.check().map_err(anyhow::Error::msg)?;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use collegium_shared::service::credential;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonic::transport::Uri;
@@ -16,7 +17,7 @@ use tonic::transport::Uri;
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
     pub proxy: Proxy,
-    /// A file (mode 0600) with `user:password` for the proxy.
+    /// `user:password` for the proxy: a file (mode 0600), or `credential:NAME`.
     pub proxy_password_file: Option<PathBuf>,
     pub trust: Trust,
     /// The CA certificates for `trust = "file"`, PEM.
@@ -161,7 +162,9 @@ impl Network {
 
     /// Makes relative paths start at `dir`.
     pub(super) fn complete(&mut self, dir: &Path) {
-        for path in [&mut self.proxy_password_file, &mut self.ca_file].into_iter().flatten() {
+        let password = self.proxy_password_file.as_mut();
+        let password = password.filter(|path| credential::named(path).is_none());
+        for path in [password, self.ca_file.as_mut()].into_iter().flatten() {
             *path = dir.join(&*path);
         }
     }
@@ -180,7 +183,8 @@ impl Network {
 # "environment": what HTTPS_PROXY and NO_PROXY say at start; "none"; or "http://HOST:PORT", an HTTP
 # proxy that is asked to CONNECT.
 proxy = {proxy}
-# A file (mode 0600) with user:password for the proxy that is named above.
+# user:password for the proxy that is named above: a file (mode 0600), or "credential:NAME" for what
+# the service manager hands over (LoadCredential=NAME:...).
 {password}
 # Whose certificate is believed: "pinned", the coordinator's CA from the invitation alone; "file", the
 # CAs in ca_file, for a proxy that ends TLS; "system", what this machine's operating system trusts.

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tonic::body::Body;
 
-use collegium_shared::crypto::{self, CryptoError};
+use collegium_shared::{crypto::CryptoError, service::credential::Handed};
 
 use crate::config::network::{Network, Proxy as Setting, ProxyUrl};
 
@@ -162,7 +162,7 @@ impl Proxy {
 
 /// The header for the `user:password` in a file that only its owner can read.
 fn authorization(url: &ProxyUrl, path: &Path) -> Result<HeaderValue, ProxyError> {
-    let bytes = crypto::read_secret(path)?;
+    let bytes = Handed::over().secret(path)?;
     let bad = || ProxyError::Password(path.display().to_string());
     let text = std::str::from_utf8(bytes.expose()).map_err(|_| bad())?.trim_end();
     let (user, password) = text.split_once(':').ok_or_else(bad)?;
@@ -227,7 +227,7 @@ mod tests {
         };
         let read = || Proxy::of(&network, &coordinator());
         assert!(matches!(read(), Err(ProxyError::PasswordFile(CryptoError::Io { .. }))));
-        crypto::write_secret(&path, b"Aladdin:open sesame\n").unwrap();
+        collegium_shared::crypto::write_secret(&path, b"Aladdin:open sesame\n").unwrap();
         let authorization = read().unwrap().unwrap().authorization.unwrap();
         assert_eq!(authorization, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         assert!(authorization.is_sensitive());
@@ -235,5 +235,11 @@ mod tests {
         assert!(matches!(read(), Err(ProxyError::Password(_))));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(read(), Err(ProxyError::PasswordFile(CryptoError::Exposed { .. }))));
+        let network =
+            Network { proxy_password_file: Some("credential:proxy-password".into()), ..network };
+        let Err(error) = Proxy::of(&network, &coordinator()) else {
+            panic!("no service, no credential")
+        };
+        assert!(error.to_string().contains("no credential proxy-password"), "{error}");
     }
 }

@@ -1,9 +1,12 @@
 //! The vault key: where it comes from. Owns its two sources and their checks; never writes it anywhere
 //! but into the one file that `create` is given.
 
-use std::{ffi::OsString, fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path};
+use std::path::Path;
 
-use collegium_shared::crypto::{self, CryptoError, Key, Secret};
+use collegium_shared::{
+    crypto::{self, Key, Secret},
+    service::credential::Handed,
+};
 
 use super::VaultError;
 
@@ -37,20 +40,14 @@ impl VaultKey {
     /// # Errors
     /// [`VaultError::Crypto`] (among them a file that others can read), [`VaultError::BadKey`].
     pub fn load(path: &Path) -> Result<Self, VaultError> {
-        Self::load_with(std::env::var_os("CREDENTIALS_DIRECTORY"), path)
+        Self::load_with(&Handed::over(), path)
     }
 
-    pub(super) fn load_with(
-        credentials: Option<OsString>,
-        path: &Path,
-    ) -> Result<Self, VaultError> {
-        if let Some(directory) = credentials {
-            let credential = Path::new(&directory).join(CREDENTIAL);
-            if credential.exists() {
-                return Self::decode(&read_credential(&credential)?, &credential);
-            }
+    pub(super) fn load_with(handed: &Handed, path: &Path) -> Result<Self, VaultError> {
+        match handed.find(CREDENTIAL)? {
+            Some(bytes) => Self::decode(&bytes, Path::new("the credential vault-key")),
+            None => Self::decode(&crypto::read_secret(path)?, path),
         }
-        Self::decode(&crypto::read_secret(path)?, path)
     }
 
     fn decode(bytes: &Secret<Vec<u8>>, path: &Path) -> Result<Self, VaultError> {
@@ -74,23 +71,14 @@ impl VaultKey {
     }
 }
 
-/// systemd grants the service's user access by an ACL, whose mask shows in the group's bits: unlike for
-/// other secret files, only the bits of everybody else say anything here.
-fn read_credential(path: &Path) -> Result<Secret<Vec<u8>>, CryptoError> {
-    let io_error = |source| CryptoError::Io { path: path.display().to_string(), source };
-    let file = File::open(path).map_err(io_error)?;
-    let mode = file.metadata().map_err(io_error)?.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        return Err(CryptoError::Exposed { path: path.display().to_string(), mode });
-    }
-    let mut bytes = Vec::with_capacity(128);
-    file.take(128).read_to_end(&mut bytes).map_err(io_error)?;
-    Ok(Secret::new(bytes))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt,
+    };
+
+    use collegium_shared::crypto::CryptoError;
 
     use super::*;
 
@@ -104,7 +92,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let key = VaultKey::create(&path).unwrap();
-        let loaded = VaultKey::load_with(None, &path).unwrap();
+        let loaded = VaultKey::load_with(&Handed::default(), &path).unwrap();
         assert!(key.key().expose() == loaded.key().expose());
         assert!(VaultKey::create(&path).is_err());
     }
@@ -114,23 +102,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
         write(&file, &[1; 32], 0o600);
-        let credentials = Some(dir.path().as_os_str().to_owned());
-        let none_yet = VaultKey::load_with(credentials.clone(), &file).unwrap();
+        let handed = Handed::in_directory(dir.path());
+        let none_yet = VaultKey::load_with(&handed, &file).unwrap();
         assert!(none_yet.key().expose() == &[1; 32]);
-        let credential = dir.path().join("vault-key");
+        let credential = dir.path().join(CREDENTIAL);
+        write(&credential, b"\n", 0o440);
+        let empty = VaultKey::load_with(&handed, &file).unwrap();
+        assert!(empty.key().expose() == &[1; 32]);
         write(&credential, format!("{}\n", "02".repeat(32)).as_bytes(), 0o440);
-        let key = VaultKey::load_with(credentials.clone(), &file).unwrap();
+        let key = VaultKey::load_with(&handed, &file).unwrap();
         assert!(key.key().expose() == &[2; 32]);
         write(&credential, &[2; 32], 0o444);
-        let error = VaultKey::load_with(credentials, &file).err().unwrap();
+        let error = VaultKey::load_with(&handed, &file).err().unwrap();
         assert!(matches!(error, VaultError::Crypto(CryptoError::Exposed { .. })));
+        write(&credential, &[2; 31], 0o440);
+        let error = VaultKey::load_with(&handed, &file).err().unwrap();
+        assert!(error.to_string().contains("credential vault-key"), "{error}");
     }
 
     #[test]
     fn exposed_short_or_missing_keys_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        let load = || VaultKey::load_with(None, &path).err().unwrap();
+        let load = || VaultKey::load_with(&Handed::default(), &path).err().unwrap();
         assert!(matches!(load(), VaultError::Crypto(CryptoError::Io { .. })));
         write(&path, &[1; 31], 0o600);
         assert!(matches!(load(), VaultError::BadKey { .. }));

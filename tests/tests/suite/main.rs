@@ -16,6 +16,7 @@ mod crash;
 mod daemons;
 mod damage;
 mod demo;
+mod deploy;
 mod enrolment;
 mod fixtures;
 mod full_disk;
