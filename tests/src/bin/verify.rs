@@ -18,7 +18,18 @@ use collegium_tests::{
 
 /// Where `cargo install` puts the tools that the checks need, out of the user's way.
 const TOOLS: &str = "target/tools";
-const CARGO_DENY: &str = "0.20.2";
+const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
+/// Makes the packages that `suite::packages` looks into.
+const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.8.0");
+/// What tests use of the system, and the package that has it.
+const SYSTEM_TOOLS: [(&str, &str); 5] = [
+    ("systemd-analyze", "systemd"),
+    ("systemd-sysusers", "systemd"),
+    ("systemd-tmpfiles", "systemd"),
+    ("dpkg", "dpkg"),
+    ("dpkg-shlibdeps", "dpkg-dev"),
+];
+
 /// Formatting, lints, build, tests, documentation and dependencies.
 #[derive(Parser)]
 struct Options {}
@@ -27,6 +38,8 @@ struct Options {}
 enum Step {
     /// A cargo command that must succeed, with a variable for it.
     Cargo(&'static [&'static str], Option<(&'static str, &'static str)>),
+    /// The programs that later steps need.
+    Tools,
     /// `cargo test`, whose tests are counted one by one.
     Tests,
     /// The rules of `collegium_tests::dependencies`.
@@ -35,7 +48,7 @@ enum Step {
     Deny,
 }
 
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("formatting", Step::Cargo(&["fmt", "--all", "--check"], None)),
     (
         "lints",
@@ -45,6 +58,7 @@ const STEPS: [(&str, Step); 7] = [
         ),
     ),
     ("build", Step::Cargo(&["build", "--workspace", "--all-targets", "--locked"], None)),
+    ("tools", Step::Tools),
     ("tests", Step::Tests),
     (
         "documentation",
@@ -160,6 +174,7 @@ impl Step {
                 }
                 succeed(&mut command)
             }
+            Self::Tools => tools(),
             Self::Tests => run_tests(tests),
             Self::Dependencies => check_dependencies(),
             Self::Deny => deny(),
@@ -217,25 +232,43 @@ fn check_dependencies() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `cargo deny check`, with the version of it that this repository names; installs it if need be.
-/// Advisories are not among the checks: they change without the repository changing.
-fn deny() -> anyhow::Result<()> {
-    let tools = workspace().join(TOOLS);
-    let program = tools.join("bin").join(format!("cargo-deny{}", env::consts::EXE_SUFFIX));
-    if !program.exists() {
-        println!("installing cargo-deny {CARGO_DENY} into {TOOLS}, once");
-        let mut install = cargo(&["install", "cargo-deny", "--locked", "--version", CARGO_DENY]);
-        // It runs for a second: quick to build matters more than quick to run.
-        install
-            .args(["--root", TOOLS])
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
-        succeed(&mut install).context("cannot install cargo-deny")?;
+/// Installs what can be, and says which tests are left out for want of what the system has to bring.
+fn tools() -> anyhow::Result<()> {
+    for (name, package) in SYSTEM_TOOLS {
+        if Command::new(name).arg("--version").output().is_err() {
+            println!("{name} is missing: its tests are left out; install the package {package}");
+        }
     }
+    [CARGO_DENY, CARGO_DEB].into_iter().try_for_each(install)
+}
+
+/// Where a tool of this repository's own is.
+fn tool(name: &str) -> PathBuf {
+    workspace().join(TOOLS).join("bin").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+}
+
+/// Installs the version of a tool that this repository names, if need be.
+fn install((name, version): (&str, &str)) -> anyhow::Result<()> {
+    if tool(name).exists() {
+        println!("{name} is in {TOOLS}");
+        return Ok(());
+    }
+    println!("installing {name} {version} into {TOOLS}, once");
+    let mut install = cargo(&["install", name, "--locked", "--version", version]);
+    // It runs for a second: quick to build matters more than quick to run.
+    install
+        .args(["--root", TOOLS])
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    succeed(&mut install).with_context(|| format!("cannot install {name}"))
+}
+
+/// `cargo deny check`. Advisories are not among the checks: they change without the repository changing.
+fn deny() -> anyhow::Result<()> {
     let checks = ["check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
     println!("$ cargo deny {}", checks.join(" "));
-    succeed(Command::new(program).args(checks).current_dir(workspace()))
+    succeed(Command::new(tool(CARGO_DENY.0)).args(checks).current_dir(workspace()))
 }
 
 #[cfg(test)]

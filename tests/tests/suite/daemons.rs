@@ -111,14 +111,14 @@ impl Coordinator {
     }
 }
 
-fn replace(path: &Path, old: &str, new: &str) {
+pub(crate) fn replace(path: &Path, old: &str, new: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(old), "{old:?} is not in {text}");
     fs::write(path, text.replace(old, new)).unwrap();
 }
 
 /// Status and body of a GET.
-fn get(port: u16, path: &str) -> (u16, String) {
+pub(crate) fn get(port: u16, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -16,12 +16,12 @@ use collegium_tests::{
     testbed::LIMIT,
 };
 
-const PROGRAMS: [&str; 2] = ["collegium-coordinator", "collegium-agent"];
+pub(crate) const PROGRAMS: [&str; 2] = ["collegium-coordinator", "collegium-agent"];
 
 /// What docs/OPERATIONS.md promises of the units, on systemd's scale from 0 (best) to 10.
 const EXPOSURE: f64 = 1.2;
 
-fn deploy(path: &str) -> PathBuf {
+pub(crate) fn deploy(path: &str) -> PathBuf {
     workspace().join("deploy").join(path)
 }
 
@@ -29,17 +29,17 @@ fn unit_file(program: &str) -> PathBuf {
     deploy(&format!("systemd/{program}.service"))
 }
 
-fn binary(program: &str) -> &'static Path {
+pub(crate) fn binary(program: &str) -> &'static Path {
     let binaries = harness::binaries().unwrap();
     if program.ends_with("agent") { &binaries.agent } else { &binaries.coordinator }
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 /// Whether this machine has a tool; says so if a test is left out for want of it.
-fn has(tool: &str, package: &str) -> bool {
+pub(crate) fn has(tool: &str, package: &str) -> bool {
     let there = attempt(Command::new(tool).arg("--version"), LIMIT).is_ok();
     if !there {
         eprintln!("left out: {tool} is not on this machine; install the package {package}");
@@ -48,7 +48,7 @@ fn has(tool: &str, package: &str) -> bool {
 }
 
 /// The settings of a unit's sections, the values of one name in their order.
-fn settings(unit: &str) -> BTreeMap<&str, Vec<&str>> {
+pub(crate) fn settings(unit: &str) -> BTreeMap<&str, Vec<&str>> {
     let mut settings: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']));
     for (name, value) in lines.filter_map(|line| line.split_once('=')) {
@@ -57,17 +57,22 @@ fn settings(unit: &str) -> BTreeMap<&str, Vec<&str>> {
     settings
 }
 
-/// A folder like a machine's root, with something where the programs will be, their units, and the targets that these name.
-fn root_with(dir: &Path) {
-    let (programs, units) = (dir.join("usr/bin"), dir.join("usr/lib/systemd/system"));
+/// The targets that units name, as a machine has them.
+pub(crate) fn targets_in(units: &Path) {
     let targets = ["sysinit", "basic", "shutdown", "network-online", "time-sync", "multi-user"];
-    for made in [&programs, &units] {
-        fs::create_dir_all(made).unwrap();
-    }
     for target in targets {
         let minimal = "[Unit]\nDescription=As on any machine\nDefaultDependencies=no\n";
         fs::write(units.join(format!("{target}.target")), minimal).unwrap();
     }
+}
+
+/// A folder like a machine's root, with something where the programs will be, their units, and the targets that these name.
+fn root_with(dir: &Path) {
+    let (programs, units) = (dir.join("usr/bin"), dir.join("usr/lib/systemd/system"));
+    for made in [&programs, &units] {
+        fs::create_dir_all(made).unwrap();
+    }
+    targets_in(&units);
     for program in PROGRAMS {
         let stub = programs.join(program);
         fs::write(&stub, "#!/bin/sh\n").unwrap();
@@ -76,7 +81,7 @@ fn root_with(dir: &Path) {
     }
 }
 
-fn analyze(verb: &str, root: &Path, words: &[&str]) -> String {
+pub(crate) fn analyze(verb: &str, root: &Path, words: &[&str]) -> String {
     let mut command = Command::new("systemd-analyze");
     command.args([verb, "--root"]).arg(root).args(words).env("SYSTEMD_LOG_COLOR", "0");
     text(&attempt(&mut command, LIMIT).unwrap())
