@@ -196,6 +196,11 @@ where
     }
 }
 
+/// The process that listens at `path`; none if nobody does.
+pub async fn process(path: &Path) -> Option<i32> {
+    connect(path).await.ok()?.peer_cred().ok()?.pid()
+}
+
 async fn connect(path: &Path) -> Result<UnixStream, ControlError> {
     let nobody = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)

@@ -82,6 +82,11 @@ impl Health {
         self.started
     }
 
+    /// What of the storage is waited for, if anything.
+    pub fn storage_waiting(&self) -> Option<String> {
+        self.storage.waiting()
+    }
+
     pub fn uptime(&self) -> Duration {
         self.clock.now().since(self.started)
     }

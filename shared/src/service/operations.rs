@@ -56,13 +56,19 @@ pub struct Process {
     pub uptime_seconds: u64,
     /// Where health and metrics are served.
     pub ops: Option<SocketAddr>,
+    /// Why nothing is acknowledged until the storage takes data again; none if all is well.
+    pub storage_waiting: Option<String>,
 }
 
 /// For people: one line.
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { version, started_at, .. } = self;
-        writeln!(f, "{:<15}version {version}, up since {started_at}", "process")
+        writeln!(f, "{:<15}version {version}, up since {started_at}", "process")?;
+        match &self.storage_waiting {
+            None => Ok(()),
+            Some(reason) => writeln!(f, "{:<15}waited for: {reason}", "storage"),
+        }
     }
 }
 
@@ -115,6 +121,7 @@ impl<C: Settings> Operations<C> {
             started_at: self.health.started(),
             uptime_seconds: self.health.uptime().as_secs(),
             ops: self.endpoint.lock().await.address(),
+            storage_waiting: self.health.storage_waiting(),
         }
     }
 
