@@ -2,6 +2,7 @@
 //! prints; decides nothing.
 
 mod config;
+mod doctor;
 mod network;
 
 use std::{
@@ -85,6 +86,13 @@ enum Command {
     },
     /// What is going on; answers whether or not the agent runs or the coordinator can be reached.
     Status {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for everything that may be wrong here, with its fix; exit code 1 if a check fails.
+    Doctor {
         #[command(flatten)]
         place: Place,
         #[arg(long)]
@@ -223,6 +231,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Data(command) => data(command),
         Command::Run { place } => serve(&place.dir),
         Command::Status { place, json } => ask(&place.dir, Request::Status, json),
+        Command::Doctor { place, json } => doctor::run(&place.dir, json),
         Command::Pause { place, reason } => ask(&place.dir, Request::Pause { reason }, false),
         Command::Resume { place } => ask(&place.dir, Request::Resume, false),
         Command::Recommend { place, learner, count, json } => {

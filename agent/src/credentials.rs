@@ -99,6 +99,11 @@ impl Credentials {
         self.not_after
     }
 
+    /// From when, and until when, the certificate holds.
+    pub(crate) fn window(&self) -> (Timestamp, Timestamp) {
+        (self.not_before, self.not_after)
+    }
+
     /// When the certificate is to be replaced: between a half and two thirds of its life, at a place
     /// that differs from institution to institution and from one certificate to the next, so that a
     /// network that enrolled in one day does not renew in one minute.

@@ -8,7 +8,9 @@
 mod backoff;
 mod connector;
 mod courier;
+mod inspect;
 mod pace;
+pub(crate) mod probe;
 mod proxy;
 mod route;
 #[cfg(test)]

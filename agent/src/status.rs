@@ -179,6 +179,7 @@ pub struct RosterStatus {
     pub version: u64,
     pub members: usize,
     pub expires_at: Timestamp,
+    pub expired: bool,
     /// Two thirds of its life are over: the consortium has to sign another.
     pub expires_soon: bool,
     /// Whether this institution is on it, with its own key, now.
@@ -230,6 +231,7 @@ impl Status {
             version: roster.version(),
             members: roster.members().len(),
             expires_at: roster.expires_at(),
+            expired: roster.expires_at() <= home.clock.now(),
             expires_soon: roster.warn_from() <= home.clock.now(),
             member: is_member(home, &roster),
         });

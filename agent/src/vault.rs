@@ -30,6 +30,7 @@ use tracing::warn;
 
 use crate::records::Learner;
 use index::{Index, Meta, Places};
+pub(crate) use key::CREDENTIAL as VAULT_CREDENTIAL;
 pub use key::VaultKey;
 use log::{Appender, Entry, HEADER, Head, Header, Kind, Reader, Stop, Tag};
 pub use seal::ImportRecord;

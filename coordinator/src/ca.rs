@@ -36,8 +36,8 @@ pub const MAX_CSR: usize = 16 << 10;
 /// How the URI in a client certificate starts; the institution's name follows.
 pub const INSTITUTION_URI: &str = "collegium:institution:";
 
-const KEY_FILE: &str = "keys/ca.key.pem";
-const CERTIFICATE_FILE: &str = "ca.pem";
+pub(crate) const KEY_FILE: &str = "keys/ca.key.pem";
+pub(crate) const CERTIFICATE_FILE: &str = "ca.pem";
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long the authority's own certificate holds.
 const CA_LIFETIME: Duration = DAY.saturating_mul(3_650);
@@ -188,11 +188,7 @@ impl Ca {
     /// When the issuing authority's own certificate ends.
     pub fn expires_at(&self) -> Timestamp {
         let issuing = self.certificates.first();
-        let end = issuing.and_then(|der| {
-            let (_, certificate) = X509Certificate::from_der(der).ok()?;
-            Some(certificate.validity().not_after.timestamp())
-        });
-        Timestamp::from_millis(end.unwrap_or_default().saturating_mul(1_000))
+        issuing.and_then(validity).map_or(Timestamp::EPOCH, |(_, until)| until)
     }
 
     /// SHA-256 of the issuing certificate.
@@ -316,8 +312,24 @@ fn read_key(path: &Path) -> Result<KeyPair, CaError> {
         .ok_or_else(|| damaged(path, "this is not a private key in PEM"))
 }
 
+/// From when until when the issuing authority's certificate in `dir` holds.
+pub(crate) fn window(dir: &Path) -> Result<(Timestamp, Timestamp), CaError> {
+    let path = dir.join(CERTIFICATE_FILE);
+    let certificates = read_certificates(&path)?;
+    let window = certificates.first().and_then(validity);
+    window.ok_or_else(|| damaged(&path, "this is not a certificate in PEM"))
+}
+
+/// From when until when a certificate holds; none if it is not one.
+pub(crate) fn validity(der: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let at = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1_000));
+    let validity = certificate.validity();
+    Some((at(validity.not_before.timestamp()), at(validity.not_after.timestamp())))
+}
+
 /// One or more certificates in a file.
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let bytes = read_bounded(path, 64 << 10).map_err(io_error(path))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = certificates.ok().filter(|found| !found.is_empty());

@@ -1,6 +1,7 @@
 //! `collegium-coordinator`: what operators type. Parses, asks the owner, prints; decides nothing.
 
 mod config;
+mod doctor;
 mod status;
 
 use std::{
@@ -121,6 +122,13 @@ enum Command {
     Task(TaskCommand),
     /// What is going on.
     Status {
+        #[command(flatten)]
+        home: Home,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for everything that may be wrong here, with its fix; exit code 1 if a check fails.
+    Doctor {
         #[command(flatten)]
         home: Home,
         #[arg(long)]
@@ -295,6 +303,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
         Command::Status { home, json } => status::show(&home.dir, json),
+        Command::Doctor { home, json } => doctor::run(&home.dir, json),
         Command::Config(command) => config::run(&command),
         Command::Reload { home } => config::reload(&home.dir),
         Command::Audit(command) => run_audit(command),

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use collegium_proto::{
     MAX_MESSAGE,
-    convert::{CallProof, Malformed, Speaker, has_one_message},
+    convert::{CallProof, Malformed, Speaker, has_one_message, write_time},
 };
 use collegium_shared::{clock::Clock, crypto::Digest};
 use http::{Request, Response};
@@ -212,6 +212,7 @@ where
                 Err(status) => status.into_http(),
             };
             own().write(response.headers_mut());
+            write_time(response.headers_mut(), gate.clock.now());
             Ok(response)
         })
     }

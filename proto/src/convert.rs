@@ -48,7 +48,7 @@ use collegium_shared::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-pub use call::{CallProof, Speaker, Version, has_one_message, no_content};
+pub use call::{CallProof, Speaker, Version, has_one_message, no_content, read_time, write_time};
 pub use transfer::{DownloadFrom, DownloadPiece, UploadPiece};
 pub use view::{Documents, Instance, PollQuery, Polled, authorities, authorities_reply};
 

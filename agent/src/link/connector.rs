@@ -21,7 +21,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Silence on a connection after which the system asks whether the other end is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Where the coordinator listens if its address does not say so.
-const HTTPS: u16 = 443;
+pub(super) const HTTPS: u16 = 443;
 
 /// Makes connections.
 #[derive(Clone)]

@@ -10,13 +10,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use collegium_proto::convert::{CallProof, Speaker, has_one_message, no_content};
+use collegium_proto::convert::{CallProof, Speaker, has_one_message, no_content, read_time};
 use collegium_shared::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     crypto::{self, CryptoError, Digest, SigningKey},
     ids::InstitutionId,
 };
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, header::DATE};
 use http_body_util::{BodyExt, Full};
 use tonic::{body::Body, transport::Channel};
 use tower_service::Service;
@@ -58,13 +58,43 @@ impl CallSigner {
 
 /// What the coordinator last said of itself.
 #[derive(Default)]
-pub struct Heard(Mutex<Option<Speaker>>);
+pub struct Heard(Mutex<Said>);
+
+#[derive(Clone, Default)]
+struct Said {
+    speaker: Option<Speaker>,
+    time: Option<(Timestamp, &'static str)>,
+}
 
 impl Heard {
     /// Its protocol and build; none before the first answer.
     pub fn speaker(&self) -> Option<Speaker> {
-        unpoisoned(&self.0).clone()
+        unpoisoned(&self.0).speaker.clone()
     }
+
+    /// Its time when it answered, and where that stood; none if no answer had one.
+    pub(super) fn time(&self) -> Option<(Timestamp, &'static str)> {
+        unpoisoned(&self.0).time
+    }
+
+    fn hear(&self, headers: &HeaderMap) {
+        let mut said = unpoisoned(&self.0);
+        if let Ok(speaker) = Speaker::read(headers) {
+            said.speaker = Some(speaker);
+        }
+        said.time = match read_time(headers) {
+            Ok(Some(time)) => Some((time, "the coordinator's (collegium-time of its answer)")),
+            // Of coordinators that say no more; behind a proxy that ends TLS it may be the proxy's.
+            _ => date(headers).map(|time| (time, "the answer's (its date header)")),
+        };
+    }
+}
+
+/// The time in a Date header (RFC 9110, section 6.6.1).
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(Timestamp::from_millis(time.as_millisecond()))
 }
 
 /// A channel whose calls carry what the coordinator wants to know.
@@ -110,10 +140,35 @@ impl Service<Request<Body>> for Courier {
                 request = signer.sign(request).await?;
             }
             let response = channel.call(request).await?;
-            if let Ok(speaker) = Speaker::read(response.headers()) {
-                *unpoisoned(&heard.0) = Some(speaker);
-            }
+            heard.hear(response.headers());
             Ok(response)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collegium_proto::convert::write_time;
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_coordinators_own_time_goes_before_the_date() {
+        let (heard, mut headers) = (Heard::default(), HeaderMap::new());
+        heard.hear(&headers);
+        assert_eq!(heard.time(), None);
+        headers.insert(DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
+        heard.hear(&headers);
+        let (time, source) = heard.time().unwrap();
+        assert_eq!(time.to_string(), "1994-11-06T08:49:37.000Z");
+        assert!(source.contains("date"));
+        write_time(&mut headers, Timestamp::EPOCH);
+        heard.hear(&headers);
+        assert_eq!(heard.time().unwrap().0, Timestamp::EPOCH);
+        headers.insert(DATE, HeaderValue::from_static("yesterday"));
+        headers.remove("collegium-time");
+        heard.hear(&headers);
+        assert_eq!(heard.time(), None);
     }
 }

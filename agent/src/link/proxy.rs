@@ -65,22 +65,47 @@ pub(super) struct Proxy {
     authorization: Option<HeaderValue>,
 }
 
+/// By which way connections are made, and what says so.
+pub(super) enum Choice {
+    Direct { because: String },
+    Through { proxy: Proxy, from: &'static str },
+}
+
 impl Proxy {
     /// The proxy for connections to `coordinator`, if there is one. Relative paths in `network` are
     /// complete by now.
     pub(super) fn of(network: &Network, coordinator: &Uri) -> Result<Option<Self>, ProxyError> {
+        Ok(match Self::choose(network, coordinator)? {
+            Choice::Direct { .. } => None,
+            Choice::Through { proxy, .. } => Some(proxy),
+        })
+    }
+
+    /// The same, with what says so.
+    pub(super) fn choose(network: &Network, coordinator: &Uri) -> Result<Choice, ProxyError> {
+        const CONFIGURED: &str = "proxy in [network] of agent.toml";
+        let direct = |because: String| Ok(Choice::Direct { because });
         match &network.proxy {
-            Setting::Direct => Ok(None),
+            Setting::Direct => direct(format!("{CONFIGURED} is \"none\"")),
             Setting::Environment => {
-                let first = |names: [&str; 2]| names.iter().find_map(|name| env::var(name).ok());
-                let proxy = first(["HTTPS_PROXY", "https_proxy"]).filter(|text| !text.is_empty());
-                let exempt = first(["NO_PROXY", "no_proxy"]).unwrap_or_default();
-                proxy.map_or(Ok(None), |proxy| Self::from_environment(proxy, exempt, coordinator))
+                let first = |names: [&'static str; 2]| {
+                    names.into_iter().find_map(|name| Some((name, env::var(name).ok()?)))
+                };
+                let proxy = first(["HTTPS_PROXY", "https_proxy"]);
+                let Some((from, proxy)) = proxy.filter(|(_, text)| !text.is_empty()) else {
+                    return direct("HTTPS_PROXY is not set here".to_owned());
+                };
+                let (exempt, names) = first(["NO_PROXY", "no_proxy"]).unwrap_or_default();
+                match Self::from_environment(proxy, names, coordinator)? {
+                    Some(proxy) => Ok(Choice::Through { proxy, from }),
+                    None => direct(format!("{exempt} says so")),
+                }
             }
             Setting::Fixed(url) => {
                 let password = network.proxy_password_file.as_deref();
                 let authorization = password.map(|path| authorization(url, path)).transpose()?;
-                Ok(Some(Self { uri: url.uri().clone(), authorization }))
+                let proxy = Self { uri: url.uri().clone(), authorization };
+                Ok(Choice::Through { proxy, from: CONFIGURED })
             }
         }
     }

@@ -33,14 +33,26 @@ pub enum TrustError {
 /// TLS that believes whom `network` says; `pinned` is the coordinator's CA in PEM.
 pub(super) fn tls(network: &Network, pinned: &str) -> Result<ClientTlsConfig, TrustError> {
     let tls = ClientTlsConfig::new();
+    match elsewhere(network)? {
+        None => Ok(tls.ca_certificate(Certificate::from_pem(pinned))),
+        Some(store) => Ok(tls.trust_anchors(store.roots)),
+    }
+}
+
+/// Those that [`tls`] believes; none if `pinned` holds no certificate.
+pub(super) fn roots(network: &Network, pinned: &str) -> Result<Option<RootCertStore>, TrustError> {
+    let pinned = || CertificateDer::pem_slice_iter(pinned.as_bytes()).flatten().collect();
+    Ok(elsewhere(network)?.or_else(|| store(pinned())))
+}
+
+/// Whom `network` names in the place of the coordinator's CA.
+fn elsewhere(network: &Network) -> Result<Option<RootCertStore>, TrustError> {
     match (network.trust, &network.ca_file) {
-        (Trust::Pinned, _) | (Trust::File, None) => {
-            Ok(tls.ca_certificate(Certificate::from_pem(pinned)))
-        }
-        (Trust::File, Some(path)) => Ok(tls.trust_anchors(in_file(path)?.roots)),
+        (Trust::Pinned, _) | (Trust::File, None) => Ok(None),
+        (Trust::File, Some(path)) => in_file(path).map(Some),
         (Trust::System, _) => {
             let found = store(rustls_native_certs::load_native_certs().certs);
-            Ok(tls.trust_anchors(found.ok_or(TrustError::NoSystem)?.roots))
+            found.ok_or(TrustError::NoSystem).map(Some)
         }
     }
 }

@@ -11,7 +11,7 @@ use collegium_shared::{
 use super::VaultError;
 
 /// The credential's name: `LoadCredentialEncrypted=vault-key:...` in the unit (systemd.exec(5)).
-const CREDENTIAL: &str = "vault-key";
+pub(crate) const CREDENTIAL: &str = "vault-key";
 
 /// The 256-bit key under which a vault's learner keys are wrapped.
 pub struct VaultKey(Key);

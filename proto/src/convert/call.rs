@@ -17,6 +17,7 @@ use crate::{MINOR, PROTOCOL};
 
 const SPOKEN: &str = "collegium-protocol";
 const BUILD: &str = "collegium-version";
+const TIME: &str = "collegium-time";
 const INSTITUTION: &str = "collegium-institution";
 const SIGNED_AT: &str = "collegium-signed-at";
 const NONCE: &str = "collegium-nonce";
@@ -93,6 +94,22 @@ impl Speaker {
             given => Err(malformed(BUILD, Reason::TooLong { given, most: MAX_BUILD })),
         }
     }
+}
+
+/// Writes the time of the side that answers.
+pub fn write_time(headers: &mut HeaderMap, now: Timestamp) {
+    put(headers, TIME, &now.as_millis().to_string());
+}
+
+/// The time of the side that answered. None if it did not say so: the first versions did not.
+pub fn read_time(headers: &HeaderMap) -> Result<Option<Timestamp>, Malformed> {
+    if !headers.contains_key(TIME) {
+        return Ok(None);
+    }
+    let millis: i64 = parse(headers, TIME, Reason::Time)?;
+    let time = Timestamp::from_millis(millis);
+    let whole = time.as_millis() == millis;
+    whole.then_some(Some(time)).ok_or_else(|| malformed(TIME, Reason::Time))
 }
 
 /// Whether a call to this path carries exactly one message, which its signature then covers. The
@@ -295,10 +312,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_time_travels_and_may_be_missing() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(read_time(&headers).unwrap(), None);
+        let now = Timestamp::from_millis(1_785_585_600_007);
+        write_time(&mut headers, now);
+        assert_eq!(read_time(&headers).unwrap(), Some(now));
+        for bad in ["9223372036854775807", "now", ""] {
+            put(&mut headers, TIME, bad);
+            assert_eq!(read_time(&headers).unwrap_err().field, TIME, "{bad}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_header_can_break_the_reader(
-            name in prop::sample::select(vec![SPOKEN, BUILD, INSTITUTION, SIGNED_AT, NONCE, CONTENT]),
+            name in prop::sample::select(vec![SPOKEN, BUILD, TIME, INSTITUTION, SIGNED_AT, NONCE, CONTENT]),
             value in prop::collection::vec(any::<u8>(), 0..80),
         ) {
             let mut headers = HeaderMap::new();
@@ -306,7 +336,8 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 headers.insert(HeaderName::from_static(name), value);
             }
-            let (_, _) = (Speaker::read(&headers), CallProof::read(&headers));
+            let (_, _, _) =
+                (Speaker::read(&headers), CallProof::read(&headers), read_time(&headers));
         }
     }
 }
