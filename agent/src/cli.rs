@@ -17,7 +17,7 @@ use collegium_shared::{
     audit,
     clock::Clock,
     config::{ConfigError, Log, LogFormat},
-    crypto::{Digest, SigningKey, VerifyingKey},
+    crypto::{Digest, VerifyingKey},
     service::{log::log_to_stderr, until_signals},
 };
 
@@ -25,9 +25,8 @@ use crate::{
     desk::{self, Request},
     enrol,
     home::{Home, HomeError},
-    identity::IDENTITY_KEY,
     policy::Policy,
-    runner,
+    rotation, runner,
 };
 
 mod reenrol;
@@ -138,6 +137,9 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// The institution's identity key.
+    #[command(subcommand)]
+    Identity(IdentityCommand),
     /// This institution's audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -170,6 +172,17 @@ enum DataCommand {
     },
     /// What the vault holds.
     Summary {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum IdentityCommand {
+    /// Make the next identity key. The consortium's next roster puts it into force.
+    Rotate {
         #[command(flatten)]
         place: Place,
         #[arg(long)]
@@ -240,6 +253,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Evaluate { place, json } => ask(&place.dir, Request::Evaluate, json),
         Command::Config(command) => config::run(&command),
         Command::Reload { place } => config::reload(&place.dir),
+        Command::Identity(IdentityCommand::Rotate { place, json }) => {
+            ask(&place.dir, Request::RotateIdentity, json)
+        }
         Command::Audit(command) => run_audit(command),
     }
 }
@@ -335,5 +351,6 @@ fn run_audit(command: AuditCommand) -> anyhow::Result<()> {
 /// The journal's directory, and the key that signs its checkpoints.
 fn log_of(dir: &Path) -> anyhow::Result<(PathBuf, VerifyingKey)> {
     let journal = Home::config(dir)?.directories.journal;
-    Ok((journal, SigningKey::load(&dir.join(IDENTITY_KEY))?.verifying_key()))
+    let key = rotation::log_key(dir, &journal)?;
+    Ok((journal, key))
 }

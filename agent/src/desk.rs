@@ -20,6 +20,7 @@ use crate::{
     home::{Home, unpoisoned},
     import::{self, Mapping},
     recommend::{Options, Recommender},
+    rotation,
     state::LocalEvent,
     status::{Live, Status},
 };
@@ -49,6 +50,8 @@ pub enum Request {
         reason: Option<String>,
     },
     Resume,
+    /// Makes the next identity key.
+    RotateIdentity,
     /// Reads the configuration again; only a running agent can.
     Reload,
 }
@@ -107,6 +110,7 @@ impl Desk {
             Request::Summary => desk.summary(),
             Request::Pause { reason } => desk.changed(availability::pause(&desk.home, reason)?),
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
+            Request::RotateIdentity => desk.rotate_identity(),
             Request::Reload => {
                 bail!("no agent runs here: it reads its configuration when it starts")
             }
@@ -133,6 +137,21 @@ impl Desk {
             text += &format!("{:<15}{round} is finished first\n", "");
         }
         Ok(Answer { text, json: serde_json::to_value(&availability)? })
+    }
+
+    fn rotate_identity(&self) -> anyhow::Result<Answer> {
+        let hand_over = rotation::begin(&self.home)?;
+        if let Some(live) = &self.live {
+            live.wake();
+        }
+        let (key, next) = (hand_over.body.old.fingerprint(), hand_over.body.new.fingerprint());
+        let mut text = format!("{:<15}{key}\n{:<15}{next}\n", "key in force", "next key");
+        if self.live.is_none() {
+            text += "The agent does not run: it tells the coordinator when it does.\n";
+        }
+        text += "Tell the consortium the next key's fingerprint. It is in use once the root has signed a\n\
+                 roster that names it; until then the key in force stays.\n";
+        Ok(Answer { text, json: json!({ "fingerprint": key, "next_fingerprint": next }) })
     }
 
     // --- Recommendations -----------------------------------------------------------------------

@@ -39,6 +39,7 @@ use crate::{
     install::{InstallError, ModelStore},
     metrics::Meters,
     model::Model,
+    rotation::{self, RotationError},
     session::SessionEvent,
     session_file::{RoundFiles, SessionFileError},
     state::{AgentEvent, AgentState, Installed, LocalEvent},
@@ -60,6 +61,8 @@ pub enum HomeError {
     Key(#[from] CryptoError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]
@@ -120,6 +123,21 @@ impl Book {
         Ok(())
     }
 
+    /// Records that the log goes over to the key `next`, in a batch of its own under the key before.
+    pub(crate) fn change_key(
+        &self,
+        event: LocalEvent,
+        next: SigningKey,
+    ) -> Result<(), JournalError> {
+        let entry = Entry { at: self.clock.now(), event: event.into() };
+        let mut inner = unpoisoned(&self.inner);
+        let begun = Instant::now();
+        inner.log.change_key(&entry, next)?;
+        self.meters.recorded([&entry.event].into_iter(), inner.log.len(), begun.elapsed());
+        inner.state.apply(&entry.event, entry.at);
+        Ok(())
+    }
+
     /// Looks at the state.
     pub fn read<T>(&self, look: impl FnOnce(&AgentState) -> T) -> T {
         look(&unpoisoned(&self.inner).state)
@@ -148,14 +166,17 @@ pub struct Home {
     pub rounds: RoundFiles,
     pub models: ModelStore,
     vault: Mutex<Vault>,
+    /// Held while the identity key is replaced.
+    pub(crate) rotating: Mutex<()>,
 }
 
 impl Home {
     /// Opens the directory for this process alone, checks it, and repairs what a crash left.
     pub fn open(dir: &Path, clock: Clock) -> Result<Self, HomeError> {
         let config = Self::config(dir)?;
-        let signer = SigningKey::load(&dir.join(IDENTITY_KEY))?;
         let places = &config.directories;
+        rotation::finish(dir, &places.journal)?;
+        let signer = SigningKey::load(&dir.join(IDENTITY_KEY))?;
         let meters = Meters::default();
         let book = Book::open(
             &places.journal,
@@ -174,6 +195,7 @@ impl Home {
             models: ModelStore::open(&dir.join("models"))?,
             dir: dir.to_owned(),
             vault: Mutex::new(vault),
+            rotating: Mutex::default(),
             config,
             identity,
             clock,
@@ -336,17 +358,19 @@ impl Home {
     /// The roster that is in force, checked again (not for its expiry).
     pub fn roster(&self) -> Result<Option<VerifiedRoster>, HomeError> {
         let Some(pinned) = self.book.read(AgentState::roster) else { return Ok(None) };
+        self.roster_named(&pinned.digest).map(Some)
+    }
+
+    /// A roster that was in force here once, by its digest, checked again.
+    pub fn roster_named(&self, digest: &Digest) -> Result<VerifiedRoster, HomeError> {
         let what = "roster";
-        let signed: Signed<Roster> = self.read_document(what, &pinned.digest)?;
-        let wrong = |reason: String| HomeError::Document {
-            what,
-            path: self.document(&pinned.digest),
-            reason,
-        };
+        let signed: Signed<Roster> = self.read_document(what, digest)?;
+        let wrong =
+            |reason: String| HomeError::Document { what, path: self.document(digest), reason };
         let checked = self.identity.root().roster_at_rest(&signed);
         let roster = checked.map_err(|error: RosterError| wrong(error.to_string()))?;
-        if roster.digest() == pinned.digest {
-            Ok(Some(roster))
+        if roster.digest() == *digest {
+            Ok(roster)
         } else {
             Err(wrong("its digest differs".into()))
         }
@@ -427,4 +451,4 @@ fn open_vault(dir: &Path, config: &Config, book: &Book) -> Result<Vault, HomeErr
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

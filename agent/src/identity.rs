@@ -51,7 +51,8 @@ pub enum IdentityError {
 
 /// The keys and certificates of one institution.
 pub struct Identity {
-    signing: Arc<SigningKey>,
+    /// Replaced when the roster names the next one.
+    signing: RwLock<Arc<SigningKey>>,
     root: RootKey,
     /// Replaced when the certificate is renewed.
     credentials: RwLock<Arc<Credentials>>,
@@ -62,7 +63,7 @@ impl Identity {
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
         let public: RootPublic = documents::read(&dir.join(ROOT))?;
         Ok(Self {
-            signing: Arc::new(SigningKey::load(&dir.join(IDENTITY_KEY))?),
+            signing: RwLock::new(Arc::new(SigningKey::load(&dir.join(IDENTITY_KEY))?)),
             root: RootKey::pinned(public.root, &public.fingerprint)?,
             credentials: RwLock::new(Arc::new(Credentials::load(dir)?)),
         })
@@ -81,8 +82,13 @@ impl Identity {
     }
 
     /// The Ed25519 key that signs the institution's statements.
-    pub fn signing_key(&self) -> &SigningKey {
-        &self.signing
+    pub fn signing_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.signing.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs with another key from here on: `rotation` has put it in place.
+    pub(crate) fn replace_signing_key(&self, key: SigningKey) {
+        *self.signing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }
 
     /// The consortium root that this institution pinned when it enrolled.
@@ -92,7 +98,7 @@ impl Identity {
 
     /// What the root's keeper compares with the institution out of band.
     pub fn fingerprint(&self) -> Digest {
-        self.signing.verifying_key().fingerprint()
+        self.signing_key().verifying_key().fingerprint()
     }
 }
 
@@ -106,7 +112,7 @@ pub fn route(config: &Config, identity: &Identity, clock: &Clock) -> Result<Rout
             credentials.tls_key.expose(),
         )),
         Proof::Signature => Credential::Signature(CallSigner {
-            key: Arc::clone(&identity.signing),
+            key: identity.signing_key(),
             institution: config.institution.clone(),
             coordinator: authority_digest(&credentials.ca)
                 .ok_or(IdentityError::NoCertificate(CA_CERTIFICATE))?,

@@ -23,6 +23,7 @@ pub mod prepare;
 pub mod recommend;
 pub mod records;
 mod renewal;
+pub mod rotation;
 pub mod rounds;
 pub mod runner;
 pub mod session;

@@ -27,7 +27,7 @@ use std::{
 
 use collegium_proto::{
     MAX_MESSAGE,
-    convert::{self, Instance, Malformed, PollQuery},
+    convert::{self, IdentityStep, Instance, Malformed, PollQuery},
     v1::{self, federation_client::FederationClient},
 };
 use collegium_shared::{
@@ -303,6 +303,12 @@ impl Link {
         let request = v1::AuthoritiesRequest {};
         let reply = call("authorities", CALL, self.federation().authorities(request)).await?;
         Ok(convert::authorities(&reply)?)
+    }
+
+    /// One step towards another identity key of this institution.
+    pub(crate) async fn replace_identity(&self, step: &IdentityStep) -> Result<(), LinkError> {
+        let request = v1::ReplaceIdentityRequest::from(step);
+        call("replace identity", CALL, self.federation().replace_identity(request)).await.map(drop)
     }
 
     /// The current roster and registry. Not verified: the caller holds the pinned root.

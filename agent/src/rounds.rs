@@ -104,7 +104,7 @@ impl Attempt {
             share_key: secrets.share_key(),
             self_commitment: secrets.self_commitment(),
         };
-        let signed = Signed::sign(ready, self.home.identity.signing_key());
+        let signed = Signed::sign(ready, &self.home.identity.signing_key());
         Ok(self.link.ready(&signed).await?)
     }
 
@@ -123,7 +123,7 @@ impl Attempt {
             shares,
             sealed: body.sealed_digest(),
         };
-        let header = Signed::sign(header, self.home.identity.signing_key());
+        let header = Signed::sign(header, &self.home.identity.signing_key());
         Ok(self.link.share(&header, &body).await?)
     }
 
@@ -147,7 +147,7 @@ impl Attempt {
         let sign = move |hash| {
             let institution = home.institution().clone();
             let header = UploadHeader { context, institution, upload: hash };
-            Signed::sign(header, home.identity.signing_key())
+            Signed::sign(header, &home.identity.signing_key())
         };
         let total = upload.length();
         let source = move |offset: u64, out: &mut Vec<u8>| upload.fill(offset, out);
@@ -157,7 +157,7 @@ impl Attempt {
     /// Phase 4.
     pub async fn vote(&self, outcome: Outcome) -> Result<(), RoundError> {
         let vote = Vote { institution: self.home.institution().clone(), outcome };
-        let signed = Signed::sign(vote, self.home.identity.signing_key());
+        let signed = Signed::sign(vote, &self.home.identity.signing_key());
         Ok(self.link.vote(&signed).await?)
     }
 
@@ -194,7 +194,7 @@ impl Attempt {
             institution: self.home.institution().clone(),
             pieces: pieces_digest(&pieces),
         };
-        let header = Signed::sign(header, self.home.identity.signing_key());
+        let header = Signed::sign(header, &self.home.identity.signing_key());
         Ok(self.link.reveal(&header, &pieces).await?)
     }
 }

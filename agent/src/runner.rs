@@ -5,6 +5,7 @@
 
 mod authorities;
 mod effort;
+mod identity;
 mod models;
 mod part;
 
@@ -154,6 +155,7 @@ pub struct Runner {
     desk: Arc<Desk>,
     /// Wakes the renewal of the certificate to look at the clock.
     look: Arc<Notify>,
+    said: identity::Said,
 }
 
 /// Runs the agent of `dir` until `shutdown`, with a control socket for its command line.
@@ -348,6 +350,7 @@ impl Runner {
             live,
             stop,
             look: Arc::default(),
+            said: identity::Said::default(),
         })
     }
 
@@ -390,6 +393,7 @@ impl Runner {
         } else {
             self.away = true;
         }
+        self.look_after_identity().await?;
         let held = self.held.as_ref().map(|view| (view.id().clone(), view.phase));
         let polled = tokio::select! {
             polled = self.stop.or(self.link.poll(&self.cursor, held, self.away)) => polled?,
@@ -407,6 +411,7 @@ impl Runner {
         if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
             self.fetch_documents().await?;
         }
+        self.go_over(round.as_ref()).await?;
         if let Some(announced) = authorities {
             self.follow_authorities(announced).await?;
         }

@@ -154,6 +154,8 @@ pub struct Step {
 pub struct Surroundings<'a> {
     pub own: &'a InstitutionId,
     pub roster: &'a VerifiedRoster,
+    /// The roster of the attempt before, whose input may have left ([`History::sent_roster`]).
+    pub before: &'a VerifiedRoster,
     pub policy: &'a Policy,
     pub now: Timestamp,
 }
@@ -282,6 +284,11 @@ struct Summed {
 impl History {
     pub fn session(&self) -> Option<&Session> {
         self.session.as_ref()
+    }
+
+    /// The roster that the attempt of this task went by whose input may have left.
+    pub fn sent_roster(&self, task: &str) -> Option<Digest> {
+        self.sent.get(task).map(|session| session.plan().roster)
     }
 
     /// Folds one event.
@@ -441,7 +448,7 @@ impl History {
             let (given, last) = (plan.round.clone(), last.clone());
             return Err(Refusal::Replayed { given, last });
         }
-        self.check_retry(plan, around.roster)
+        self.check_retry(plan, around.before)
     }
 
     /// What is shared in a task must not change from round to round.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use collegium_shared::{
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
+    hand_over::SignedHandOver,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
     protocol::Metrics,
@@ -98,6 +99,14 @@ pub enum LocalEvent {
         version: u64,
         certificates: usize,
     },
+    /// The identity key vouches for the one that is to follow it.
+    IdentityHandedOver {
+        hand_over: Box<SignedHandOver>,
+    },
+    /// The roster named the next identity key, which signs from here on: this log, and all else.
+    SigningKeyChanged {
+        hand_over: Box<SignedHandOver>,
+    },
     ModelInstalled {
         model: Installed,
     },
@@ -171,6 +180,9 @@ pub struct AgentState {
     last_refusal: Option<LastRefusal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused: Option<Paused>,
+    /// For the identity key that the roster does not name yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hand_over: Option<Box<SignedHandOver>>,
 }
 
 impl AgentState {
@@ -209,6 +221,10 @@ impl AgentState {
             LocalEvent::AuthoritiesAccepted { authorities, version, .. } => {
                 self.authorities = Some(InForce { digest: *authorities, version: *version });
             }
+            LocalEvent::IdentityHandedOver { hand_over } => {
+                self.hand_over = Some(hand_over.clone());
+            }
+            LocalEvent::SigningKeyChanged { .. } => self.hand_over = None,
             LocalEvent::PolicyRead { policy } => self.policy = Some(*policy),
             LocalEvent::Refused { round, plan, reason }
             | LocalEvent::ConflictSeen { round, plan, reason, .. } => {
@@ -259,6 +275,11 @@ impl AgentState {
     /// The list of the coordinator's certificate authorities, once one was replaced.
     pub fn authorities(&self) -> Option<InForce> {
         self.authorities
+    }
+
+    /// What the identity key says of the next one, which the roster does not name yet.
+    pub fn hand_over(&self) -> Option<&SignedHandOver> {
+        self.hand_over.as_deref()
     }
 
     /// The policy that was last gone by.
@@ -331,7 +352,21 @@ mod tests {
         }
     }
 
-    /// One of every kind of event, and whole rounds.
+    fn hand_over() -> SignedHandOver {
+        let key =
+            || SigningKey::from_pkcs8(SigningKey::generate_pkcs8().unwrap().expose()).unwrap();
+        let holder = collegium_shared::hand_over::Holder::Institution(name());
+        SignedHandOver::sign(holder, &key(), &key(), Timestamp::EPOCH)
+    }
+
+    #[test]
+    fn a_change_of_the_key_is_read_back() {
+        let changed = LocalEvent::SigningKeyChanged { hand_over: Box::new(hand_over()) };
+        let json = serde_json::to_string(&AgentEvent::from(changed.clone())).unwrap();
+        assert_eq!(serde_json::from_str::<AgentEvent>(&json).unwrap(), changed.into(), "{json}");
+    }
+
+    /// One of every kind of event, but for the change of this log's key, and whole rounds.
     fn events() -> Vec<AgentEvent> {
         let digest = Digest::of(b"d");
         let round = installed(1).round;
@@ -374,6 +409,7 @@ mod tests {
             },
             LocalEvent::CertificateReplaced { tls_key: digest, expires_at: Timestamp::EPOCH },
             LocalEvent::AuthoritiesAccepted { authorities: digest, version: 1, certificates: 2 },
+            LocalEvent::IdentityHandedOver { hand_over: Box::new(hand_over()) },
             LocalEvent::ModelInstalled { model: installed(1) },
             LocalEvent::ModelInstalled { model: installed(2) },
             LocalEvent::ModelRefused { manifest: digest, reason: reason.clone() },

@@ -112,6 +112,9 @@ pub struct Status {
     pub institution: InstitutionId,
     /// What the root's keeper compares before signing the roster.
     pub fingerprint: Digest,
+    /// Of the identity key that waits for a roster that names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_fingerprint: Option<Digest>,
     pub state: Activity,
     pub coordinator: CoordinatorStatus,
     pub certificate: CertificateStatus,
@@ -255,6 +258,9 @@ impl Status {
         Ok(Self {
             institution: home.institution().clone(),
             fingerprint: home.identity.fingerprint(),
+            next_fingerprint: home
+                .book
+                .read(|state| state.hand_over().map(|next| next.body.new.fingerprint())),
             state: match activity(contact.as_ref(), roster.as_ref(), round.is_some()) {
                 Activity::Idle => idle(&availability),
                 busy => busy,
@@ -341,6 +347,9 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, text: String| writeln!(f, "{name:<15}{text}");
         line("institution", format!("{} (key {})", self.institution, self.fingerprint))?;
+        if let Some(next) = &self.next_fingerprint {
+            line("next key", format!("{next} (waits for a roster that names it)"))?;
+        }
         line("state", self.state.to_string())?;
         let c = &self.coordinator;
         line("coordinator", coordinator_line(c))?;

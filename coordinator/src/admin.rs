@@ -7,24 +7,21 @@ use std::time::Duration;
 use collegium_proto::MAX_MESSAGE;
 use collegium_shared::{
     clock::Timestamp,
-    crypto::{Digest, VerifyingKey},
+    crypto::Digest,
     documents::{self, RootPublic, SignedDocument},
     ids::InstitutionId,
     journal::JournalError,
-    protocol::{Cohort, Ending, Phase},
-    roster::{Member, RootKey},
+    protocol::Cohort,
+    roster::RootKey,
     secagg,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    ca,
     driver::Driver,
     network::{Event, NetworkEvent},
-    root,
-    round::RoundEvent,
-    status,
+    rosters, status,
     task::{Task, TaskSpec},
 };
 
@@ -111,8 +108,8 @@ pub(crate) fn carry_out(
         AdminRequest::RetireAuthority { force } => driver.retire_authority(force),
         AdminRequest::Institutions => Ok(Ok(institutions(driver))),
         AdminRequest::TrustRoot { public } => trust_root(driver, &public),
-        AdminRequest::ExportRoster => Ok(export_roster(driver)),
-        AdminRequest::ImportRoster { document } => import_roster(driver, &document),
+        AdminRequest::ExportRoster => Ok(rosters::export(driver)),
+        AdminRequest::ImportRoster { document } => rosters::import(driver, &document),
         AdminRequest::ImportRegistry { document } => import_registry(driver, &document),
         AdminRequest::StartTask { spec } => start_task(driver, *spec),
         AdminRequest::PauseTask { reason } => pause::pause_task(driver, reason),
@@ -186,6 +183,9 @@ fn institutions(driver: &Driver) -> Value {
             "institution": name,
             "legal_entity": enrolled.legal_entity,
             "identity_fingerprint": enrolled.identity.fingerprint(),
+            "next_identity_fingerprint": Some(enrolled.drafted_identity())
+                .filter(|next| *next != enrolled.identity)
+                .map(|next| next.fingerprint()),
             "certificate_expires_at": enrolled.certificate_expires_at,
             "authority": enrolled.authority,
             "revoked": enrolled.revoked,
@@ -217,39 +217,7 @@ fn trust_root(
     Ok(Ok(json!({ "fingerprint": public.fingerprint })))
 }
 
-fn export_roster(driver: &Driver) -> Result<Value, String> {
-    let now = driver.now();
-    let until = now + Duration::from_secs(400 * 86_400);
-    let previous = driver.state.roster.as_deref();
-    let listed = |name: &InstitutionId, identity: &VerifyingKey| {
-        let known = previous.and_then(|roster| roster.member(name, now));
-        known.filter(|member| member.identity == *identity).cloned()
-    };
-    let members: Vec<Member> = driver
-        .state
-        .network
-        .institutions()
-        .iter()
-        .filter(|(_, enrolled)| enrolled.revoked.is_none())
-        .map(|(name, enrolled)| {
-            listed(name, &enrolled.identity).unwrap_or_else(|| Member {
-                institution: name.clone(),
-                legal_entity: enrolled.legal_entity.clone(),
-                identity: enrolled.identity,
-                // As certificates: members' clocks need not be exact.
-                valid_from: now - ca::CLOCK_SKEW,
-                valid_until: until,
-            })
-        })
-        .collect();
-    if members.is_empty() {
-        return Err("nobody is enrolled yet: invite institutions first".into());
-    }
-    let document = root::unsigned_roster(members, driver.key.verifying_key(), previous, now);
-    serde_json::to_value(document).map_err(|error| error.to_string())
-}
-
-fn root_of(driver: &Driver, document: &SignedDocument) -> Result<RootKey, String> {
+pub(crate) fn root_of(driver: &Driver, document: &SignedDocument) -> Result<RootKey, String> {
     let known = driver.state.network.root();
     let known = known.ok_or(
         "the consortium's root is not known here yet; run: collegium-coordinator root trust",
@@ -257,48 +225,9 @@ fn root_of(driver: &Driver, document: &SignedDocument) -> Result<RootKey, String
     RootKey::pinned(*document.root(), &known.fingerprint()).map_err(|error| error.to_string())
 }
 
-fn keep(driver: &Driver, document: &SignedDocument) -> Result<Digest, String> {
+pub(crate) fn keep(driver: &Driver, document: &SignedDocument) -> Result<Digest, String> {
     let json = serde_json::to_vec(document).map_err(|error| error.to_string())?;
     driver.workshop.blobs.put(&json).map_err(|error| error.to_string())
-}
-
-fn import_roster(
-    driver: &mut Driver,
-    document: &SignedDocument,
-) -> Result<Result<Value, String>, JournalError> {
-    let checked = || {
-        let SignedDocument::Roster { signed, .. } = document else {
-            return Err("this document is not a roster".to_owned());
-        };
-        let root = root_of(driver, document)?;
-        let roster = root.roster(signed, driver.now()).map_err(|error| error.to_string())?;
-        if *roster.coordinator() != driver.key.verifying_key() {
-            return Err("the roster names another coordinator's key than this one's".to_owned());
-        }
-        if let Some(current) = &driver.state.roster {
-            roster.follows(current).map_err(|error| error.to_string())?;
-        }
-        Ok((keep(driver, document)?, roster))
-    };
-    let (blob, roster) = match checked() {
-        Ok(checked) => checked,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let (version, members) = (roster.version(), roster.members().len());
-    driver.record(Event::Network(NetworkEvent::RosterImported {
-        document: blob,
-        roster: roster.digest(),
-        version,
-        members,
-    }))?;
-    driver.state.roster = Some(std::sync::Arc::new(roster));
-    // Nobody has sent anything yet: better a new plan at once than one that every agent refuses.
-    if driver.state.network.open_round().is_some_and(|round| round.phase() == Phase::Ready) {
-        let reason = "another roster came into force".to_owned();
-        let ending = Ending::Abandoned { reason };
-        driver.record(Event::Round(RoundEvent::Ended { ending }))?;
-    }
-    Ok(Ok(json!({ "version": version, "members": members })))
 }
 
 fn import_registry(

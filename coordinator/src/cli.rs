@@ -414,6 +414,9 @@ fn run_roster(command: RosterCommand) -> anyhow::Result<()> {
             let document = Box::new(documents::read(&file)?);
             let answer = ask(&home.dir, AdminRequest::ImportRoster { document })?;
             say!("roster         version {}, {} members", answer["version"], answer["members"]);
+            if let Some(round) = answer["waits_for"].as_str() {
+                say!("in force       when round {round} has ended: it changes keys");
+            }
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use collegium_shared::{
     clock::Timestamp,
     credentials::renewal_digest,
-    crypto::{Digest, Signature},
+    crypto::{Digest, Signature, VerifyingKey},
     ids::InstitutionId,
     journal::JournalError,
 };
@@ -249,10 +249,10 @@ impl Driver {
         let enrolled = enrolled.ok_or(NotHeard::Superseded)?;
         enrolled.standing(replaces, now)?;
         let signed = renewal_digest(&peer.institution, replaces, csr);
-        enrolled
-            .identity
-            .verify(signed.as_bytes(), signature)
-            .map_err(|_| RenewalError::Signature)?;
+        let is_theirs = |key: &VerifyingKey| key.verify(signed.as_bytes(), signature).is_ok();
+        if !enrolled.heard_identities().any(is_theirs) {
+            return Err(RenewalError::Signature);
+        }
         let soon = |renewed: Renewed| renewed.tls_key != *tls_key && now.since(renewed.at) < PAUSE;
         if enrolled.renewed.is_some_and(soon) { Err(RenewalError::TooSoon) } else { Ok(()) }
     }
@@ -296,7 +296,6 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use collegium_shared::crypto::VerifyingKey;
     use proptest::prelude::*;
 
     use super::*;
@@ -317,6 +316,8 @@ mod tests {
             authority: None,
             renewed: None,
             revoked: None,
+            hand_over: None,
+            next_identity: None,
         }
     }
 

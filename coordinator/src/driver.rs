@@ -4,7 +4,7 @@
 //! that is not durable is ever acknowledged.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     pin::Pin,
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use collegium_proto::convert::IdentityStep;
 use collegium_shared::{
     architecture,
     blobs::Blobs,
@@ -40,6 +41,7 @@ use crate::{
     config::Config,
     credentials::{NotHeard, RenewalError, RenewalRequest},
     enrol::CheckedEnrolment,
+    identities::IdentityError,
     listener::Peer,
     metrics::Meters,
     network::{Enrolled, Event, Network, NetworkEvent},
@@ -80,6 +82,8 @@ pub enum DriverError {
     NotHeard(#[from] NotHeard),
     #[error(transparent)]
     Renewal(#[from] RenewalError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("the coordinator is shutting down, or its storage is in trouble; ask again")]
     Stopping,
     #[error("the coordinator's storage is full or failing; its operator's log says where")]
@@ -96,6 +100,7 @@ enum Command {
     Enrol(Box<CheckedEnrolment>, oneshot::Sender<Result<Enrolment, DriverError>>),
     Renew(Box<RenewalRequest>, oneshot::Sender<Result<String, RenewalError>>),
     CertificateUsed(Peer),
+    ReplaceIdentity(InstitutionId, IdentityStep, oneshot::Sender<Result<(), IdentityError>>),
     Submit(InstitutionId, Box<Message>, oneshot::Sender<Result<(), DriverError>>),
     Admin(AdminRequest, oneshot::Sender<Result<serde_json::Value, String>>),
     Worked(Done),
@@ -149,6 +154,15 @@ impl Handle {
         drop(self.commands.try_send(Command::CertificateUsed(peer)));
     }
 
+    /// Takes a step of an institution towards another identity key; recorded when this returns.
+    pub async fn replace_identity(
+        &self,
+        institution: InstitutionId,
+        step: IdentityStep,
+    ) -> Result<(), DriverError> {
+        Ok(self.ask(|reply| Command::ReplaceIdentity(institution, step, reply)).await??)
+    }
+
     /// Hands in a member's message; durable when this returns.
     pub async fn submit(&self, from: InstitutionId, message: Message) -> Result<(), DriverError> {
         self.ask(|reply| Command::Submit(from, Box::new(message), reply)).await?
@@ -192,6 +206,8 @@ pub struct Driver {
     pub(crate) presence: Presence,
     /// What the task was last seen to wait for.
     pub(crate) waiting: Option<String>,
+    /// When each institution last handed its identity key over to another one.
+    pub(crate) handed_over: BTreeMap<InstitutionId, Timestamp>,
     meters: Meters,
     accumulator: Option<Accumulator>,
     working: bool,
@@ -255,6 +271,7 @@ impl Driver {
             workshop,
             presence,
             waiting: None,
+            handed_over: BTreeMap::new(),
             meters,
             accumulator: None,
             working: false,
@@ -339,7 +356,12 @@ impl Driver {
                 }
                 Some(Command::Enrol(_, reply)) => drop(reply.send(Err(DriverError::NoRoom))),
                 Some(Command::Submit(_, _, reply)) => drop(reply.send(Err(DriverError::NoRoom))),
-                Some(Command::Renew(..) | Command::CertificateUsed(_) | Command::Worked(_))
+                Some(
+                    Command::Renew(..)
+                    | Command::CertificateUsed(_)
+                    | Command::ReplaceIdentity(..)
+                    | Command::Worked(_),
+                )
                 | None => {}
             }
         }
@@ -412,6 +434,9 @@ impl Driver {
             let due = round.due(now);
             return due.map_or(Ok(false), |event| self.record(Event::Round(event)).map(|()| true));
         }
+        if self.take_waiting_roster()? {
+            return Ok(true);
+        }
         waiting::note(self);
         match self.state.network.task().and_then(|task| task.next()) {
             Some(Next::End(ending)) => {
@@ -446,6 +471,10 @@ impl Driver {
                 replies.push(Box::new(move || drop(reply.send(answer))));
             }
             Command::CertificateUsed(peer) => self.certificate_used(&peer)?,
+            Command::ReplaceIdentity(institution, step, reply) => {
+                let answer = self.replace_identity(institution, step)?;
+                replies.push(Box::new(move || drop(reply.send(answer))));
+            }
             Command::Submit(from, message, reply) => {
                 let answer = self.submit(&from, &message)?;
                 replies.push(Box::new(move || drop(reply.send(answer))));
@@ -470,6 +499,10 @@ impl Driver {
         self.recorded = Instant::now();
         self.uncommitted = true;
         Ok(())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Entries of the log that are durable.

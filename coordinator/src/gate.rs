@@ -101,13 +101,14 @@ impl Gate {
         };
         let network = self.handle.published().network;
         let enrolled = network.institutions().get(&proof.institution);
-        let key = enrolled.map(|enrolled| &enrolled.identity);
+        let keys: Vec<_> =
+            enrolled.iter().flat_map(|enrolled| enrolled.heard_identities()).copied().collect();
         // By the certificate of one of our authorities a signed call names this coordinator.
         let names = self.handle.ca.current().digests();
         signatures
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .admit(&proof, key, &names, path, self.clock.now())
+            .admit(&proof, &keys, &names, path, self.clock.now())
             .map_err(|error| refused(&error))?;
         let institution = proof.institution.clone();
         if info.stay.as_ref().is_some_and(|stay| !stay.proved(&institution)) {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use collegium_shared::{
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
+    hand_over::SignedHandOver,
     ids::{InstitutionId, RoundId},
     protocol::{Cohort, Metrics, Phase},
     signed::Signed,
@@ -71,6 +72,17 @@ pub enum NetworkEvent {
         institution: InstitutionId,
         tls_key: Digest,
     },
+    /// An institution's identity key vouches for the one that is to follow it.
+    IdentityHandedOver {
+        institution: InstitutionId,
+        hand_over: Box<SignedHandOver>,
+    },
+    /// The identity key that the roster names was used for the first time: the one before is refused
+    /// from now on.
+    IdentityTaken {
+        institution: InstitutionId,
+        identity: VerifyingKey,
+    },
     /// An operator shut an institution out; only a new invitation lets it in again.
     Revoked {
         institution: InstitutionId,
@@ -88,6 +100,14 @@ pub enum NetworkEvent {
         roster: Digest,
         version: u64,
         members: usize,
+        /// The identity keys on it that follow the ones in use.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        identities: BTreeMap<InstitutionId, VerifyingKey>,
+    },
+    /// A roster that changes keys comes into force when the open round has ended.
+    RosterWaits {
+        document: Digest,
+        version: u64,
     },
     /// The consortium's registry became the current one; the document is a blob.
     RegistryImported {
@@ -165,6 +185,12 @@ pub struct Enrolled {
     pub renewed: Option<Renewed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
+    /// What the identity key says of the one that is to follow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over: Option<Box<SignedHandOver>>,
+    /// The identity key that the roster names and that was not used yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_identity: Option<VerifyingKey>,
 }
 
 /// A signed document that is in force.
@@ -192,6 +218,9 @@ pub struct Network {
     equivocations: BTreeSet<(InstitutionId, RoundId, Phase)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authorities: Option<AuthoritiesInForce>,
+    /// The roster that comes into force when the open round has ended: its version, and the blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting: Option<(u64, Digest)>,
 }
 
 impl Network {
@@ -243,6 +272,8 @@ impl Network {
                     authority,
                     renewed: None,
                     revoked: None,
+                    hand_over: None,
+                    next_identity: None,
                 };
                 self.institutions.insert(institution, enrolled);
             }
@@ -265,9 +296,26 @@ impl Network {
                     enrolled.take(&tls_key);
                 }
             }
+            NetworkEvent::IdentityHandedOver { institution, hand_over } => {
+                if let Some(enrolled) = self.institutions.get_mut(&institution) {
+                    enrolled.hand_over = Some(hand_over);
+                }
+            }
+            NetworkEvent::IdentityTaken { institution, identity } => {
+                if let Some(enrolled) = self.institutions.get_mut(&institution) {
+                    enrolled.take_identity(identity);
+                }
+            }
             NetworkEvent::Revoked { institution, reason } => self.revoke(&institution, reason, at),
-            NetworkEvent::RosterImported { document, roster, version, .. } => {
+            NetworkEvent::RosterImported { document, roster, version, identities, .. } => {
                 self.roster = Some(InForce { document, digest: roster, version });
+                self.waiting = None;
+                for (name, enrolled) in &mut self.institutions {
+                    enrolled.next_identity = identities.get(name).copied();
+                }
+            }
+            NetworkEvent::RosterWaits { document, version } => {
+                self.waiting = Some((version, document));
             }
             NetworkEvent::RegistryImported { document, registry, version, .. } => {
                 self.registry = Some(InForce { document, digest: registry, version });
@@ -362,14 +410,20 @@ impl Network {
     /// The blobs that this state names and needs, and what each is. Manifests name further ones.
     pub fn blobs(&self) -> BTreeMap<Digest, &'static str> {
         let roster = self.roster.iter().map(|r| (r.document, "the roster in force"));
+        let waiting = self.waiting.iter().map(|(_, document)| (*document, "the next roster"));
         let registry = self.registry.iter().map(|r| (r.document, "the registry in force"));
         let tasks = self.tasks.iter().flat_map(Task::blobs);
-        roster.chain(registry).chain(tasks).collect()
+        roster.chain(waiting).chain(registry).chain(tasks).collect()
     }
 
     /// The certificate authorities, once the first one was replaced.
     pub fn authorities(&self) -> Option<&AuthoritiesInForce> {
         self.authorities.as_ref()
+    }
+
+    /// The roster that comes into force when the open round has ended: its version, and the blob.
+    pub fn waiting_roster(&self) -> Option<(u64, Digest)> {
+        self.waiting
     }
 
     pub fn release(&self) -> Option<Digest> {

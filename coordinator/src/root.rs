@@ -13,14 +13,19 @@ use collegium_shared::{
     crypto::{CryptoError, Digest, SigningKey, VerifyingKey},
     documents::{self, DocumentError, RootPublic, SignedDocument, UnsignedDocument},
     files::{Setup, SetupError},
+    hand_over::SignedHandOver,
     ids::InstitutionId,
     roster::{Member, RegistryError, Roster, RosterError, VerifiedRoster},
     signed::{Signed, Statement},
 };
 use thiserror::Error;
 
+mod hand_overs;
 mod summary;
 mod table;
+
+use collegium_shared::hand_over::BadHandOver;
+use hand_overs::Vouched;
 
 pub use table::{TableError, build_registry};
 
@@ -68,6 +73,14 @@ pub enum RootError {
         "{LAST_ROSTER} in {0} was not signed by this root: restore the directory from a backup"
     )]
     ForeignHistory(PathBuf),
+    #[error(
+        "the draft changes the key of {whose}, and the hand-over beside it does not vouch for that: {reason}. Do not sign it; ask whoever made the draft"
+    )]
+    BadHandOver { whose: String, reason: BadHandOver },
+    #[error(
+        "the draft holds a hand-over of a key that is not on the roster signed last, or not the next one on this one: do not sign it; ask whoever made the draft"
+    )]
+    StrayHandOver,
     #[error("nothing was signed")]
     Declined,
     #[error("{path}: {source}")]
@@ -102,7 +115,12 @@ pub fn sign(
     let words = match &unsigned {
         UnsignedDocument::Roster(roster) => {
             check_roster(roster, last.as_ref(), now)?;
-            summary::roster(roster, last.as_ref())
+            summary::roster(roster, last.as_ref(), &Vouched::default())
+        }
+        UnsignedDocument::RosterWithHandOvers { roster, hand_overs } => {
+            check_roster(roster, last.as_ref(), now)?;
+            let vouched = hand_overs::check(hand_overs, roster, last.as_ref())?;
+            summary::roster(roster, last.as_ref(), &vouched)
         }
         UnsignedDocument::Registry(registry) => {
             registry.check()?;
@@ -114,7 +132,7 @@ pub fn sign(
     }
     let root = key.verifying_key();
     let document = match unsigned {
-        UnsignedDocument::Roster(roster) => {
+        UnsignedDocument::Roster(roster) | UnsignedDocument::RosterWithHandOvers { roster, .. } => {
             let document = SignedDocument::Roster { root, signed: Signed::sign(roster, &key) };
             // Remembered before it is handed out: a signature that left is never forgotten.
             documents::write(&root_dir.join(LAST_ROSTER), &document)?;
@@ -129,22 +147,28 @@ pub fn sign(
 }
 
 /// The roster that the coordinator asks the root to sign: `members` in order, following `previous`,
-/// valid for a year from `now`.
+/// valid for a year from `now`. `hand_overs` vouch for keys that are others than on `previous`.
 pub fn unsigned_roster(
     mut members: Vec<Member>,
     coordinator: VerifyingKey,
     previous: Option<&VerifiedRoster>,
+    hand_overs: Vec<SignedHandOver>,
     now: Timestamp,
 ) -> UnsignedDocument {
     members.sort_by(|a, b| a.institution.cmp(&b.institution));
-    UnsignedDocument::Roster(Roster {
+    let roster = Roster {
         version: previous.map_or(0, VerifiedRoster::version) + 1,
         previous: previous.map(VerifiedRoster::digest),
         coordinator,
         issued_at: now,
         expires_at: now + ROSTER_LIFETIME,
         members,
-    })
+    };
+    if hand_overs.is_empty() {
+        UnsignedDocument::Roster(roster)
+    } else {
+        UnsignedDocument::RosterWithHandOvers { roster, hand_overs }
+    }
 }
 
 /// Keeps a second `sign` in the same directory waiting, so that two cannot both be the next.

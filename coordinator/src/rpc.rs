@@ -12,7 +12,7 @@ use std::{
 
 use collegium_proto::{
     MAX_MESSAGE,
-    convert::{Documents, DownloadFrom, Malformed, PollQuery, authorities_reply},
+    convert::{Documents, DownloadFrom, IdentityStep, Malformed, PollQuery, authorities_reply},
     v1::{
         self,
         enrolment_server::{Enrolment, EnrolmentServer},
@@ -39,6 +39,7 @@ use crate::{
     credentials::{RenewalError, RenewalRequest, Standing},
     driver::{DriverError, Handle, Published},
     enrol,
+    identities::IdentityError,
     listener::{Peer, connection, peer},
     presence::{Call, Occupied},
     round::{Admission, Message, Position, Refusal, Round},
@@ -374,6 +375,19 @@ impl Federation for Rpc {
         Ok(Response::new(authorities_reply(signed.as_deref())))
     }
 
+    async fn replace_identity(
+        &self,
+        request: Request<v1::ReplaceIdentityRequest>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        let step =
+            IdentityStep::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        faults::edge("before replace identity");
+        self.handle.replace_identity(from, step).await.map_err(|e| driver_status(&e))?;
+        faults::edge("before answer replace identity");
+        Ok(Response::new(v1::Ack {}))
+    }
+
     async fn submit_ready(
         &self,
         request: Request<v1::ReadyMessage>,
@@ -477,6 +491,8 @@ fn driver_status(error: &DriverError) -> Status {
         DriverError::Renewal(RenewalError::TooSoon) => Status::resource_exhausted(message),
         DriverError::Renewal(RenewalError::Csr(_)) => Status::invalid_argument(message),
         DriverError::Renewal(_) => Status::permission_denied(message),
+        DriverError::Identity(IdentityError::TooSoon) => Status::resource_exhausted(message),
+        DriverError::Identity(_) => Status::permission_denied(message),
         DriverError::Stopping | DriverError::NoRoom => Status::unavailable(message),
         DriverError::Refused(refusal) => match refusal {
             Refusal::WrongPhase { .. } => Status::failed_precondition(message),

@@ -23,12 +23,14 @@
 //! | `DownloadRequest` | [`DownloadFrom`] |
 //! | `DocumentsReply` | [`Documents`] |
 //! | metadata of every call | [`Speaker`], [`CallProof`] |
+//! | `ReplaceIdentityRequest` | [`IdentityStep`] |
 //! | `AuthoritiesReply` | [`Signed<Authorities>`](collegium_shared::credentials::Authorities) |
 //!
 //! Enrolment comes from callers without an identity and is checked whole where it is decided, and so
 //! are the requests for certificates, which hold another format.
 
 mod call;
+mod identity;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 pub use call::{CallProof, Speaker, Version, has_one_message, no_content, read_time, write_time};
+pub use identity::IdentityStep;
 pub use transfer::{DownloadFrom, DownloadPiece, UploadPiece};
 pub use view::{Documents, Instance, PollQuery, Polled, authorities, authorities_reply};
 
@@ -180,6 +183,15 @@ fn document<T: DeserializeOwned>(
     json: &[u8],
     most: usize,
 ) -> Result<Signed<T>, Malformed> {
+    from_json(field, json, most)
+}
+
+/// At most `most` bytes of JSON.
+fn from_json<T: DeserializeOwned>(
+    field: &'static str,
+    json: &[u8],
+    most: usize,
+) -> Result<T, Malformed> {
     within(field, json.len(), most)?;
     serde_json::from_slice(json).map_err(|error| {
         // The parser quotes what it read, which may be long and is not ours.

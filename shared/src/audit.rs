@@ -34,7 +34,7 @@ pub struct Report {
 /// is the first thing found wrong.
 pub fn verify(dir: &Path, key: &VerifyingKey) -> Result<Report, Finding> {
     // Before the log, which may grow meanwhile, and the published part with it.
-    let published = journal::published(dir, key)?;
+    let published = journal::published(dir)?;
     let history = History::audit(dir, key)?;
     if let Some(published) = published {
         journal::check_tiles(&history, dir, &published)?;

@@ -11,6 +11,7 @@ use crate::{
     crypto::{Digest, VerifyingKey},
     durable,
     files::read_bounded,
+    hand_over::SignedHandOver,
     roster::{Registry, Roster},
     signed::Signed,
 };
@@ -23,6 +24,11 @@ pub const MAX_DOCUMENT: u64 = 64 << 20;
 #[serde(tag = "kind", content = "body", rename_all = "snake_case", deny_unknown_fields)]
 pub enum UnsignedDocument {
     Roster(Roster),
+    /// A roster with keys that the keys before them vouch for, for the root's keeper.
+    RosterWithHandOvers {
+        roster: Roster,
+        hand_overs: Vec<SignedHandOver>,
+    },
     Registry(Registry),
 }
 

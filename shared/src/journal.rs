@@ -20,11 +20,13 @@
 //! of the log, and a commit is on the path of every acknowledgement. `publish` writes them when
 //! asked (at shutdown, before an export) with the cost of what is new.
 //!
-//! Never interprets a payload, and holds no secret but the signing key.
+//! Never interprets a payload, but for the one that changes the signing key ([`Journal::change_key`]),
+//! and holds no other secret.
 
 mod checkpoint;
 mod frames;
 mod history;
+mod keys;
 mod log;
 mod tiles;
 mod tree;
@@ -88,6 +90,8 @@ pub enum JournalError {
     Uncertain(#[source] io::Error),
     #[error("the journal stopped after a failed write; check the disk, then restart")]
     Stopped,
+    #[error("this entry does not hand the log over from its key to the next one")]
+    NoHandOver,
     #[error("there is no entry {index}; the journal has {size}")]
     NoEntry { index: u64, size: u64 },
     #[error(
@@ -219,6 +223,29 @@ impl Journal {
     /// Adds an entry to the batch and returns the index that it will have. Nothing is durable,
     /// and nobody may be told, before [`Journal::commit`] returns.
     pub fn append(&mut self, payload: &[u8]) -> Result<u64, JournalError> {
+        if keys::hand_over(payload).is_some() {
+            return Err(JournalError::NoHandOver);
+        }
+        self.push(payload)
+    }
+
+    /// Records that the log goes over to the key `next`, durably and under the key before; every later
+    /// seal is by `next`. `payload` is the entry that says it, with the hand-over that both keys signed.
+    pub fn change_key(&mut self, payload: &[u8], next: SigningKey) -> Result<Digest, JournalError> {
+        self.commit()?;
+        let (old, new) = (self.signer.verifying_key(), next.verifying_key());
+        let said = keys::hand_over(payload).and_then(Result::ok);
+        if said.is_none_or(|said| (said.old, said.new) != (old, new)) {
+            return Err(JournalError::NoHandOver);
+        }
+        self.push(payload)?;
+        let root = self.commit()?;
+        self.history.hand_over(new);
+        self.signer = next;
+        Ok(root)
+    }
+
+    fn push(&mut self, payload: &[u8]) -> Result<u64, JournalError> {
         if self.stopped {
             return Err(JournalError::Stopped);
         }

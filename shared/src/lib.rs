@@ -15,6 +15,7 @@ pub mod documents;
 pub mod durable;
 pub mod faults;
 pub mod files;
+pub mod hand_over;
 pub mod ids;
 pub mod journal;
 pub mod merkle;

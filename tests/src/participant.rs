@@ -16,12 +16,14 @@ use anyhow::{Context, anyhow};
 use collegium_agent::session;
 use collegium_proto::{
     CHUNK, MAX_MESSAGE, PROTOCOL,
-    convert::{PollQuery, Polled, UploadPiece},
+    convert::{IdentityStep, PollQuery, Polled, UploadPiece},
     v1::{self, enrolment_client::EnrolmentClient, federation_client::FederationClient},
 };
 use collegium_shared::{
+    clock::Timestamp,
     credentials::renewal_digest,
     crypto::{Digest, Key, SigningKey},
+    hand_over::{Holder, SignedHandOver},
     ids::{InstitutionId, RoundId},
     protocol::{
         Outcome, Phase, Plan, Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader,
@@ -172,6 +174,22 @@ impl Participant {
         let signature = self.identity.sign(signed.as_bytes()).as_bytes().to_vec();
         let request = v1::RenewRequest { csr: csr.to_vec(), signature };
         Ok(self.client().renew_certificate(request).await?.into_inner().certificate)
+    }
+
+    /// What this member's key says of the one that is to follow it.
+    pub fn hand_over(&self, next: &SigningKey, at: Timestamp) -> SignedHandOver {
+        SignedHandOver::sign(
+            Holder::Institution(self.institution.clone()),
+            &self.identity,
+            next,
+            at,
+        )
+    }
+
+    /// One step towards another identity key, whatever it says.
+    pub async fn replace_identity(&self, step: &IdentityStep) -> Result<(), Status> {
+        let request = v1::ReplaceIdentityRequest::from(step);
+        self.client().replace_identity(request).await.map(drop)
     }
 
     fn client(&self) -> FederationClient<Channel> {

@@ -30,7 +30,7 @@ pub async fn again(home: &Home, token_file: &Path) -> Result<InstitutionId, Enro
     let identity = &home.identity;
     let url = &home.config.coordinator;
     let route = Route::new(&home.config.network, url, ca, Credential::None)?.within(PATIENCE);
-    let reply = ask(url, route, &invitation, identity.signing_key(), &pending.csr).await?;
+    let reply = ask(url, route, &invitation, &identity.signing_key(), &pending.csr).await?;
     verified_root(&reply, &identity.root().key().fingerprint())?;
     write_authorities(home.dir(), ca)?;
     identity.reload(home.dir())?;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// An enrolled directory, made without a coordinator.
-fn enrolled() -> tempfile::TempDir {
+pub(crate) fn enrolled() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     for name in ["keys", "certs"] {
@@ -35,7 +35,7 @@ fn enrolled() -> tempfile::TempDir {
     dir
 }
 
-fn open(dir: &tempfile::TempDir) -> Result<Home, HomeError> {
+pub(crate) fn open(dir: &tempfile::TempDir) -> Result<Home, HomeError> {
     Home::open(dir.path(), Clock::manual(Timestamp::EPOCH))
 }
 

@@ -140,6 +140,13 @@ impl Federation for Coordinator {
         Err(Status::unimplemented("certificates do not matter here"))
     }
 
+    async fn replace_identity(
+        &self,
+        _: Request<v1::ReplaceIdentityRequest>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        Ok(Response::new(v1::Ack {}))
+    }
+
     async fn authorities(
         &self,
         _: Request<v1::AuthoritiesRequest>,

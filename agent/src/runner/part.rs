@@ -34,7 +34,6 @@ use crate::{
     session::{Action, Refusal, SessionEvent, Step, Surroundings},
     session_file::CHUNK_WORDS,
     state::{AgentEvent, LocalEvent},
-    status::is_member,
     trainer::Trainer,
 };
 
@@ -78,8 +77,7 @@ impl Runner {
 
     /// One step; true if the same view has to be looked at again.
     async fn step(&mut self, view: &Arc<RoundView>) -> Result<bool, Failure> {
-        let Some(roster) = self.roster.clone().filter(|roster| is_member(&self.home, roster))
-        else {
+        let Some(roster) = self.roster_for(view).await? else {
             tracing::debug!("a round is open, but this institution is not on the roster");
             return Ok(false);
         };
@@ -118,11 +116,13 @@ impl Runner {
         roster: VerifiedRoster,
         policy: Policy,
     ) -> Result<(Result<Step, Refusal>, Reusable), Failure> {
+        let before = self.roster_before(view).await?;
         let (home, view) = (Arc::clone(&self.home), Arc::clone(view));
         Self::blocking(move || {
             let own = home.institution();
             let now = home.clock.now();
-            let around = Surroundings { own, roster: &roster, policy: &policy, now };
+            let before = before.as_ref().unwrap_or(&roster);
+            let around = Surroundings { own, roster: &roster, before, policy: &policy, now };
             home.book.read(|state| {
                 let history = state.history();
                 let old = history.reusable_input(&view.plan.body);

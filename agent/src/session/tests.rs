@@ -31,6 +31,8 @@ pub(crate) struct World {
     coordinator: SigningKey,
     keys: BTreeMap<InstitutionId, SigningKey>,
     roster: VerifiedRoster,
+    /// Of the attempt before, if it is another one.
+    before: Option<VerifiedRoster>,
     policy: Policy,
     now: Timestamp,
 }
@@ -66,12 +68,35 @@ impl World {
             min_honest: 2,
             digest: Digest::of(b"policy"),
         };
-        Self { coordinator, keys, roster, policy, now: at(10) }
+        Self { coordinator, keys, roster, before: None, policy, now: at(10) }
+    }
+
+    /// Another key for an institution, on another roster.
+    fn rotate(&mut self, name: &str) {
+        let (root, institution) = (key(), name.parse::<InstitutionId>().unwrap());
+        let mut members = self.roster.members().to_vec();
+        let member = members.iter_mut().find(|m| m.institution == institution).unwrap();
+        let next = key();
+        member.identity = next.verifying_key();
+        self.keys.insert(institution, next);
+        let roster = Roster {
+            version: 2,
+            previous: Some(self.roster.digest()),
+            coordinator: self.coordinator.verifying_key(),
+            issued_at: at(0),
+            expires_at: at(1_000),
+            members,
+        };
+        let public = root.verifying_key();
+        let pinned = RootKey::pinned(public, &public.fingerprint()).unwrap();
+        let roster = pinned.roster(&Signed::sign(roster, &root), at(1)).unwrap();
+        self.before = Some(std::mem::replace(&mut self.roster, roster));
     }
 
     fn around(&self) -> Surroundings<'_> {
         let own = self.keys.keys().nth(1).unwrap();
-        Surroundings { own, roster: &self.roster, policy: &self.policy, now: self.now }
+        let (roster, before) = (&self.roster, self.before.as_ref().unwrap_or(&self.roster));
+        Surroundings { own, roster, before, policy: &self.policy, now: self.now }
     }
 
     pub(crate) fn plan_body(&self, task: &str, round: u32, attempt: u32, stage: Stage) -> Plan {
@@ -585,6 +610,23 @@ fn an_input_that_was_sent_is_used_again_only_after_a_quorums_abort() {
     world.go(&mut proven, &retry(proof)).unwrap();
     let third = world.train(0, 2);
     assert_eq!(world.go(&mut proven, &third).unwrap(), Action::Prepare);
+}
+
+#[test]
+fn an_abort_is_proven_by_the_keys_of_its_own_roster() {
+    let mut world = World::new();
+    let dealt = world.dealt(&world.listed(&world.train(0, 0), &FOUR), &FOUR);
+    let sent = world.until(&dealt);
+    assert_eq!(sent.sent_roster("t"), Some(world.roster.digest()));
+    let abort = abort_of(&world, &dealt);
+    world.rotate("c");
+    let mut body = world.plan_body("t", 0, 1, Stage::Train { step: 1 });
+    body.aborted = Some(abort);
+    let retry = world.view(body);
+    assert_eq!(world.go(&mut sent.clone(), &retry).unwrap(), Action::Prepare);
+    world.before = None;
+    let refused = world.go(&mut sent.clone(), &retry);
+    assert!(matches!(refused, Err(Refusal::Certificate(_))), "the new key never signed it");
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Site {
             valid_until: now + std::time::Duration::from_secs(86_400),
         };
         let members = vec![member("a"), member("b")];
-        let roster = root::unsigned_roster(members, site.key(), None, now);
+        let roster = root::unsigned_roster(members, site.key(), None, Vec::new(), now);
         let document = Box::new(site.sign(&roster));
         site.ask(AdminRequest::ImportRoster { document });
         let names = |names: [&str; 2]| names.map(str::to_owned).into();

@@ -9,7 +9,7 @@ use collegium_shared::{
     crypto::Digest,
     documents::SignedDocument,
     journal::{JournalError, Log},
-    roster::RootKey,
+    roster::{RootKey, VerifiedRoster},
 };
 
 use super::{Driver, DriverError};
@@ -50,12 +50,7 @@ impl Driver {
     /// Reads the documents in force back into memory.
     pub(crate) fn load_documents(&mut self) -> anyhow::Result<()> {
         if let Some(in_force) = self.state.network.roster() {
-            let document = self.document(&in_force.document)?;
-            let SignedDocument::Roster { root, signed } = document else {
-                anyhow::bail!("blob {} is not a roster", in_force.document);
-            };
-            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
-            self.state.roster = Some(Arc::new(root.roster_at_rest(&signed)?));
+            self.state.roster = Some(Arc::new(self.read_roster(&in_force.document)?));
         }
         if let Some(in_force) = self.state.network.registry() {
             let document = self.document(&in_force.document)?;
@@ -66,6 +61,15 @@ impl Driver {
             self.state.registry = Some(Arc::new(root.registry(&signed)?));
         }
         Ok(())
+    }
+
+    /// A roster that was accepted before; its expiry is not looked at.
+    pub(crate) fn read_roster(&self, blob: &Digest) -> anyhow::Result<VerifiedRoster> {
+        let SignedDocument::Roster { root, signed } = self.document(blob)? else {
+            anyhow::bail!("blob {blob} is not a roster");
+        };
+        let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
+        Ok(root.roster_at_rest(&signed)?)
     }
 
     fn document(&self, blob: &Digest) -> anyhow::Result<SignedDocument> {

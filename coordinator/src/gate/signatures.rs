@@ -62,12 +62,12 @@ impl Signatures {
         Self { since, seen: BTreeMap::new() }
     }
 
-    /// Admits the call to `path` at `now`, once. `key` is the identity key that the institution
-    /// enrolled with, `coordinators` are the digests by which this coordinator may be named.
+    /// Admits the call to `path` at `now`, once. `keys` are the identity keys of the institution that
+    /// count now, `coordinators` are the digests by which this coordinator may be named.
     pub fn admit(
         &mut self,
         proof: &CallProof,
-        key: Option<&VerifyingKey>,
+        keys: &[VerifyingKey],
         coordinators: &[Digest],
         path: &str,
         now: Timestamp,
@@ -79,9 +79,8 @@ impl Signatures {
         if proof.signed_at < self.since {
             return Err(SignatureError::Old);
         }
-        let key = key.ok_or(SignatureError::Signature)?;
-        let signed = |coordinator| proof.verify(key, coordinator, path).is_ok();
-        if !coordinators.iter().any(signed) {
+        let signed = |key| coordinators.iter().any(|c| proof.verify(key, c, path).is_ok());
+        if !keys.iter().any(signed) {
             return Err(SignatureError::Signature);
         }
         let fresh = || Seen { calls: BTreeSet::new(), left: BURST, at: now };
@@ -152,7 +151,7 @@ mod tests {
 
         fn admit(&mut self, proof: &CallProof, now: Timestamp) -> Result<(), SignatureError> {
             let key = self.key.verifying_key();
-            self.signatures.admit(proof, Some(&key), &[HERE], PATH, now)
+            self.signatures.admit(proof, &[key], &[HERE], PATH, now)
         }
     }
 
@@ -161,7 +160,13 @@ mod tests {
         let mut bed = Bed::new();
         let (proof, public) = (bed.proof(at(0)), bed.key.verifying_key());
         let mut admit = |key: Option<&VerifyingKey>, here: Digest, path: &str| {
-            bed.signatures.admit(&proof, key, &[Digest([9; 32]), here], path, at(0))
+            bed.signatures.admit(
+                &proof,
+                key.map_or(&[], std::slice::from_ref),
+                &[Digest([9; 32]), here],
+                path,
+                at(0),
+            )
         };
         let bad = Err(SignatureError::Signature);
         assert_eq!(admit(None, HERE, PATH), bad, "an unknown institution");

@@ -8,9 +8,12 @@ use collegium_shared::{
     signed::Statement,
 };
 
+use super::hand_overs::Vouched;
+
 /// A roster: every institution with its legal entity and the fingerprint of its identity key, and
 /// what changed since the roster that was signed last.
-pub(super) fn roster(roster: &Roster, last: Option<&Roster>) -> String {
+/// `vouched` are changes of keys that the keys before signed.
+pub(super) fn roster(roster: &Roster, last: Option<&Roster>, vouched: &Vouched) -> String {
     let mut text = String::new();
     let mut line = |words: String| text.extend([words.as_str(), "\n"]);
     line(format!("Roster {}, digest {}", roster.version, roster.digest()));
@@ -23,14 +26,18 @@ pub(super) fn roster(roster: &Roster, last: Option<&Roster>) -> String {
     }
     line(format!("Valid from {} until {}", day(roster.issued_at), day(roster.expires_at)));
     let changed = last.is_some_and(|last| last.coordinator != roster.coordinator);
-    let mark = if changed { " (CHANGED: compare it)" } else { "" };
+    let mark = match vouched.coordinator {
+        _ if !changed => String::new(),
+        Some(at) => format!(" (CHANGED: {})", by_old_key(at)),
+        None => " (CHANGED WITHOUT A HAND-OVER BY THE KEY BEFORE: compare it)".into(),
+    };
     line(format!(
         "Coordinator's signing key, fingerprint {}{mark}",
         roster.coordinator.fingerprint()
     ));
     line(format!("Members: {}", roster.members.len()));
     for member in &roster.members {
-        line(self::member(member, last));
+        line(self::member(member, last, vouched.members.get(&member.institution)));
     }
     let before = last.map_or(&[][..], |last| &last.members);
     for gone in before {
@@ -41,17 +48,23 @@ pub(super) fn roster(roster: &Roster, last: Option<&Roster>) -> String {
     text
 }
 
-fn member(member: &Member, last: Option<&Roster>) -> String {
+/// The key before vouches for the one after it: whoever had that key, and nobody else, made the change.
+fn by_old_key(at: Timestamp) -> String {
+    format!("handed over by the key before on {}; you may compare it all the same", day(at))
+}
+
+fn member(member: &Member, last: Option<&Roster>, vouched: Option<&Timestamp>) -> String {
     let before = last.and_then(|last| {
         last.members.iter().find(|before| before.institution == member.institution)
     });
     let mark = match before {
-        None => "NEW: compare its fingerprint with the institution itself",
-        Some(before) if before.identity != member.identity => {
-            "KEY CHANGED: compare its fingerprint with the institution itself"
-        }
-        Some(before) if before != member => "entity or dates changed",
-        Some(_) => "unchanged",
+        None => "NEW: compare its fingerprint with the institution itself".to_owned(),
+        Some(before) if before.identity != member.identity => match vouched {
+            Some(at) => format!("KEY CHANGED: {}", by_old_key(*at)),
+            None => "KEY CHANGED WITHOUT A HAND-OVER BY THE KEY BEFORE: compare its fingerprint with the institution itself".into(),
+        },
+        Some(before) if before != member => "entity or dates changed".into(),
+        Some(_) => "unchanged".into(),
     };
     let mut text = format!("  {}: {} ({mark})", member.institution, member.legal_entity);
     // Writing to a String cannot fail.

@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use collegium_shared::roster::{Registry, RootKey};
+use collegium_shared::{
+    hand_over::Holder,
+    roster::{Registry, RootKey},
+};
 
 use std::collections::BTreeSet;
 
@@ -58,7 +61,7 @@ impl Consortium {
     }
 
     fn proposal(&self, members: &[Member], previous: Option<&VerifiedRoster>) -> UnsignedDocument {
-        unsigned_roster(members.to_vec(), self.coordinator, previous, now())
+        unsigned_roster(members.to_vec(), self.coordinator, previous, Vec::new(), now())
     }
 
     fn signed(&self, members: &[Member], previous: Option<&VerifiedRoster>) -> VerifiedRoster {
@@ -186,4 +189,69 @@ fn registries_are_signed_and_a_foreign_history_is_refused() {
     fs::copy(last(&other), last(&consortium)).unwrap();
     let refused = consortium.sign(&consortium.proposal(&[member("a")], None));
     assert!(matches!(refused, Err(RootError::ForeignHistory(_))));
+}
+
+// --- Keys that change ------------------------------------------------------------------------
+
+fn signing_key() -> SigningKey {
+    SigningKey::from_pkcs8(SigningKey::generate_pkcs8().unwrap().expose()).unwrap()
+}
+
+fn of(name: &str) -> Holder {
+    Holder::Institution(name.parse().unwrap())
+}
+
+#[test]
+fn the_keeper_sees_which_changes_the_key_before_vouches_for() {
+    let consortium = Consortium::new();
+    let [old, next, other] = [signing_key(), signing_key(), signing_key()];
+    let [mut a, mut b] = [member("a"), member("b")];
+    a.identity = old.verifying_key();
+    let first = consortium.signed(&[a.clone(), b.clone()], None);
+    let vouches =
+        |name, by: &SigningKey, next: &SigningKey| SignedHandOver::sign(of(name), by, next, now());
+    let draft = |members: &[Member], hand_overs: Vec<SignedHandOver>| {
+        let (members, key) = (members.to_vec(), consortium.coordinator);
+        unsigned_roster(members, key, Some(&first), hand_overs, now())
+    };
+    let words = |document: &UnsignedDocument| {
+        let mut seen = String::new();
+        let declined = consortium.sign_if(document, |words| {
+            seen = words.to_owned();
+            false
+        });
+        assert!(matches!(declined, Err(RootError::Declined)), "{declined:?}");
+        seen
+    };
+    a.identity = next.verifying_key();
+    b.identity = key();
+    let good = vouches("a", &old, &next);
+    let both = words(&draft(&[a.clone(), b.clone()], vec![good.clone()]));
+    assert!(both.contains("a: Legal a (KEY CHANGED: handed over by the key before on 2026-08-01"));
+    assert!(both.contains("b: Legal b (KEY CHANGED WITHOUT A HAND-OVER"), "{both}");
+
+    // A coordinator that puts another key into the draft.
+    a.identity = other.verifying_key();
+    let alone = words(&draft(&[a.clone()], Vec::new()));
+    assert!(alone.contains("a: Legal a (KEY CHANGED WITHOUT A HAND-OVER"), "{alone}");
+    let refused = |hand_over| consortium.sign(&draft(&[a.clone()], vec![hand_over])).unwrap_err();
+    assert!(matches!(refused(good.clone()), RootError::StrayHandOver), "for another key");
+    let forged = refused(vouches("a", &other, &other));
+    assert!(matches!(forged, RootError::BadHandOver { reason: BadHandOver::SameKey, .. }));
+    let forged = refused(vouches("a", &signing_key(), &other));
+    assert!(matches!(forged, RootError::BadHandOver { reason: BadHandOver::OtherKey, .. }));
+    let mut forged = vouches("a", &old, &other);
+    forged.by_old = other.sign(b"something");
+    assert!(matches!(refused(forged), RootError::BadHandOver { reason: BadHandOver::OldKey, .. }));
+    assert!(matches!(refused(vouches("z", &old, &other)), RootError::StrayHandOver));
+
+    // The good one is signed, and is no use a second time.
+    a.identity = next.verifying_key();
+    let signed = consortium.sign(&draft(&[a.clone()], vec![good.clone()])).unwrap();
+    let SignedDocument::Roster { signed, .. } = signed else { panic!("not a roster") };
+    let second = consortium.root.roster(&signed, now()).unwrap();
+    let replayed =
+        unsigned_roster(vec![a], consortium.coordinator, Some(&second), vec![good], now());
+    let refused = consortium.sign(&replayed).unwrap_err();
+    assert!(matches!(refused, RootError::BadHandOver { reason: BadHandOver::OtherKey, .. }));
 }

@@ -12,9 +12,13 @@ use thiserror::Error;
 use super::{
     checkpoint::{BadCheckpoint, Checkpoint, MAX_NOTE},
     frames::{Broken, Frame, Frames, Kind, Section, seal_within},
+    keys::{self, Change},
     tree::{BUNDLE, Ranges, Tree, index},
 };
-use crate::crypto::{Digest, VerifyingKey};
+use crate::{
+    crypto::{Digest, VerifyingKey},
+    hand_over::{BadHandOver, HandOver},
+};
 
 /// The journal's file.
 pub const LOG: &str = "journal.log";
@@ -45,6 +49,12 @@ pub enum Finding {
         "{0} is missing or empty; start the daemon once if this follows a power cut, otherwise {RESTORE}"
     )]
     NoCheckpoint(PathBuf),
+    #[error("entry {index} changes the key of this log, but {reason}; {RESTORE}")]
+    KeyChange { index: u64, reason: BadHandOver },
+    #[error(
+        "this log was handed over to the key {} by entry {index}; verify it with that key", .new.fingerprint()
+    )]
+    HandedOver { index: u64, new: VerifyingKey },
     #[error("{0} is not what the entries give; remove the directory tlog and publish it again")]
     Tile(PathBuf),
     #[error("{path}: {source}")]
@@ -69,6 +79,10 @@ pub struct History {
     pub(super) file_bytes: u64,
     /// The last seal: a signed note.
     pub(super) note: String,
+    /// The key that signs from here on.
+    key: VerifyingKey,
+    /// The changes of that key, in order.
+    changes: Vec<Change>,
 }
 
 impl History {
@@ -76,24 +90,57 @@ impl History {
     /// the checkpoint. Entries after the last seal, never acknowledged, are left out.
     pub fn read(dir: &Path, key: &VerifyingKey) -> Result<Self, Finding> {
         // First the checkpoint, then the log, which may have grown since but not shrunk.
-        let checkpoint = read_checkpoint(&dir.join(CHECKPOINT), key)?;
-        Self::check(dir, key, checkpoint.as_ref())
+        let path = dir.join(CHECKPOINT);
+        let note = read_note(&path)?;
+        Self::check(dir, key, Anchor::read(path, note)?)
     }
 
     /// Like [`History::read`], but a journal without a checkpoint is a finding: to the daemon a
     /// trace of a power cut, which it repairs; to an auditor a missing piece of evidence.
     pub fn audit(dir: &Path, key: &VerifyingKey) -> Result<Self, Finding> {
         let path = dir.join(CHECKPOINT);
-        match read_checkpoint(&path, key)? {
-            Some(checkpoint) => Self::check(dir, key, Some(&checkpoint)),
+        let note = read_note(&path)?;
+        match Anchor::read(path.clone(), note)? {
             None => Err(Finding::NoCheckpoint(path)),
+            anchor => Self::check(dir, key, anchor),
         }
     }
 
-    fn check(
+    fn check(dir: &Path, key: &VerifyingKey, anchor: Option<Anchor>) -> Result<Self, Finding> {
+        let scanned = Self::open_and_scan(dir, key, anchor.as_ref().map(|a| &a.checkpoint));
+        if let Err(finding @ Finding::KeyChange { .. }) = scanned {
+            return Err(finding);
+        }
+        let last = scanned.as_ref().ok().and_then(|read| read.changes.last());
+        if let Some(last) = last.filter(|last| last.new != *key) {
+            return Err(Finding::HandedOver { index: last.size - 1, new: last.new });
+        }
+        if let Some(anchor) = &anchor {
+            let signer =
+                scanned.as_ref().map_or(*key, |read| read.signer_of(anchor.checkpoint.size));
+            anchor.verify(&signer)?;
+        }
+        let history = scanned?;
+        if let Some(Anchor { checkpoint, .. }) =
+            anchor.filter(|a| a.checkpoint.size > history.size())
+        {
+            return Err(Finding::Truncated {
+                entries: history.size(),
+                checkpoint: checkpoint.size,
+                offset: history.sealed_bytes,
+            });
+        }
+        if !history.note.is_empty() {
+            Checkpoint::open(&history.note, &history.signer_of(history.size()))
+                .map_err(|reason| Finding::Checkpoint { place: history.path.clone(), reason })?;
+        }
+        Ok(history)
+    }
+
+    fn open_and_scan(
         dir: &Path,
         key: &VerifyingKey,
-        checkpoint: Option<&Checkpoint>,
+        anchor: Option<&Checkpoint>,
     ) -> Result<Self, Finding> {
         let path = dir.join(LOG);
         let log = File::open(&path).map_err(at(&path))?;
@@ -106,20 +153,30 @@ impl History {
             sealed_bytes: 0,
             file_bytes,
             note: String::new(),
+            key: *key,
+            changes: Vec::new(),
         };
-        let history = history.scan(checkpoint)?;
-        if let Some(signed) = checkpoint.filter(|signed| signed.size > history.size()) {
-            return Err(Finding::Truncated {
-                entries: history.size(),
-                checkpoint: signed.size,
-                offset: history.sealed_bytes,
-            });
-        }
-        if !history.note.is_empty() {
-            Checkpoint::open(&history.note, key)
-                .map_err(|reason| Finding::Checkpoint { place: history.path.clone(), reason })?;
-        }
-        Ok(history)
+        history.scan(anchor)
+    }
+
+    /// The key that signs the checkpoint of the first `size` entries: the last one with which the log's
+    /// key changes is still the old key's.
+    fn signer_of(&self, size: u64) -> VerifyingKey {
+        let until = self.changes.iter().find(|change| size <= change.size);
+        until.map_or(self.key, |change| change.old)
+    }
+
+    /// Checks that a note that was made from this log is signed by the key that it had then.
+    pub(super) fn open_note(&self, place: &Path, note: &str) -> Result<Checkpoint, Finding> {
+        let found = |reason| Finding::Checkpoint { place: place.to_owned(), reason };
+        let size = Checkpoint::read_unverified(note).map_err(found)?.size;
+        Checkpoint::open(note, &self.signer_of(size)).map_err(found)
+    }
+
+    /// The log's key changed with the entry that was sealed last.
+    pub(super) fn hand_over(&mut self, new: VerifyingKey) {
+        self.changes.push(Change { size: self.size(), old: self.key, new });
+        self.key = new;
     }
 
     /// Reads frame by frame to the last seal of the file.
@@ -131,11 +188,18 @@ impl History {
             let offset = frames.offset();
             match frames.next() {
                 Ok(None) => return Ok(self),
-                Ok(Some(Frame { kind: Kind::Entry, hash, .. })) => batch.push(hash, offset),
+                Ok(Some(Frame { kind: Kind::Entry, hash, payload, .. })) => {
+                    let index = self.size() + batch.leaves.len() as u64;
+                    batch.push(hash, offset);
+                    batch.note_change(index, &payload)?;
+                }
                 Ok(Some(Frame { kind: Kind::Seal, payload, .. })) => {
                     let note = String::from_utf8(payload).unwrap_or_default();
                     let sealed = self.accept(&mut batch, offset, &note)?;
                     check_anchor(&sealed, anchor)?;
+                    if let Some(change) = batch.change.take() {
+                        self.accept_change(&change, &note)?;
+                    }
                     self.seal_at(frames.offset(), note);
                 }
                 Err((_, Broken::Io(source))) => return Err(at(&self.path)(source)),
@@ -196,6 +260,25 @@ impl History {
             computed if computed == sealed.root => Ok(sealed),
             computed => Err(Finding::Root { size, computed, signed: sealed.root }),
         }
+    }
+
+    /// Takes a change of the log's key from the key before, which sealed it.
+    fn accept_change(&mut self, change: &HandOver, note: &str) -> Result<(), Finding> {
+        let (size, index) = (self.size(), self.size() - 1);
+        let HandOver { old, new, .. } = *change;
+        if self.changes.last().is_some_and(|before| before.new != old) {
+            return Err(Finding::KeyChange { index, reason: BadHandOver::OtherKey });
+        }
+        // The seal before is that key's as well, or the one with which the log went over to it.
+        let by_old = |note: &str| Checkpoint::open(note, &old).is_ok();
+        let sealed = Checkpoint::read_unverified(&self.note).map_or(0, |sealed| sealed.size);
+        let before = self.changes.last().map_or(0, |before| before.size);
+        let follows = sealed == before || by_old(&self.note);
+        if !follows || !by_old(note) {
+            return Err(Finding::KeyChange { index, reason: BadHandOver::OldKey });
+        }
+        self.changes.push(Change { size, old, new });
+        Ok(())
     }
 
     /// Notes that the file is sound and sealed up to `bytes`.
@@ -341,11 +424,48 @@ impl History {
 #[derive(Default)]
 struct Batch {
     leaves: Vec<(Digest, u64)>,
+    /// The change of the log's key that the last of them says.
+    change: Option<HandOver>,
 }
 
 impl Batch {
     fn push(&mut self, leaf: Digest, start: u64) {
         self.leaves.push((leaf, start));
+    }
+
+    /// A change is the last entry of its batch: what follows would be under neither key.
+    fn note_change(&mut self, index: u64, payload: &[u8]) -> Result<(), Finding> {
+        let found = |reason| Finding::KeyChange { index, reason };
+        if self.change.is_some() {
+            return Err(found(BadHandOver::OtherKey));
+        }
+        self.change = keys::hand_over(payload).transpose().map_err(found)?;
+        Ok(())
+    }
+}
+
+/// A copy of a seal that lies beside the log, not verified yet.
+struct Anchor {
+    place: PathBuf,
+    note: String,
+    checkpoint: Checkpoint,
+}
+
+impl Anchor {
+    /// None of an empty note.
+    fn read(place: PathBuf, note: String) -> Result<Option<Self>, Finding> {
+        if note.is_empty() {
+            return Ok(None);
+        }
+        match Checkpoint::read_unverified(&note) {
+            Ok(checkpoint) => Ok(Some(Self { place, note, checkpoint })),
+            Err(reason) => Err(Finding::Checkpoint { place, reason }),
+        }
+    }
+
+    fn verify(&self, signer: &VerifyingKey) -> Result<(), Finding> {
+        let found = |reason| Finding::Checkpoint { place: self.place.clone(), reason };
+        Checkpoint::open(&self.note, signer).map(drop).map_err(found)
     }
 }
 
@@ -357,20 +477,6 @@ fn check_anchor(sealed: &Checkpoint, anchor: Option<&Checkpoint>) -> Result<(), 
         }
         _ => Ok(()),
     }
-}
-
-/// The checkpoint at `path`, its signature checked; none if the file is missing or empty.
-pub(super) fn read_checkpoint(
-    path: &Path,
-    key: &VerifyingKey,
-) -> Result<Option<Checkpoint>, Finding> {
-    let note = read_note(path)?;
-    if note.is_empty() {
-        return Ok(None);
-    }
-    Checkpoint::open(&note, key)
-        .map(Some)
-        .map_err(|reason| Finding::Checkpoint { place: path.to_owned(), reason })
 }
 
 /// The text of a note file; empty if there is none.

@@ -43,9 +43,17 @@ impl<E: Serialize + DeserializeOwned> Log<E> {
 
     /// Adds an event to the batch and returns its index: see [`Journal::append`].
     pub fn append(&mut self, entry: &Entry<E>) -> Result<u64, JournalError> {
-        let written = Written { v: VERSION, at: entry.at, event: &entry.event };
-        let payload = serde_json::to_vec(&written).map_err(JournalError::Unwritable)?;
-        self.journal.append(&payload)
+        self.journal.append(&encode(entry)?)
+    }
+
+    /// Records a change of the log's key: see [`Journal::change_key`]. The event is the variant
+    /// `signing_key_changed` of `E`, with the field `hand_over`.
+    pub fn change_key(
+        &mut self,
+        entry: &Entry<E>,
+        next: SigningKey,
+    ) -> Result<Digest, JournalError> {
+        self.journal.change_key(&encode(entry)?, next)
     }
 
     /// Makes everything appended durable and returns the new root: see [`Journal::commit`].
@@ -118,6 +126,11 @@ pub fn replay<E: DeserializeOwned, X: From<JournalError>>(
         visit(index, entry).map_err(Stop)
     };
     history.replay(0, visit).map_err(|Stop(error)| error)
+}
+
+fn encode<E: Serialize>(entry: &Entry<E>) -> Result<Vec<u8>, JournalError> {
+    let written = Written { v: VERSION, at: entry.at, event: &entry.event };
+    serde_json::to_vec(&written).map_err(JournalError::Unwritable)
 }
 
 fn decode<E: DeserializeOwned>(index: u64, payload: &[u8]) -> Result<Entry<E>, JournalError> {

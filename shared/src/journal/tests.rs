@@ -4,9 +4,15 @@ use std::fs;
 
 use proptest::{collection::vec, prelude::*};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::*;
-use crate::{clock::Timestamp, crypto::VerifyingKey, merkle};
+use crate::{
+    clock::Timestamp,
+    crypto::VerifyingKey,
+    hand_over::{Holder, SignedHandOver},
+    merkle,
+};
 
 const ORIGIN: &str = "example.org/audit";
 
@@ -398,4 +404,161 @@ fn proofs_convince_a_verifier_that_has_only_checkpoints() {
     assert!(history.consistency_proof(0, 560).unwrap().is_none());
     assert!(history.consistency_proof(1, 561).unwrap().is_none());
     assert_eq!(Checkpoint::open(history.checkpoint(), &site.verifier()).unwrap().size, 560);
+}
+
+// --- The key changes -----------------------------------------------------------------------------
+
+/// The entry that hands the log over.
+fn handing_over(old: &SigningKey, new: &SigningKey) -> Vec<u8> {
+    let holder = Holder::Coordinator(ORIGIN.into());
+    let hand_over = SignedHandOver::sign(holder, old, new, Timestamp::EPOCH);
+    json!({ "v": 1, "event": { "type": "signing_key_changed", "hand_over": hand_over } })
+        .to_string()
+        .into_bytes()
+}
+
+/// A second key at the same place.
+fn successor(site: &Site) -> Site {
+    let dir = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate_pkcs8().unwrap().expose().clone();
+    for name in [LOG, CHECKPOINT] {
+        fs::copy(site.path(name), dir.path().join(name)).unwrap();
+    }
+    Site { dir, key }
+}
+
+/// A log that was handed over, and then grew by `after` batches of one entry.
+fn handed_over(before: &[u64], after: u64) -> Site {
+    let site = Site::with(before);
+    let next = successor(&site);
+    let mut journal = Journal::open(next.dir.path(), ORIGIN, site.signer()).unwrap();
+    let entry = handing_over(&site.signer(), &next.signer());
+    journal.change_key(&entry, next.signer()).unwrap();
+    for n in 0..after {
+        journal.append(format!("after {n}").as_bytes()).unwrap();
+        journal.commit().unwrap();
+    }
+    next
+}
+
+fn audited(site: &Site) -> Result<History, Finding> {
+    History::audit(site.dir.path(), &site.verifier())
+}
+
+#[test]
+fn a_log_that_was_handed_over_verifies_with_the_new_key_alone() {
+    for after in [0, 1, 3] {
+        let site = Site::with(&[2, 1]);
+        let (old, next) = (site.verifier(), handed_over(&[2, 1], after));
+        assert_eq!(audited(&next).unwrap().size(), 4 + after);
+        let by_another = History::audit(next.dir.path(), &old);
+        assert!(matches!(by_another, Err(Finding::HandedOver { index: 3, .. })));
+        let mut journal = next.open();
+        journal.publish().unwrap();
+        assert_eq!(
+            crate::audit::verify(next.dir.path(), &next.verifier()).unwrap().entries,
+            4 + after
+        );
+        journal.append(b"more").unwrap();
+        journal.commit().unwrap();
+        drop(journal);
+        // Published before, by the old key or the new one: both stay good.
+        assert!(crate::audit::verify(next.dir.path(), &next.verifier()).is_ok(), "{after}");
+    }
+}
+
+#[test]
+fn a_log_goes_from_key_to_key_and_an_older_copy_of_the_checkpoint_stays_good() {
+    let first = Site::with(&[2]);
+    let old_note = first.note();
+    let second = successor(&first);
+    let mut journal = Journal::open(second.dir.path(), ORIGIN, first.signer()).unwrap();
+    let entry = handing_over(&first.signer(), &second.signer());
+    journal.change_key(&entry, second.signer()).unwrap();
+    drop(journal);
+    let third = successor(&second);
+    let mut journal = Journal::open(third.dir.path(), ORIGIN, second.signer()).unwrap();
+    journal.append(b"between").unwrap();
+    journal.commit().unwrap();
+    let entry = handing_over(&second.signer(), &third.signer());
+    journal.change_key(&entry, third.signer()).unwrap();
+    drop(journal);
+    assert_eq!(audited(&third).unwrap().size(), 5);
+    // As after a power cut.
+    third.set_note(&old_note);
+    assert_eq!(audited(&third).unwrap().size(), 5);
+    for key in [first.verifier(), second.verifier()] {
+        assert!(History::audit(third.dir.path(), &key).is_err());
+    }
+    assert_eq!(third.open().len(), 5);
+}
+
+#[test]
+fn only_the_key_before_hands_a_log_over() {
+    let site = Site::with(&[2]);
+    let (thief, next) = (Site::new(), Site::new());
+    let mut journal = site.open();
+    let by_thief = handing_over(&thief.signer(), &next.signer());
+    let other = handing_over(&site.signer(), &thief.signer());
+    for entry in [b"no hand-over".to_vec(), by_thief.clone(), other.clone()] {
+        let refused = journal.change_key(&entry, next.signer());
+        assert!(matches!(refused, Err(JournalError::NoHandOver)));
+    }
+    assert!(matches!(journal.append(&other), Err(JournalError::NoHandOver)), "by no other way");
+    assert_eq!(journal.len(), 2);
+    // Written past the checks: a stranger's hand-over, and what follows one, sealed by the new key.
+    for entry in [&by_thief, &other] {
+        for signer in [site.signer(), thief.signer(), next.signer()] {
+            let forged = successor(&site);
+            let mut journal = Journal::open(forged.dir.path(), ORIGIN, site.signer()).unwrap();
+            journal.push(entry).unwrap();
+            journal.signer = signer;
+            journal.commit().unwrap();
+            drop(journal);
+            for key in [site.verifier(), next.verifier()] {
+                assert!(History::audit(forged.dir.path(), &key).is_err());
+            }
+        }
+    }
+    let mut changed: serde_json::Value =
+        serde_json::from_slice(&handing_over(&site.signer(), &next.signer())).unwrap();
+    changed["event"]["hand_over"]["body"]["new"] = json!(thief.verifier());
+    let forged = successor(&site);
+    let mut journal = Journal::open(forged.dir.path(), ORIGIN, site.signer()).unwrap();
+    journal.push(changed.to_string().as_bytes()).unwrap();
+    journal.commit().unwrap();
+    drop(journal);
+    let found = History::audit(forged.dir.path(), &thief.verifier());
+    assert!(matches!(found, Err(Finding::KeyChange { index: 2, .. })));
+}
+
+#[test]
+fn the_old_key_adds_nothing_to_a_log_that_was_handed_over() {
+    let site = Site::with(&[1]);
+    let next = handed_over(&[1], 1);
+    // Same log, but the last seal is made by a key that the log does not name.
+    let forged = successor(&next);
+    let mut journal = Journal::open(forged.dir.path(), ORIGIN, next.signer()).unwrap();
+    journal.signer = site.signer();
+    journal.append(b"by the old key").unwrap();
+    journal.commit().unwrap();
+    drop(journal);
+    let found = History::audit(forged.dir.path(), &next.verifier());
+    assert!(matches!(found, Err(Finding::Checkpoint { .. })));
+}
+
+#[test]
+fn a_hand_over_that_a_crash_cut_off_never_was() {
+    let (site, next) = (Site::with(&[2]), Site::new());
+    let (before, note) = (site.log().len(), site.note());
+    let entry = handing_over(&site.signer(), &next.signer());
+    site.open().change_key(&entry, next.signer()).unwrap();
+    let whole = site.log();
+    assert!(matches!(site.finding(), Finding::HandedOver { index: 2, .. }));
+    for cut in [before, before + 1, (before + whole.len()) / 2, whole.len() - 1] {
+        site.set_log(&whole[..cut]);
+        site.set_note(&note);
+        assert_eq!(site.open().len(), 2, "cut at {cut}");
+        assert!(Journal::open(site.dir.path(), ORIGIN, next.signer()).is_err());
+    }
 }

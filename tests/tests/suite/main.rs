@@ -22,6 +22,7 @@ mod doctor;
 mod enrolment;
 mod fixtures;
 mod full_disk;
+mod identity_rotation;
 mod limits;
 mod load_test;
 mod monitoring;
