@@ -133,7 +133,7 @@ impl Book {
         let mut inner = unpoisoned(&self.inner);
         let begun = Instant::now();
         inner.log.change_key(&entry, next)?;
-        self.meters.recorded([&entry.event].into_iter(), inner.log.len(), begun.elapsed());
+        self.meters.recorded([&entry.event], inner.log.len(), begun.elapsed());
         inner.state.apply(&entry.event, entry.at);
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! to take after that. Every check of the protocol that protects the institution is here. Holds no
 //! secret (they lie in the sealed session file), no clock, storage or wire.
 
+mod event;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
@@ -10,8 +12,8 @@ use collegium_shared::{
     crypto::{Digest, VerifyingKey},
     ids::{InstitutionId, RoundId},
     protocol::{
-        BadCertificate, Before, Certificate, Ending, Inputs, Outcome, Phase, Plan,
-        QuorumCertificate, RoundView, ShareHeader, UploadHeader, statements_root,
+        BadCertificate, Before, Certificate, Inputs, Outcome, Phase, Plan, QuorumCertificate,
+        RoundView, ShareHeader, UploadHeader, statements_root,
     },
     roster::VerifiedRoster,
     secagg::{self, Member},
@@ -22,51 +24,7 @@ use thiserror::Error;
 
 use crate::policy::Policy;
 
-/// What happened in a round, as leaves of the institution's audit log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum SessionEvent {
-    /// The plan passed every check that needs no computation.
-    PlanAccepted {
-        plan: Box<Signed<Plan>>,
-    },
-    /// The input is fixed: only its salted hash leaves before the masks exist.
-    Committed {
-        round: RoundId,
-        commitment: Digest,
-        /// The records that the input was made from.
-        snapshot: Digest,
-    },
-    /// The list L was checked and pinned.
-    Listed {
-        round: RoundId,
-        root: Digest,
-        institutions: Vec<InstitutionId>,
-    },
-    /// The dealers L1 were checked and pinned; from here on bytes of the upload may leave.
-    Sending {
-        round: RoundId,
-        context: Digest,
-    },
-    Voted {
-        round: RoundId,
-        outcome: Outcome,
-    },
-    /// A quorum's word was checked; from here on no other outcome of this attempt is served.
-    Revealing {
-        round: RoundId,
-        outcome: Outcome,
-    },
-    RoundEnded {
-        round: RoundId,
-        ending: Ending,
-    },
-    /// This institution will never vote or reveal in that attempt again.
-    RoundLeft {
-        round: RoundId,
-        reason: String,
-    },
-}
+pub use event::SessionEvent;
 
 /// Why this institution does not do what the coordinator asks for.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -345,21 +303,6 @@ impl History {
         basis.totals = basis.totals.or(totals);
         self.last.insert(id.task.to_string(), id);
         self.session = Some(Session::accepted(plan.clone()));
-    }
-}
-
-impl SessionEvent {
-    pub fn round(&self) -> &RoundId {
-        match self {
-            Self::PlanAccepted { plan } => &plan.body.round,
-            Self::Committed { round, .. }
-            | Self::Listed { round, .. }
-            | Self::Sending { round, .. }
-            | Self::Voted { round, .. }
-            | Self::Revealing { round, .. }
-            | Self::RoundEnded { round, .. }
-            | Self::RoundLeft { round, .. } => round,
-        }
     }
 }
 

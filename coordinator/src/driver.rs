@@ -22,7 +22,7 @@ use collegium_shared::{
     faults,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
-    protocol::{Cohort, Ending, Manifest, Metrics, Phase, Plan},
+    protocol::{Cohort, Ending, Phase, Plan},
     roster::{Registry, VerifiedRoster},
     signed::Signed,
     storage::{self, Ended, Storage},
@@ -50,12 +50,13 @@ use crate::{
     spool::Spool,
     status,
     store::{Snapshot, Store},
-    task::{Next, Release, TaskEnding},
+    task::{Next, TaskEnding},
     waiting,
     work::{self, Digested, Done, Workshop},
 };
 
 mod recovery;
+mod release;
 mod restored;
 
 /// Requests that wait for the owner at most; more callers wait in line.
@@ -766,40 +767,5 @@ impl Driver {
             None => return Ok(()),
         };
         self.record(Event::Network(event))
-    }
-
-    /// Signs and keeps the manifest of the candidate; the public start is only evaluated.
-    fn release(&self, step: u32, metrics: Metrics) -> Result<NetworkEvent, AggregateError> {
-        let missing = AggregateError::Inconsistent("the candidate's lineage is incomplete");
-        let task = self.state.network.task().ok_or(AggregateError::Inconsistent("no task"))?;
-        let Some(candidate) = task.candidate() else { return Err(missing) };
-        let Some(made) = &candidate.made else {
-            return Ok(NetworkEvent::StartEvaluated { metrics });
-        };
-        let (Some(support), Some(statistics)) = (task.support(), task.statistics()) else {
-            return Err(missing);
-        };
-        let manifest = Manifest {
-            architecture: task.spec().architecture.id().to_owned(),
-            version: step,
-            round: made.round.clone(),
-            weights: candidate.weights,
-            layout: candidate.layout,
-            support,
-            statistics,
-            cohort: task.cohort(),
-            parent: task.releases().last().map(|release| release.manifest),
-            plan: made.plan,
-            roster: made.roster,
-            registry: task.registry(),
-            uploads: made.uploads.clone(),
-            metrics,
-            released_at: self.now(),
-        };
-        let signed = Signed::sign(manifest, &self.key);
-        let json = serde_json::to_vec(&signed)
-            .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;
-        let manifest = self.workshop.blobs.put(&json)?;
-        Ok(NetworkEvent::ModelReleased { release: Release { version: step, manifest, metrics } })
     }
 }

@@ -30,7 +30,7 @@ struct Envelope {
 #[serde(tag = "type")]
 enum Event {
     #[serde(rename = "signing_key_changed")]
-    Changed { hand_over: SignedHandOver },
+    Changed { hand_over: Box<SignedHandOver> },
     #[serde(other)]
     Other,
 }

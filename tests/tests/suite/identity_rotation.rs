@@ -195,7 +195,9 @@ fn identities_are_replaced_between_tasks_and_the_sums_stay_exact() {
     network.start_task(&task("kt1")).unwrap();
     network.wait_for_task(LIMIT * 2).unwrap();
 
+    network.kill_agent(signing).unwrap();
     let stolen = copy(&network.agent_dir(signing), dir.path().join("stolen"));
+    network.start_agent(signing).unwrap();
     let rotate = |network: &Network, name: &InstitutionId| {
         let made = network.agent(name, &["identity", "rotate", "--json"]).unwrap();
         let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
@@ -215,7 +217,7 @@ fn identities_are_replaced_between_tasks_and_the_sums_stay_exact() {
                 .as_str()
                 .map(str::to_owned)
         };
-        Ok((next(signing.as_str()), next(stopped.as_str())))
+        anyhow::Ok((next(signing.as_str()), next(stopped.as_str())))
     };
     eventually(LIMIT, "both hand-overs are known", || {
         let wanted = (Some(first.clone()), Some(second.clone()));
@@ -252,11 +254,15 @@ fn identities_are_replaced_between_tasks_and_the_sums_stay_exact() {
     assert_eq!(sums[0], sums[1], "the same records of the same institutions");
 
     // Whoever stole the old key calls in vain.
-    stop_agent(&mut network, signing);
+    network.kill_agent(signing).unwrap();
     let mut thief = Command::new(&network.binaries().agent);
     thief.args(["run", "--dir"]).arg(&stolen);
+    fs::remove_dir_all(stolen.join("run")).unwrap();
     let mut thief = Process::spawn("thief", &mut thief, &network.logs()).unwrap();
+    let socket = stolen.join("run/control.sock");
+    eventually(LIMIT, "the thief runs", || Ok(socket.exists().then_some(()))).unwrap();
     eventually(LIMIT, "the thief is refused", || {
+        thief.expect_running()?;
         let mut status = Command::new(&network.binaries().agent);
         status.args(["status", "--json", "--dir"]).arg(&stolen);
         let output = attempt(&mut status, LIMIT)?;
