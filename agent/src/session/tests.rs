@@ -6,7 +6,7 @@ use collegium_shared::{
     crypto::{AgreementKey, Digest, SigningKey},
     params::Encoding,
     protocol::{
-        Certificate, Cohort, Deadlines, Inputs, Ready, ShareHeader, UploadHeader, Vote,
+        Certificate, Cohort, Deadlines, Ending, Inputs, Ready, ShareHeader, UploadHeader, Vote,
         statements_root,
     },
     roster::{Member, RootKey, Roster},
