@@ -2,6 +2,7 @@
 //! prints; decides nothing.
 
 mod config;
+mod diagnose;
 mod doctor;
 mod network;
 
@@ -97,6 +98,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write one archive for whoever helps: no key, no record, no learner is in it.
+    Diagnose(diagnose::DiagnoseArgs),
     /// Take part in no new round until `resume`; the round under way is finished.
     Pause {
         #[command(flatten)]
@@ -245,6 +248,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Run { place } => serve(&place.dir),
         Command::Status { place, json } => ask(&place.dir, Request::Status, json),
         Command::Doctor { place, json } => doctor::run(&place.dir, json),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Pause { place, reason } => ask(&place.dir, Request::Pause { reason }, false),
         Command::Resume { place } => ask(&place.dir, Request::Resume, false),
         Command::Recommend { place, learner, count, json } => {

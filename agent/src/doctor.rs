@@ -6,7 +6,6 @@ use std::{path::Path, time::Duration};
 use collegium_shared::{
     clock::{Clock, Timestamp},
     control,
-    crypto::SigningKey,
     doctor::{
         Finding, Report, clock as clocks,
         files::User,
@@ -24,13 +23,14 @@ use crate::{
     home::{Home, HomeError},
     identity::{self, IDENTITY_KEY, Identity, TLS_KEY, VAULT_KEY},
     link::probe::Way,
+    rotation,
     vault::VAULT_CREDENTIAL,
 };
 
 mod standing;
 
-const PROGRAM: &str = "collegium-agent";
-const UNIT: &str = "collegium-agent.service";
+pub(crate) const PROGRAM: &str = "collegium-agent";
+pub(crate) const UNIT: &str = "collegium-agent.service";
 /// Connections, files of a round and of the vault.
 const OPEN_FILES: u64 = 512;
 /// Certificates of 90 days are renewed at day 60 at the latest.
@@ -53,12 +53,13 @@ pub async fn examine(dir: &Path, clock: &Clock) -> Result<Report, HomeError> {
     findings.extend(machine::disks(&places(dir, &config), user.is_owner()));
     findings.push(machine::open_files(daemon, OPEN_FILES, UNIT));
     let now = clock.now();
-    if let Ok(key) = SigningKey::load(&dir.join(IDENTITY_KEY)) {
-        findings.extend(journal::verified(&config.directories.journal, &key.verifying_key(), now));
+    let log = &config.directories.journal;
+    if let Ok(key) = rotation::log_key(dir, log) {
+        findings.extend(journal::verified(log, &key, now));
     }
     findings.push(certificate(dir, now));
     let mut proxy = None;
-    if daemon.is_some() || (user.is_owner() && has_vault_key(dir)) {
+    if may_ask(dir, daemon) {
         match ask(dir).await {
             Ok((status, summary)) => {
                 findings.extend(standing::findings(dir, &status, &summary));
@@ -71,6 +72,12 @@ pub async fn examine(dir: &Path, clock: &Clock) -> Result<Report, HomeError> {
     findings.extend(network(dir, &config, clock, proxy).await);
     let version = env!("CARGO_PKG_VERSION");
     Ok(Report { program: PROGRAM, version, at: now, findings })
+}
+
+/// Whether the state can be asked for: of the daemon, or of the directory by its own user, who has the key.
+pub(crate) fn may_ask(dir: &Path, daemon: Option<i32>) -> bool {
+    let owner = || User::of(dir).is_ok_and(|user| user.is_owner());
+    daemon.is_some() || (owner() && has_vault_key(dir))
 }
 
 fn running(dir: &Path, daemon: Option<i32>) -> Finding {

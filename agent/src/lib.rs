@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod desk;
+pub mod diagnose;
 pub mod doctor;
 pub mod enrol;
 pub mod evaluate;

@@ -1,6 +1,7 @@
 //! `collegium-coordinator`: what operators type. Parses, asks the owner, prints; decides nothing.
 
 mod config;
+mod diagnose;
 mod doctor;
 mod status;
 
@@ -134,6 +135,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write one archive for whoever helps: no key, no record, no learner is in it.
+    Diagnose(diagnose::DiagnoseArgs),
     /// The configuration file.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -304,6 +307,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
         Command::Status { home, json } => status::show(&home.dir, json),
         Command::Doctor { home, json } => doctor::run(&home.dir, json),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Reload { home } => config::reload(&home.dir),
         Command::Audit(command) => run_audit(command),

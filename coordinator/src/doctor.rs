@@ -29,8 +29,8 @@ use crate::{
 mod port;
 mod standing;
 
-const PROGRAM: &str = "collegium-coordinator";
-const UNIT: &str = "collegium-coordinator.service";
+pub(crate) const PROGRAM: &str = "collegium-coordinator";
+pub(crate) const UNIT: &str = "collegium-coordinator.service";
 /// Files beside the connections: journal, view, uploads, blobs.
 const OTHER_FILES: u64 = 256;
 /// A new authority needs some months to reach everybody.
@@ -74,13 +74,18 @@ pub async fn examine(dir: &Path, clock: &Clock) -> Result<Report, ConfigError> {
     }
     findings.push(authority(dir, now));
     findings.extend(port::findings(dir, &config, daemon.is_some(), now).await);
-    if daemon.is_some() || user.is_owner() {
+    if may_ask(dir, daemon) {
         findings.extend(standing(dir, now).await);
     }
     let reason = "the coordinator calls nobody; agents compare theirs with this one";
     findings.push(Finding::ok("clock", format!("{now}; {reason}")));
     let version = env!("CARGO_PKG_VERSION");
     Ok(Report { program: PROGRAM, version, at: now, findings })
+}
+
+/// Whether the state can be asked for: of the daemon, or of the directory by its own user.
+pub(crate) fn may_ask(dir: &Path, daemon: Option<i32>) -> bool {
+    daemon.is_some() || User::of(dir).is_ok_and(|user| user.is_owner())
 }
 
 fn running(dir: &Path, daemon: Option<i32>) -> Finding {

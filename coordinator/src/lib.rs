@@ -11,6 +11,7 @@ pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod diagnose;
 pub mod doctor;
 pub mod driver;
 pub mod enrol;

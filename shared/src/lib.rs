@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 pub mod crypto;
+pub mod diagnose;
 pub mod doctor;
 pub mod documents;
 pub mod durable;

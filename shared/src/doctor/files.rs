@@ -12,6 +12,8 @@ use super::Finding;
 
 /// The most files whose owner is looked at.
 const MAX_FILES: usize = 20_000;
+/// The most key files.
+const MAX_KEYS: usize = 64;
 
 /// The user that a directory belongs to, against the one who asks.
 pub struct User {
@@ -55,10 +57,14 @@ impl User {
         Finding::warn(CHECK, what, why, fix)
     }
 
-    /// Whether only the owner can read the directory of the keys and the `files` in it. Those that are not
-    /// there are another check's.
-    pub fn keys(&self, dir: &Path, files: &[PathBuf]) -> Vec<Finding> {
-        let there: Vec<&PathBuf> = files.iter().filter(|path| path.exists()).collect();
+    /// Whether only the owner can read the directory of the keys, what lies in it, and `others`. Those that
+    /// are not there are another check's.
+    pub fn keys(&self, dir: &Path, others: &[PathBuf]) -> Vec<Finding> {
+        let inside = fs::read_dir(dir).into_iter().flatten().flatten().take(MAX_KEYS);
+        let mut there: Vec<PathBuf> = inside.map(|entry| entry.path()).collect();
+        there.extend(others.iter().filter(|path| path.exists()).cloned());
+        there.sort();
+        there.dedup();
         let mut findings: Vec<_> =
             there.iter().filter_map(|path| self.exposed(path, 0o600)).collect();
         findings.extend(self.exposed(dir, 0o700));

@@ -18,6 +18,7 @@ mod daemons;
 mod damage;
 mod demo;
 mod deploy;
+mod diagnose;
 mod doctor;
 mod enrolment;
 mod fixtures;
