@@ -15,9 +15,10 @@ use std::{
 use collegium_shared::{
     architecture::{self, Architecture, BadSums, SharedSets, UnknownArchitecture},
     blobs::{BlobError, Blobs},
-    crypto::Digest,
+    crypto::{Digest, Signature},
     durable, faults,
     files::read_bounded,
+    hand_over::countersigned_digest,
     protocol::Manifest,
     roster::{Registry, VerifiedRoster},
     signed::Signed,
@@ -92,17 +93,26 @@ fn at(path: &Path) -> impl Fn(io::Error) -> InstallError {
     move |source| InstallError::Io { path: path.to_owned(), source }
 }
 
-/// Reads the manifest blob `digest` and checks who signed it and what it follows from.
+/// Reads the manifest blob `digest` and checks who signed it and what it follows from. `countersigned`
+/// is what the coordinator shows beside a manifest that a key before the one on the roster signed.
 pub fn check_manifest(
     digest: &Digest,
     bytes: &[u8],
+    countersigned: Option<&Signature>,
     roster: &VerifiedRoster,
     registry: &Digest,
     state: &AgentState,
 ) -> Result<Signed<Manifest>, InstallError> {
     let signed: Signed<Manifest> = serde_json::from_slice(bytes).map_err(InstallError::Form)?;
-    let manifest =
-        signed.verify(roster.coordinator()).map_err(|_| InstallError::NotTheCoordinator)?;
+    let key = roster.coordinator();
+    let vouched = countersigned.is_some_and(|signature| {
+        Digest::of(bytes) == *digest
+            && key.verify(countersigned_digest(digest).as_bytes(), signature).is_ok()
+    });
+    if !vouched && signed.verify(key).is_err() {
+        return Err(InstallError::NotTheCoordinator);
+    }
+    let manifest = &signed.body;
     Architecture::lookup(&manifest.architecture)?;
     if manifest.registry != *registry {
         return Err(InstallError::OtherRegistry);

@@ -407,7 +407,7 @@ impl Runner {
         if polled.cursor == self.cursor {
             return Ok(());
         }
-        let Polled { cursor, roster, release, round, authorities, .. } = polled;
+        let Polled { cursor, roster, release, release_signature, round, authorities, .. } = polled;
         if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
             self.fetch_documents().await?;
         }
@@ -419,7 +419,7 @@ impl Runner {
             self.take_part(view).await?;
         }
         if let Some(release) = release {
-            self.take_release(release).await?;
+            self.take_release(release, release_signature).await?;
         }
         self.cursor = cursor;
         Ok(())

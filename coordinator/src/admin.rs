@@ -66,6 +66,8 @@ pub enum AdminRequest {
     RetireAuthority {
         force: bool,
     },
+    /// Makes the next signing key.
+    RotateKey,
     Institutions,
     TrustRoot {
         public: RootPublic,
@@ -106,6 +108,7 @@ pub(crate) fn carry_out(
         }
         AdminRequest::RotateAuthority => driver.rotate_authority(),
         AdminRequest::RetireAuthority { force } => driver.retire_authority(force),
+        AdminRequest::RotateKey => driver.rotate_key(),
         AdminRequest::Institutions => Ok(Ok(institutions(driver))),
         AdminRequest::TrustRoot { public } => trust_root(driver, &public),
         AdminRequest::ExportRoster => Ok(rosters::export(driver)),

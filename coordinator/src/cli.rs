@@ -18,7 +18,7 @@ use collegium_shared::{
     audit,
     clock::Clock,
     config::ConfigError,
-    crypto::{SigningKey, VerifyingKey},
+    crypto::VerifyingKey,
     documents::{self, UnsignedDocument},
     files,
     ids::InstitutionId,
@@ -29,7 +29,7 @@ use serde_json::Value;
 use crate::{
     admin::AdminRequest,
     config::{Config, DEFAULT_LISTEN},
-    root, service,
+    root, service, signing,
 };
 
 /// Prints a line; a reader that has gone away (`| head`) is no error.
@@ -42,6 +42,7 @@ use say;
 
 mod ca;
 mod institution;
+mod key;
 mod store;
 
 use ca::CaCommand;
@@ -109,6 +110,9 @@ enum Command {
     /// The coordinator's certificate authority.
     #[command(subcommand)]
     Ca(CaCommand),
+    /// The coordinator's signing key.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// The consortium's root: make it and sign with it offline, name it to the coordinator.
     #[command(subcommand)]
     Root(RootCommand),
@@ -297,6 +301,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Institutions { home, json } => institutions(&home.dir, json),
         Command::Institution(command) => institution::run(command),
         Command::Ca(command) => ca::run(command),
+        Command::Key(command) => key::run(command),
         Command::Root(command) => run_root(command),
         Command::Roster(command) => run_roster(command),
         Command::Registry(command) => run_registry(command),
@@ -472,7 +477,7 @@ fn pause(dir: &Path, request: AdminRequest) -> anyhow::Result<()> {
 }
 
 fn log_key(dir: &Path) -> anyhow::Result<VerifyingKey> {
-    Ok(SigningKey::load(&dir.join(crate::SIGNING_KEY))?.verifying_key())
+    Ok(signing::log_key(dir)?)
 }
 
 fn run_audit(command: AuditCommand) -> anyhow::Result<()> {

@@ -8,7 +8,6 @@ use collegium_shared::{
     clock::{Clock, Timestamp},
     config::ConfigError,
     control,
-    crypto::SigningKey,
     doctor::{
         Finding, Report, clock as clocks,
         files::User,
@@ -23,7 +22,7 @@ use crate::{
     admin::AdminRequest,
     ca,
     config::{CONFIG_FILE, Config},
-    service,
+    service, signing,
 };
 
 mod port;
@@ -60,10 +59,10 @@ pub async fn examine(dir: &Path, clock: &Clock) -> Result<Report, ConfigError> {
     let connections = u64::try_from(config.limits.listener().connections).unwrap_or(u64::MAX);
     let needed = connections.saturating_add(OTHER_FILES);
     findings.push(machine::open_files(daemon, needed, UNIT));
-    match SigningKey::load(&dir.join(SIGNING_KEY)) {
+    match signing::log_key(dir) {
         Ok(key) => {
             let journal = dir.join("journal");
-            findings.extend(journal::verified(&journal, &key.verifying_key(), now));
+            findings.extend(journal::verified(&journal, &key, now));
         }
         Err(error) => {
             let what = "the signing key cannot be used";

@@ -18,7 +18,7 @@ use collegium_shared::{
     blobs::Blobs,
     clock::{Clock, Timestamp},
     credentials::Authorities,
-    crypto::{SigningKey, VerifyingKey},
+    crypto::{Digest, Signature, SigningKey, VerifyingKey},
     faults,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
@@ -47,6 +47,7 @@ use crate::{
     network::{Enrolled, Event, Network, NetworkEvent},
     presence::Presence,
     round::{Admission, Message, Refusal, Round, RoundEvent},
+    signing,
     spool::Spool,
     status,
     store::{Snapshot, Store},
@@ -115,6 +116,8 @@ pub struct Published {
     pub registry: Option<Arc<Registry>>,
     /// The certificate authorities in force, once the first one was replaced.
     pub authorities: Option<Arc<Signed<Authorities>>>,
+    /// By the signing key in force, for the newest release if a key before it signed that.
+    pub countersigned: Option<(Digest, Signature)>,
 }
 
 /// The way to the owner. Cheap to clone.
@@ -188,6 +191,8 @@ impl Handle {
 /// The owner.
 pub struct Driver {
     dir: PathBuf,
+    /// The log's.
+    origin: String,
     pub(crate) clock: Clock,
     pub(crate) key: SigningKey,
     pub(crate) ca: InForce,
@@ -227,6 +232,7 @@ type Replies = Vec<Box<dyn FnOnce() + Send>>;
 impl Driver {
     /// Opens the directory: journal, view, blobs, keys. Replays what the view has not seen.
     pub fn open(dir: &Path, config: &Config, clock: Clock) -> anyhow::Result<(Self, Handle)> {
+        signing::files(dir).finish(&dir.join("journal"))?;
         let key = SigningKey::load(&dir.join(crate::SIGNING_KEY))?;
         let signer = SigningKey::load(&dir.join(crate::SIGNING_KEY))?;
         let log = Log::open(&dir.join("journal"), &config.origin, signer)?;
@@ -256,6 +262,7 @@ impl Driver {
         };
         let mut driver = Self {
             dir: dir.to_owned(),
+            origin: config.origin.clone(),
             clock,
             key,
             ca,
@@ -280,7 +287,10 @@ impl Driver {
         };
         driver.load_documents()?;
         restored::record(&mut driver, dir)?;
+        signing::files(dir).destroy_previous()?;
+        driver.go_over()?;
         driver.sign_authorities();
+        driver.countersign();
         driver.publish.send_replace(driver.state.clone());
         Ok((driver, handle))
     }
@@ -494,16 +504,16 @@ impl Driver {
         let at = self.now();
         let entry = Entry { at, event };
         self.log.append(&entry)?;
-        Arc::make_mut(&mut self.state.network).apply(&entry.event, at);
-        self.meters.recorded(&entry.event);
-        self.last_at = at;
-        self.recorded = Instant::now();
-        self.uncommitted = true;
+        self.folded(&entry);
         Ok(())
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    fn folded(&mut self, entry: &Entry<Event>) {
+        Arc::make_mut(&mut self.state.network).apply(&entry.event, entry.at);
+        self.meters.recorded(&entry.event);
+        self.last_at = entry.at;
+        self.recorded = Instant::now();
+        self.uncommitted = true;
     }
 
     /// Entries of the log that are durable.

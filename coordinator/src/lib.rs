@@ -26,6 +26,7 @@ mod rosters;
 pub mod round;
 pub mod rpc;
 pub mod service;
+pub mod signing;
 pub mod spool;
 mod status;
 pub mod store;

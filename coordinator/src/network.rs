@@ -109,6 +109,14 @@ pub enum NetworkEvent {
         document: Digest,
         version: u64,
     },
+    /// The coordinator's signing key vouches for the one that is to follow it.
+    KeyHandedOver {
+        hand_over: Box<SignedHandOver>,
+    },
+    /// The roster named the next signing key, which signs from here on: this log, and all else.
+    SigningKeyChanged {
+        hand_over: Box<SignedHandOver>,
+    },
     /// The consortium's registry became the current one; the document is a blob.
     RegistryImported {
         document: Digest,
@@ -221,6 +229,9 @@ pub struct Network {
     /// The roster that comes into force when the open round has ended: its version, and the blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     waiting: Option<(u64, Digest)>,
+    /// For the signing key that the roster does not name yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hand_over: Option<Box<SignedHandOver>>,
 }
 
 impl Network {
@@ -314,6 +325,8 @@ impl Network {
                     enrolled.next_identity = identities.get(name).copied();
                 }
             }
+            NetworkEvent::KeyHandedOver { hand_over } => self.hand_over = Some(hand_over),
+            NetworkEvent::SigningKeyChanged { .. } => self.hand_over = None,
             NetworkEvent::RosterWaits { document, version } => {
                 self.waiting = Some((version, document));
             }
@@ -424,6 +437,11 @@ impl Network {
     /// The roster that comes into force when the open round has ended: its version, and the blob.
     pub fn waiting_roster(&self) -> Option<(u64, Digest)> {
         self.waiting
+    }
+
+    /// What the signing key says of the next one, which the roster does not name yet.
+    pub fn hand_over(&self) -> Option<&SignedHandOver> {
+        self.hand_over.as_deref()
     }
 
     pub fn release(&self) -> Option<Digest> {

@@ -60,8 +60,13 @@ pub(crate) fn export(driver: &Driver) -> Result<Value, String> {
         hands_over(enrolled, member).cloned()
     };
     let members = enrolled.iter().map(member).collect();
-    let hand_overs = enrolled.iter().filter_map(hand_over).collect();
-    let key = driver.key.verifying_key();
+    let handed = driver.state.network.hand_over();
+    let key = handed.map_or_else(|| driver.key.verifying_key(), |handed| handed.body.new);
+    let hand_overs: Vec<_> = enrolled
+        .iter()
+        .filter_map(hand_over)
+        .chain(handed.filter(|_| previous.is_some()).cloned())
+        .collect();
     let document = root::unsigned_roster(members, key, previous, hand_overs, now);
     serde_json::to_value(document).map_err(|error| error.to_string())
 }
@@ -97,7 +102,8 @@ fn check(driver: &Driver, document: &SignedDocument) -> Result<(Digest, Verified
     };
     let root = root_of(driver, document)?;
     let roster = root.roster(signed, driver.now()).map_err(|error| error.to_string())?;
-    if *roster.coordinator() != driver.key.verifying_key() {
+    let next = driver.state.network.hand_over().map(|handed| handed.body.new);
+    if ![Some(driver.key.verifying_key()), next].contains(&Some(*roster.coordinator())) {
         return Err("the roster names another coordinator's key than this one's".to_owned());
     }
     if let Some(current) = &driver.state.roster {
@@ -146,7 +152,7 @@ fn put_in_force(
         let ending = Ending::Abandoned { reason };
         driver.record(Event::Round(RoundEvent::Ended { ending }))?;
     }
-    Ok(())
+    driver.go_over()
 }
 
 impl Driver {

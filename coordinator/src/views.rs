@@ -79,6 +79,10 @@ pub fn answer(
         round: round.map(|round| round_view(round, member, held, dealings)),
         notice: None,
         authorities: authorities(published),
+        release_signature: published
+            .countersigned
+            .filter(|(of, _)| release_for(published, member) == Some(*of))
+            .map(|(_, signature)| signature),
     }
 }
 

@@ -105,6 +105,12 @@ pub fn taken_digest(institution: &InstitutionId, new: &VerifyingKey) -> Digest {
     Digest::of_parts("collegium/v1/identity-taken", &parts)
 }
 
+/// What the coordinator's key in force signs about a released model, by its manifest's digest, if a key
+/// before it signed the manifest.
+pub fn countersigned_digest(manifest: &Digest) -> Digest {
+    Digest::of_parts("collegium/v1/release-countersigned", &[manifest.as_bytes()])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ pub mod hand_over;
 pub mod ids;
 pub mod journal;
 pub mod merkle;
+pub mod next_key;
 pub mod ops;
 pub mod params;
 pub mod protocol;

@@ -100,7 +100,7 @@ impl Fixture {
     fn check(&self, manifest: Manifest) -> Result<(Digest, Signed<Manifest>), InstallError> {
         let json = serde_json::to_vec(&Signed::sign(manifest, &self.coordinator)).unwrap();
         let digest = Digest::of(&json);
-        check_manifest(&digest, &json, &self.roster, &registry_digest(), &self.state)
+        check_manifest(&digest, &json, None, &self.roster, &registry_digest(), &self.state)
             .map(|signed| (digest, signed))
     }
 
@@ -163,14 +163,41 @@ fn releases_that_do_not_follow_are_refused() {
 }
 
 #[test]
+fn a_manifest_of_an_earlier_key_is_taken_by_the_word_of_the_one_on_the_roster() {
+    let fixture = Fixture::new();
+    let (earlier, thief) = (key(), key());
+    let manifest = fixture.manifest("t", 1, None);
+    let json = serde_json::to_vec(&Signed::sign(manifest.clone(), &earlier)).unwrap();
+    let digest = Digest::of(&json);
+    let (roster, registry, state) = (&fixture.roster, registry_digest(), &fixture.state);
+    let check = |digest: &Digest, json: &[u8], countersigned: Option<Signature>| {
+        check_manifest(digest, json, countersigned.as_ref(), roster, &registry, state)
+    };
+    let word =
+        |key: &SigningKey, digest: &Digest| Some(key.sign(countersigned_digest(digest).as_bytes()));
+    assert!(check(&digest, &json, word(&fixture.coordinator, &digest)).is_ok());
+    let refused = |json: &[u8], countersigned| {
+        let refused = check(&Digest::of(json), json, countersigned);
+        assert!(matches!(refused, Err(InstallError::NotTheCoordinator)));
+    };
+    refused(&json, None);
+    refused(&json, word(&earlier, &digest));
+    refused(&json, word(&fixture.coordinator, &Digest::of(b"another release")));
+    // What a stolen earlier key signs later has nobody's word.
+    let other = fixture.manifest("t", 2, Some(digest));
+    let forged = serde_json::to_vec(&Signed::sign(other, &thief)).unwrap();
+    refused(&forged, word(&fixture.coordinator, &digest));
+}
+
+#[test]
 fn releases_that_are_not_what_they_say_are_refused() {
     let fixture = Fixture::new();
     let manifest = fixture.manifest("t", 1, None);
     let json = serde_json::to_vec(&Signed::sign(manifest.clone(), &key())).unwrap();
     let (roster, registry, state) = (&fixture.roster, registry_digest(), &fixture.state);
-    let forged = check_manifest(&Digest::of(&json), &json, roster, &registry, state);
+    let forged = check_manifest(&Digest::of(&json), &json, None, roster, &registry, state);
     assert!(matches!(forged, Err(InstallError::NotTheCoordinator)));
-    let other = check_manifest(&Digest::of(b"{}"), b"{}", roster, &registry, state);
+    let other = check_manifest(&Digest::of(b"{}"), b"{}", None, roster, &registry, state);
     assert!(matches!(other, Err(InstallError::Form(_))));
     let refused = |change: &dyn Fn(&mut Manifest)| {
         let mut changed = manifest.clone();

@@ -1,10 +1,12 @@
 //! The files and the log at every point at which a crash may stop a replacement.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use collegium_shared::{
     audit,
     clock::Timestamp,
+    crypto::SigningKey,
+    durable,
     roster::{Member, RootKey, Roster},
     signed::Signed,
 };
@@ -84,7 +86,7 @@ fn a_next_key_of_which_the_log_knows_nothing_is_used_when_asked_again() {
     let dir = enrolled();
     let home = open(&dir).unwrap();
     let pkcs8 = SigningKey::generate_pkcs8().unwrap();
-    let path = dir.path().join(NEXT_KEY);
+    let path = files(dir.path()).next;
     durable::write(&path, pkcs8.expose()).unwrap();
     drop(home);
     let home = open(&dir).unwrap();
@@ -106,27 +108,31 @@ fn whatever_a_crash_leaves_is_finished_or_goes_on_with_the_old_key() {
         let old = own(&home);
         let hand_over = begin(&home).unwrap();
         let next = hand_over.body.new;
-        let place = |name: &str| dir.path().join(name);
+        let places = files(dir.path());
         if crash >= 1 {
-            let key = SigningKey::load(&place(NEXT_KEY)).unwrap();
+            let key = SigningKey::load(&places.next).unwrap();
             let event = LocalEvent::SigningKeyChanged { hand_over: Box::new(hand_over) };
             home.book.change_key(event, key).unwrap();
         }
         drop(home);
         if crash >= 2 {
-            fs::rename(place(IDENTITY_KEY), place(PREVIOUS_KEY)).unwrap();
+            fs::rename(&places.key, &places.previous).unwrap();
         }
         if crash >= 3 {
-            fs::rename(place(NEXT_KEY), place(IDENTITY_KEY)).unwrap();
+            fs::rename(&places.next, &places.key).unwrap();
         }
         let wanted = if crash >= 1 { next } else { old };
         // What the command line reads before the daemon is started again.
         verified(dir.path());
-        assert_eq!(log_key(dir.path(), &place("journal")).unwrap(), wanted, "crash {crash}");
+        assert_eq!(
+            log_key(dir.path(), &dir.path().join("journal")).unwrap(),
+            wanted,
+            "crash {crash}"
+        );
         let home = open(&dir).unwrap();
         assert_eq!(own(&home), wanted, "crash {crash}");
         assert_eq!(unconfirmed(&home), crash >= 1, "crash {crash}");
-        assert_eq!(place(NEXT_KEY).exists(), crash == 0);
+        assert_eq!(places.next.exists(), crash == 0);
         home.book.record([LocalEvent::Resumed.into()]).unwrap();
         verified(dir.path());
         if crash == 0 {

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use collegium_shared::{blobs::BlobError, crypto::Digest, protocol::Manifest, signed::Signed};
+use collegium_shared::{
+    blobs::BlobError,
+    crypto::{Digest, Signature},
+    protocol::Manifest,
+    signed::Signed,
+};
 
 use super::{
     Failure, Runner,
@@ -17,7 +22,11 @@ use crate::{
 
 impl Runner {
     /// Installs the newest released model, unless it is installed or was refused.
-    pub(super) async fn take_release(&mut self, digest: Digest) -> Result<(), Failure> {
+    pub(super) async fn take_release(
+        &mut self,
+        digest: Digest,
+        countersigned: Option<Signature>,
+    ) -> Result<(), Failure> {
         let known = self.home.book.read(|state| {
             let installed = state.model().is_some_and(|(model, _)| model.manifest == digest);
             installed || state.refused_model(&digest)
@@ -26,7 +35,7 @@ impl Runner {
         if known || !member {
             return Ok(());
         }
-        match self.install(digest).await {
+        match self.install(digest, countersigned.as_ref()).await {
             Ok(()) => Ok(()),
             Err(Stopped::Release(error)) if error.is_refusal() => {
                 let reason = error.to_string();
@@ -49,8 +58,12 @@ impl Runner {
         }
     }
 
-    async fn install(&mut self, digest: Digest) -> Result<(), Stopped> {
-        let signed = self.manifest(digest).await?;
+    async fn install(
+        &mut self,
+        digest: Digest,
+        countersigned: Option<&Signature>,
+    ) -> Result<(), Stopped> {
+        let signed = self.manifest(digest, countersigned).await?;
         let Some((_, registry)) = self.registry.clone() else {
             return Err(InstallError::OtherRegistry.into());
         };
@@ -80,24 +93,32 @@ impl Runner {
     }
 
     /// The manifest, checked. One over a registry that is not in force here may be about a newer one.
-    async fn manifest(&mut self, digest: Digest) -> Result<Signed<Manifest>, Stopped> {
+    async fn manifest(
+        &mut self,
+        digest: Digest,
+        countersigned: Option<&Signature>,
+    ) -> Result<Signed<Manifest>, Stopped> {
         self.download(digest, install::MAX_MANIFEST).await?;
-        match self.check_manifest(digest) {
+        match self.check_manifest(digest, countersigned) {
             Err(InstallError::OtherRegistry) => {
                 self.fetch_documents().await?;
-                Ok(self.check_manifest(digest)?)
+                Ok(self.check_manifest(digest, countersigned)?)
             }
             other => Ok(other?),
         }
     }
 
-    fn check_manifest(&self, digest: Digest) -> Result<Signed<Manifest>, InstallError> {
+    fn check_manifest(
+        &self,
+        digest: Digest,
+        countersigned: Option<&Signature>,
+    ) -> Result<Signed<Manifest>, InstallError> {
         let Some(roster) = &self.roster else { return Err(InstallError::NotTheCoordinator) };
         let Some((registry, _)) = &self.registry else { return Err(InstallError::OtherRegistry) };
         let bytes = self.home.blobs.read(&digest, install::MAX_MANIFEST)?;
-        self.home
-            .book
-            .read(|state| install::check_manifest(&digest, &bytes, roster, registry, state))
+        self.home.book.read(|state| {
+            install::check_manifest(&digest, &bytes, countersigned, roster, registry, state)
+        })
     }
 
     async fn download(&self, digest: Digest, limit: u64) -> Result<(), Stopped> {

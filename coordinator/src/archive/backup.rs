@@ -23,7 +23,10 @@ use super::{
     BLOBS, FORMAT, JOURNAL, KEYS, LEFT_OUT, Listed, LogEnd, MANIFEST, MAX_PATH, MAX_SMALL,
     MAX_SMALL_FILES, Manifest,
 };
-use crate::store::{check::references, rebuild::fold};
+use crate::{
+    signing,
+    store::{check::references, rebuild::fold},
+};
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
@@ -78,6 +81,9 @@ pub fn backup(
     let mut archive = Archive::create(out, now)?;
     for path in small_files(dir, keys)? {
         archive.small(dir, &path)?;
+    }
+    if keys && signing::log_key(dir).is_ok_and(|now| now != *key) {
+        return Err(BackupError::Changed("the signing key".into()));
     }
     archive.journal(dir, &history)?;
     archive.blobs(dir, &network)?;

@@ -13,7 +13,7 @@ use std::{
 use collegium_shared::{
     blobs::Blobs,
     clock::Timestamp,
-    crypto::{CryptoError, Digest, Hasher, SigningKey},
+    crypto::{CryptoError, Digest, Hasher},
     durable,
     files::{Setup, SetupError, read_bounded},
     journal::{Finding, History, JournalError},
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     config::CONFIG_FILE,
+    signing,
     store::{
         StoreError,
         check::references,
@@ -231,8 +232,7 @@ fn compare(manifest: &Manifest, members: &Members) -> Result<(), RestoreError> {
 fn check_log(manifest: &Manifest, staged: &Path) -> Result<(), RestoreError> {
     let log = &manifest.log;
     if manifest.keys {
-        let key = SigningKey::load(&staged.join(crate::SIGNING_KEY))?;
-        if key.verifying_key() != log.key {
+        if signing::log_key(staged)? != log.key {
             return Err(RestoreError::OtherKey);
         }
     }

@@ -73,7 +73,7 @@ impl Site {
         self.place.path().join(name)
     }
 
-    fn sign(&self, unsigned: &UnsignedDocument) -> SignedDocument {
+    pub(crate) fn sign(&self, unsigned: &UnsignedDocument) -> SignedDocument {
         let (draft, signed) = (self.path("draft"), self.path("signed"));
         documents::write(&draft, unsigned).unwrap();
         let now = Clock::system().now();
@@ -84,7 +84,7 @@ impl Site {
         Driver::open(dir, &Config::load(dir).unwrap(), Clock::system()).unwrap().0
     }
 
-    fn ask(&self, request: AdminRequest) -> serde_json::Value {
+    pub(crate) fn ask(&self, request: AdminRequest) -> serde_json::Value {
         self.open(&self.dir).once(request).unwrap().unwrap()
     }
 

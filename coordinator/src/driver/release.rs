@@ -1,13 +1,25 @@
-//! The release of a model: its manifest, signed with the key on the roster, becomes a blob. Decides
-//! nothing about models.
+//! What the owner's key signs beside plans: the manifests of released models, and the log. Decides nothing
+//! about models, nor when the key changes.
+
+use std::path::Path;
 
 use collegium_shared::{
+    crypto::{Digest, SigningKey},
+    hand_over::{SignedHandOver, countersigned_digest},
+    journal::{Entry, JournalError},
     protocol::{Manifest, Metrics},
     signed::Signed,
 };
 
 use super::Driver;
-use crate::{aggregate::AggregateError, network::NetworkEvent, task::Release};
+use crate::{
+    aggregate::AggregateError,
+    network::{Event, NetworkEvent},
+    task::Release,
+};
+
+/// The most bytes of a manifest.
+const MAX_MANIFEST: u64 = 1 << 20;
 
 impl Driver {
     /// Signs and keeps the manifest of the candidate; the public start is only evaluated.
@@ -47,5 +59,43 @@ impl Driver {
             .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;
         let manifest = self.workshop.blobs.put(&json)?;
         Ok(NetworkEvent::ModelReleased { release: Release { version: step, manifest, metrics } })
+    }
+
+    /// Vouches with the key in force for the newest release, if a key before it signed the manifest:
+    /// agents that come late take it by that.
+    pub(crate) fn countersign(&mut self) {
+        let own = self.key.verifying_key();
+        let by_earlier = |digest: &Digest| {
+            let json = self.workshop.blobs.read(digest, MAX_MANIFEST).ok();
+            let signed =
+                json.and_then(|json| serde_json::from_slice::<Signed<Manifest>>(&json).ok());
+            signed.is_some_and(|signed| signed.verify(&own).is_err())
+        };
+        let release = self.state.network.release().filter(by_earlier);
+        self.state.countersigned =
+            release.map(|digest| (digest, self.key.sign(countersigned_digest(&digest).as_bytes())));
+    }
+
+    /// Records that the log goes over to the key `next`, durably and after all that was recorded before.
+    pub(crate) fn change_log_key(
+        &mut self,
+        hand_over: SignedHandOver,
+        next: SigningKey,
+    ) -> Result<(), JournalError> {
+        let (at, hand_over) = (self.now(), Box::new(hand_over));
+        let event = Event::Network(NetworkEvent::SigningKeyChanged { hand_over });
+        let entry = Entry { at, event };
+        self.log.change_key(&entry, next)?;
+        self.folded(&entry);
+        Ok(())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The log's.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
     }
 }

@@ -234,7 +234,10 @@ fn the_keeper_sees_which_changes_the_key_before_vouches_for() {
     a.identity = other.verifying_key();
     let alone = words(&draft(&[a.clone()], Vec::new()));
     assert!(alone.contains("a: Legal a (KEY CHANGED WITHOUT A HAND-OVER"), "{alone}");
-    let refused = |hand_over| consortium.sign(&draft(&[a.clone()], vec![hand_over])).unwrap_err();
+    let alone_refused = |a: &Member, hand_over| {
+        consortium.sign(&draft(std::slice::from_ref(a), vec![hand_over])).unwrap_err()
+    };
+    let refused = |hand_over| alone_refused(&a, hand_over);
     assert!(matches!(refused(good.clone()), RootError::StrayHandOver), "for another key");
     let forged = refused(vouches("a", &other, &other));
     assert!(matches!(forged, RootError::BadHandOver { reason: BadHandOver::SameKey, .. }));
@@ -244,6 +247,16 @@ fn the_keeper_sees_which_changes_the_key_before_vouches_for() {
     forged.by_old = other.sign(b"something");
     assert!(matches!(refused(forged), RootError::BadHandOver { reason: BadHandOver::OldKey, .. }));
     assert!(matches!(refused(vouches("z", &old, &other)), RootError::StrayHandOver));
+
+    // The coordinator's own key.
+    let (holder, coordinator) = (Holder::Coordinator("example.org/log".into()), signing_key());
+    let forged = SignedHandOver::sign(holder, &signing_key(), &coordinator, now());
+    let (members, named) = (vec![b.clone()], coordinator.verifying_key());
+    let changed = unsigned_roster(members.clone(), named, Some(&first), vec![forged], now());
+    let refused = consortium.sign(&changed).unwrap_err();
+    assert!(matches!(refused, RootError::BadHandOver { reason: BadHandOver::OtherKey, .. }));
+    let alone = words(&unsigned_roster(members, named, Some(&first), Vec::new(), now()));
+    assert!(alone.contains("(CHANGED WITHOUT A HAND-OVER BY THE KEY BEFORE"), "{alone}");
 
     // The good one is signed, and is no use a second time.
     a.identity = next.verifying_key();

@@ -3,7 +3,7 @@
 
 use collegium_shared::{
     credentials::Authorities,
-    crypto::Digest,
+    crypto::{Digest, Signature},
     ids::RoundId,
     protocol::{Phase, RoundView, ShareHeader},
     roster::{Registry, Roster},
@@ -12,7 +12,8 @@ use collegium_shared::{
 
 use super::{
     MAX_PLAN, MAX_REASON, MAX_TEXT, Malformed, Reason, countable, document, document_json, fixed,
-    list, malformed, optional_digest, optional_phase, required, statements::check_sealed, within,
+    list, malformed, optional_digest, optional_phase, required, signature,
+    statements::check_sealed, within,
 };
 use crate::{MAX_MESSAGE, PROTOCOL, v1};
 
@@ -85,6 +86,9 @@ pub struct Polled {
     pub notice: Option<String>,
     /// The digest of the list of the coordinator's certificate authorities.
     pub authorities: Option<Digest>,
+    /// Of the coordinator's key in force under [`collegium_shared::hand_over::countersigned_digest`] of
+    /// the release, if a key before it signed the manifest.
+    pub release_signature: Option<Signature>,
 }
 
 impl TryFrom<v1::PollReply> for Polled {
@@ -98,6 +102,10 @@ impl TryFrom<v1::PollReply> for Polled {
         empty_unless(changed, "PollReply.release", message.release.is_empty())?;
         empty_unless(changed, "PollReply.round", message.round.is_none())?;
         empty_unless(changed, "PollReply.authorities", message.authorities.is_empty())?;
+        let released = !message.release.is_empty();
+        let countersigned = Some(message.release_signature).filter(|bytes| !bytes.is_empty());
+        empty_unless(released, "PollReply.release_signature", countersigned.is_none())?;
+        let of_release = |bytes: Vec<u8>| signature("PollReply.release_signature", &bytes);
         Ok(Self {
             cursor: message.cursor,
             roster: optional_digest("PollReply.roster", &message.roster)?,
@@ -105,6 +113,7 @@ impl TryFrom<v1::PollReply> for Polled {
             round: message.round.map(RoundView::try_from).transpose()?,
             notice: Some(message.notice).filter(|notice| !notice.is_empty()),
             authorities: optional_digest("PollReply.authorities", &message.authorities)?,
+            release_signature: countersigned.map(of_release).transpose()?,
         })
     }
 }
@@ -123,6 +132,10 @@ impl From<&Polled> for v1::PollReply {
             round: polled.round.as_ref().map(Into::into),
             notice: polled.notice.clone().unwrap_or_default(),
             authorities: bytes(polled.authorities),
+            release_signature: polled
+                .release_signature
+                .map(|signature| signature.as_bytes().to_vec())
+                .unwrap_or_default(),
         }
     }
 }

@@ -24,6 +24,7 @@ mod enrolment;
 mod fixtures;
 mod full_disk;
 mod identity_rotation;
+mod key_rotation;
 mod limits;
 mod load_test;
 mod monitoring;

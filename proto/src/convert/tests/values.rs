@@ -272,6 +272,7 @@ pub(super) fn polled() -> impl Strategy<Value = Polled> {
     let digests = [(); 3].map(|()| option::of(digest()));
     let news = ("[0-9a-z]{1,64}", digests, option::of(view()), notice()).prop_map(
         |(cursor, [roster, release, authorities], round, notice)| Polled {
+            release_signature: release.map(|digest| Signature([digest.0[0]; 64])),
             cursor,
             roster,
             release,
