@@ -59,6 +59,10 @@ fn the_signing_key_is_replaced_and_who_was_away_takes_what_the_old_one_released(
     })
     .unwrap();
     network.kill_agent(away).unwrap();
+    let missed = |status: &serde_json::Value| {
+        Ok((status["presence"]["missing"] == serde_json::json!([away])).then_some(()))
+    };
+    network.wait_until(LIMIT, "it is missed", missed).unwrap();
     network.start_task(&task("kt1", 1, 60)).unwrap();
     network.wait_for_task(LIMIT * 2).unwrap();
     present.iter().for_each(|name| wait_for_model(&network, name, "kt1 1"));
