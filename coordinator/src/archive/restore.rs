@@ -231,10 +231,8 @@ fn compare(manifest: &Manifest, members: &Members) -> Result<(), RestoreError> {
 /// view is made from it.
 fn check_log(manifest: &Manifest, staged: &Path) -> Result<(), RestoreError> {
     let log = &manifest.log;
-    if manifest.keys {
-        if signing::log_key(staged)? != log.key {
-            return Err(RestoreError::OtherKey);
-        }
+    if manifest.keys && signing::log_key(staged)? != log.key {
+        return Err(RestoreError::OtherKey);
     }
     let history = History::audit(&staged.join(JOURNAL), &log.key)?;
     let (entries, root) = (history.size(), history.root());
