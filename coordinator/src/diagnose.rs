@@ -7,18 +7,16 @@ use collegium_shared::{
     clock::Clock,
     config::{ConfigError, effective, read},
     control,
-    crypto::SigningKey,
     diagnose::{Bundle, Secrets},
 };
 use serde_json::{Value, json};
 use toml::Table;
 
 use crate::{
-    SIGNING_KEY,
     admin::AdminRequest,
     config::{CONFIG_FILE, Config},
     doctor::{self, PROGRAM, UNIT},
-    service,
+    service, signing,
 };
 
 /// Collects the archive of the coordinator in `dir`.
@@ -56,8 +54,8 @@ pub async fn bundle(dir: &Path, clock: &Clock) -> Result<Bundle, ConfigError> {
     } else {
         bundle.leave_out("status.json", "only the coordinator's own user may open its directory");
     }
-    match SigningKey::load(&dir.join(SIGNING_KEY)) {
-        Ok(key) => bundle.add_journal(&dir.join("journal"), &key.verifying_key()),
+    match signing::log_key(dir) {
+        Ok(key) => bundle.add_journal(&dir.join("journal"), &key),
         Err(error) => bundle.leave_out("journal.txt", error.to_string()),
     }
     bundle.add_metrics(config.ops.listen, daemon.is_some()).await;

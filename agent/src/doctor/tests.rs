@@ -29,7 +29,7 @@ impl Site {
         let config = "coordinator = \"https://127.0.0.1:1\"\ninstitution = \"school-a\"\n\
                       [network]\nproxy = \"none\"\n";
         fs::write(site.path(CONFIG_FILE), config).unwrap();
-        let own = crypto::SigningKey::create(&site.path(IDENTITY_KEY)).unwrap();
+        let own = SigningKey::create(&site.path(IDENTITY_KEY)).unwrap();
         let public = collegium_shared::documents::RootPublic::new(own.verifying_key());
         collegium_shared::documents::write(&site.path(identity::ROOT), &public).unwrap();
         VaultKey::create(&site.path(VAULT_KEY)).unwrap();
