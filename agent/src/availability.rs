@@ -37,7 +37,7 @@ impl Availability {
         if let Some(Paused { since, reason }) = home.book.read(|state| state.paused().cloned()) {
             return Self::Paused { since, reason };
         }
-        let Some(windows) = &home.config.limits.training_windows else { return Self::Available };
+        let Some(windows) = home.limits().training_windows else { return Self::Available };
         match windows.closed_until(home.clock.now()) {
             None => Self::Available,
             opens => Self::OutsideWindows { opens },

@@ -89,7 +89,7 @@ pub struct Config {
 }
 
 impl Settings for Config {
-    const LIVE: &'static [&'static str] = &["log", "ops", "shutdown_seconds"];
+    const LIVE: &'static [&'static str] = &["limits", "log", "ops", "shutdown_seconds"];
 
     fn log(&self) -> &Log {
         &self.log

@@ -37,6 +37,7 @@ use crate::{
     credentials,
     identity::{IDENTITY_KEY, Identity, IdentityError, VAULT_KEY},
     install::{InstallError, ModelStore},
+    limits::Limits,
     metrics::Meters,
     model::Model,
     rotation::{self, RotationError},
@@ -166,6 +167,8 @@ pub struct Home {
     pub rounds: RoundFiles,
     pub models: ModelStore,
     vault: Mutex<Vault>,
+    /// Those in force; a reload changes them.
+    limits: Mutex<Limits>,
     /// Held while the identity key is replaced.
     pub(crate) rotating: Mutex<()>,
 }
@@ -195,6 +198,7 @@ impl Home {
             models: ModelStore::open(&dir.join("models"))?,
             dir: dir.to_owned(),
             vault: Mutex::new(vault),
+            limits: Mutex::new(config.limits.clone()),
             rotating: Mutex::default(),
             config,
             identity,
@@ -227,6 +231,16 @@ impl Home {
 
     pub fn institution(&self) -> &InstitutionId {
         &self.config.institution
+    }
+
+    /// What the agent may use, and when.
+    pub fn limits(&self) -> Limits {
+        unpoisoned(&self.limits).clone()
+    }
+
+    /// Puts other limits into force.
+    pub(crate) fn keep_to(&self, limits: Limits) {
+        *unpoisoned(&self.limits) = limits;
     }
 
     /// The vault, for one user at a time. Blocks.

@@ -216,6 +216,12 @@ impl Link {
         self.swapped.notified().await;
     }
 
+    /// Keeps to other limits from here on.
+    pub(crate) fn keep_to(&self, limits: &Limits) {
+        self.up.set(limits.upload_kib_per_second);
+        self.down.set(limits.download_kib_per_second);
+    }
+
     fn federation(&self) -> FederationClient<Courier> {
         self.federation.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -168,6 +168,8 @@ fn of_status(registry: &mut Registry, status: &Status) {
         let help = "When the coordinator answered last, Unix time";
         gauge("coordinator_last_contact_seconds", help, last.as_seconds());
     }
+    let until = status.certificate.expires_at.as_seconds();
+    gauge("certificate_expiry_seconds", "When this agent's certificate ends, Unix time", until);
     let in_round = i64::from(status.round.is_some());
     gauge("round_open", "Whether this institution is in a round", in_round);
     if let Some(roster) = &status.roster {

@@ -43,6 +43,7 @@ use crate::{
     config::Config,
     desk::{Answer, Desk, Request},
     home::{Home, HomeError},
+    limits::Limits,
     link::{Backoff, Link, LinkError, Polled},
     metrics::Monitor,
     renewal::Renewal,
@@ -228,6 +229,8 @@ async fn run_once(
     let path = dir.to_owned();
     let home = task::spawn_blocking(move || Home::open(&path, clock)).await??;
     let home = Arc::new(home);
+    let limits = operations.part(|config| config.limits.clone());
+    home.keep_to(limits.borrow().clone());
     let (stop, asked) = watch::channel(false);
     let stopping = Stop { asked, cancel: Arc::new(AtomicBool::new(false)) };
     let runner = Runner::new(Arc::clone(&home), stopping.clone())?;
@@ -245,6 +248,8 @@ async fn run_once(
     let control = tokio::spawn(listener.serve(answer, async move { until_stopped.wait().await }));
     let renewal = Renewal::new(Arc::clone(&home), runner.link.clone(), Arc::clone(&runner.look));
     let renewal = tokio::spawn(renewal.run());
+    let live = Arc::clone(&runner.live);
+    let limited = tokio::spawn(follow(limits, Arc::clone(&home), runner.link.clone(), live));
     let mut shutdown = pin!(shutdown);
     operations.health.serving(monitor);
     let (work, limit) = (beat.during(runner.run()), operations.config().shutdown_time());
@@ -261,6 +266,7 @@ async fn run_once(
     let in_trouble = trouble.is_some();
     stop.send_replace(true);
     renewal.abort();
+    limited.abort();
     drop(tokio::time::timeout(limit, control).await);
     if in_trouble {
         operations.health.opening();
@@ -270,6 +276,16 @@ async fn run_once(
     let published = task::spawn_blocking(move || home.book.publish()).await;
     published.context("the audit log was not published")??;
     result.map(|()| Ended::Stopped)
+}
+
+/// Puts the limits into force that a reload brings.
+async fn follow(mut limits: watch::Receiver<Limits>, home: Arc<Home>, link: Link, live: Arc<Live>) {
+    while limits.changed().await.is_ok() {
+        let changed = limits.borrow_and_update().clone();
+        link.keep_to(&changed);
+        home.keep_to(changed);
+        live.wake();
+    }
 }
 
 /// Waits until nobody has the directory open any more, for a while.
@@ -333,7 +349,7 @@ async fn drained(
 impl Runner {
     fn new(home: Arc<Home>, stop: Stop) -> anyhow::Result<Self> {
         let route = crate::identity::route(&home.config, &home.identity, &home.clock)?;
-        let link = Link::new(&route, &home.config.limits);
+        let link = Link::new(&route, &home.limits());
         let live = Arc::new(Live::new(link.traffic(), link.heard(), route.proxy()));
         let registry = home.registry()?;
         let digest = home.book.read(|state| state.registry()).map(|in_force| in_force.digest);

@@ -6,7 +6,7 @@ mod rotation;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -78,6 +78,8 @@ pub struct Ca {
     /// The issuing one as the one before certified it, while that is in force too.
     cross: Option<CertificateDer<'static>>,
     pem: String,
+    /// The end of the server's newest certificate.
+    server_until: Mutex<Option<Timestamp>>,
 }
 
 /// The authority that is in force, for everybody who has to follow when it changes. Cheap to clone.
@@ -162,7 +164,14 @@ impl Ca {
             None
         };
         let pem = certificates.iter().map(|certificate| to_pem(certificate)).collect();
-        Ok(Self { dir: dir.to_owned(), issuer, certificates, cross, pem })
+        Ok(Self {
+            dir: dir.to_owned(),
+            issuer,
+            certificates,
+            cross,
+            pem,
+            server_until: Mutex::default(),
+        })
     }
 
     /// The certificates of the authorities in force, as they go into invitations.
@@ -213,7 +222,14 @@ impl Ca {
         let leaf = params.signed_by(&key, &self.issuer)?.into();
         let chain = [Some(leaf), self.cross.clone()].into_iter().flatten().collect();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        *self.server_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(not_after(now));
         Ok(ServerCertificate { chain, key })
+    }
+
+    /// When the server's newest certificate ends; none if this authority has issued none since it was
+    /// loaded.
+    pub fn server_expires_at(&self) -> Option<Timestamp> {
+        *self.server_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client certificate for `institution` over the key in `csr_der` (PKCS#10). Only the key is

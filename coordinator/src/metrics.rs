@@ -26,6 +26,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    ca::Ca,
     driver::{Handle, Published},
     network::Event,
     round::{Round, RoundEvent},
@@ -195,7 +196,7 @@ impl Daemon for Monitor {
         self.handle.meters.measure(registry);
         let published = self.handle.published();
         institutions(registry, &published, &self.handle, self.clock.now());
-        expiries(registry, &published, self.handle.ca.current().expires_at());
+        expiries(registry, &published, &self.handle.ca.current());
         round(registry, published.network.open_round(), self.clock.now());
         task(registry, &published);
     }
@@ -218,8 +219,10 @@ fn institutions(registry: &mut Registry, published: &Published, handle: &Handle,
         by_name.get_or_create(&label).set(i64::from(here));
     }
     count(registry, "institutions_on_roster", "Institutions on the roster in force", members.len());
-    let present = handle.presence.report(&members).present;
-    count(registry, "institutions_present", "Members that a round would wait for", present);
+    let report = handle.presence.report(&members);
+    count(registry, "institutions_present", "Members that a round would wait for", report.present);
+    let help = "Members that are there and take part in no new round for now";
+    count(registry, "institutions_away", help, report.away.len());
     count(
         registry,
         "institutions_connected",
@@ -229,15 +232,19 @@ fn institutions(registry: &mut Registry, published: &Published, handle: &Handle,
     registry.register("institution_connected", "Whether this member holds a connection", by_name);
 }
 
-fn expiries(registry: &mut Registry, published: &Published, authority: Timestamp) {
+fn expiries(registry: &mut Registry, published: &Published, ca: &Ca) {
     let mut expiry = |name: &str, help: &str, at: Timestamp| {
         registry.register(name, help, ConstGauge::new(at.as_seconds()));
     };
     expiry(
         "authority_expiry_seconds",
         "When the authority's certificate ends, Unix time",
-        authority,
+        ca.expires_at(),
     );
+    if let Some(until) = ca.server_expires_at() {
+        let help = "When the server's certificate ends, Unix time";
+        expiry("server_certificate_expiry_seconds", help, until);
+    }
     if let Some(roster) = &published.roster {
         expiry("roster_expiry_seconds", "When the roster ends, Unix time", roster.expires_at());
     }

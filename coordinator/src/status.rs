@@ -33,6 +33,7 @@ pub(crate) fn of(driver: &Driver) -> Value {
             "competencies": r.competencies.len(),
             "items": r.items.len(),
         })),
+        "certificates": certificates(driver),
         "presence": waiting::presence(driver),
         "waiting": waiting::of(driver),
         "task": network.task().map(task_status),
@@ -57,6 +58,21 @@ pub(crate) fn of(driver: &Driver) -> Value {
             "uploads": round.uploads().len(),
         })),
         "state_sha256": network.digest().ok(),
+    })
+}
+
+/// When what connections rest on ends. The server has a certificate only while it runs.
+fn certificates(driver: &Driver) -> Value {
+    let ca = driver.ca.current();
+    let enrolled = driver.state.network.institutions().iter();
+    let in_force = enrolled.filter(|(_, enrolled)| enrolled.revoked.is_none());
+    let institutions: Value = in_force
+        .map(|(name, enrolled)| (name.to_string(), json!(enrolled.certificate_expires_at)))
+        .collect();
+    json!({
+        "authority_expires_at": ca.expires_at(),
+        "server_expires_at": ca.server_expires_at(),
+        "institutions_expire_at": institutions,
     })
 }
 

@@ -1,7 +1,13 @@
 //! How fast vectors leave and blobs arrive: a token bucket for each direction, by the institution's
 //! limits. Counts what it is told of and nothing else; polls and statements are small and never wait.
 
-use std::{num::NonZeroU64, sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 
@@ -12,8 +18,8 @@ const DEPTH: Duration = Duration::from_millis(500);
 
 /// One direction's limit.
 pub(super) struct Pace {
-    /// Bytes per second; none if there is no limit.
-    rate: Option<NonZeroU64>,
+    /// Bytes per second; 0 if there is no limit.
+    rate: AtomicU64,
     /// When all that was drawn so far is paid for.
     paid: Mutex<Option<Instant>>,
 }
@@ -21,13 +27,19 @@ pub(super) struct Pace {
 impl Pace {
     /// `kib_per_second` of 0 is no limit.
     pub(super) fn new(kib_per_second: u32) -> Self {
-        let rate = NonZeroU64::new(u64::from(kib_per_second) << 10);
-        Self { rate, paid: Mutex::default() }
+        let pace = Self { rate: AtomicU64::default(), paid: Mutex::default() };
+        pace.set(kib_per_second);
+        pace
+    }
+
+    /// From here on another limit holds, as in [`Pace::new`]. What was drawn before stays paid for as it was.
+    pub(super) fn set(&self, kib_per_second: u32) {
+        self.rate.store(u64::from(kib_per_second) << 10, Ordering::Relaxed);
     }
 
     /// Bytes per second; none if there is no limit.
     pub(super) fn rate(&self) -> Option<u64> {
-        self.rate.map(NonZeroU64::get)
+        Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
     }
 
     /// The most bytes of one message, so that the other end hears something at least every second or
@@ -47,8 +59,8 @@ impl Pace {
 
     /// Draws `bytes` and says how long to wait before they may pass.
     fn draw(&self, bytes: u64, now: Instant) -> Duration {
-        let Some(rate) = self.rate else { return Duration::ZERO };
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.get());
+        let Some(rate) = self.rate() else { return Duration::ZERO };
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
         let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let mut paid = unpoisoned(&self.paid);
         let earliest = now.checked_sub(DEPTH).unwrap_or(now);
@@ -82,6 +94,17 @@ mod tests {
         assert_eq!(pace.draw(512, start), Duration::from_millis(500));
         let later = start + Duration::from_secs(3_600);
         assert_eq!(pace.draw(1_024, later), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn another_limit_holds_at_once() {
+        let (pace, start) = (Pace::new(0), Instant::now() + DEPTH);
+        pace.set(64);
+        assert_eq!(pace.draw(64 << 10, start), DEPTH);
+        pace.set(128);
+        assert_eq!(pace.draw(64 << 10, start), Duration::from_secs(1));
+        pace.set(0);
+        assert_eq!(pace.draw(u64::MAX, start), Duration::ZERO);
     }
 
     #[test]

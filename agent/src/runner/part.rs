@@ -166,7 +166,7 @@ impl Runner {
                 "there are no learner records; import some, with: collegium-agent data import";
             return Ok(Some(reason.to_owned()));
         }
-        let limits = &self.home.config.limits;
+        let limits = self.home.limits();
         let answers = if reads_records { held.rows } else { 0 };
         if let Some(reason) = limits.too_large(answers, plan.encoding.dimension()) {
             return Ok(Some(reason));
@@ -329,7 +329,7 @@ impl Runner {
             self.home.meters.computed(begun.elapsed());
             return fixed;
         }
-        let nice = self.home.config.limits.training_nice;
+        let nice = self.home.limits().training_nice;
         let trained = effort::run(nice, move || {
             let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
             let commitment = compute(&home, &view, &registry, &mut trainer.trainer, &cancel);

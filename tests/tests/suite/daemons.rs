@@ -189,17 +189,24 @@ fn probes_and_prometheus_see_a_coordinator() {
     assert_eq!(metric(&metrics, "collegium_coordinator_institutions_enrolled"), 0.0);
     assert!(metric(&metrics, "process_resident_memory_bytes") > 1e6);
     let now = Clock::system().now().as_seconds();
-    let expiry = metric(&metrics, "collegium_coordinator_authority_expiry_seconds");
-    assert!(expiry > now as f64, "{expiry}");
+    for name in ["authority_expiry_seconds", "server_certificate_expiry_seconds"] {
+        let expiry = metric(&metrics, &format!("collegium_coordinator_{name}"));
+        assert!(expiry > now as f64, "{name}: {expiry}");
+    }
+    assert_eq!(metric(&metrics, "collegium_coordinator_institutions_away"), 0.0);
     let status: Value =
         serde_json::from_slice(&coordinator.run(&["status", "--json"]).stdout).unwrap();
     assert_eq!(status["process"]["ops"], format!("127.0.0.1:{}", coordinator.ops));
     assert_eq!(status["process"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["process"]["storage_waiting"], Value::Null);
+    assert!(status["certificates"]["authority_expires_at"].is_string(), "{status}");
+    assert!(status["certificates"]["server_expires_at"].is_string(), "{status}");
     process.terminate().unwrap();
     ends_with(&mut process, 0);
     let offline: Value =
         serde_json::from_slice(&coordinator.run(&["status", "--json"]).stdout).unwrap();
     assert_eq!(offline["process"], Value::Null);
+    assert_eq!(offline["certificates"]["server_expires_at"], Value::Null);
 }
 
 #[test]
@@ -338,6 +345,32 @@ fn an_agent_is_a_daemon_like_the_coordinator() {
     let metrics = get(ops, "/metrics").1;
     assert_eq!(metric(&metrics, "collegium_agent_model_version"), 0.0);
     assert!(!metrics.contains("learner"), "{metrics}");
+    let expiry = metric(&metrics, "collegium_agent_certificate_expiry_seconds");
+    assert!(expiry > Clock::system().now().as_seconds() as f64, "{expiry}");
+    let seen = network.status().unwrap();
+    let until = &seen["certificates"]["institutions_expire_at"][name.as_str()];
+    let own = network.agent_status(&name).unwrap();
+    assert_eq!(own["certificate"]["expires_at"], *until, "{seen}");
+    assert_eq!(own["process"]["storage_waiting"], Value::Null);
+    assert_eq!(own["availability"]["state"], "available");
+
+    // Limits hold without a restart: a window on another day is closed now.
+    let days = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    let today = usize::try_from(Clock::system().now().as_seconds() / 86_400).unwrap();
+    let window = format!("training_windows = [\"{} 01:00-02:00\"]", days[(today + 3) % 7]);
+    let sample = "# training_windows = [\"Mon-Fri 18:00-06:00\", \"Sat-Sun 00:00-24:00\"]";
+    replace(&config, sample, &window);
+    replace(&config, "# time_zone = \"Europe/Berlin\"", "time_zone = \"UTC\"");
+    replace(&config, "upload_kib_per_second = 0", "upload_kib_per_second = 64");
+    let said = text(&run(&["reload"]));
+    let applied = "limits.time_zone, limits.training_windows, limits.upload_kib_per_second";
+    assert!(said.contains(&format!("applied        {applied}\n")), "{said}");
+    eventually(LIMIT, "the window is closed", || {
+        let state = network.agent_status(&name)?["availability"]["state"].clone();
+        Ok((state == "outside_windows").then_some(()))
+    })
+    .unwrap();
+    assert_eq!(metric(&get(ops, "/metrics").1, "collegium_agent_paused"), 1.0);
 
     replace(&config, "level = \"info\"", "level = \"debug\"");
     replace(&config, "blobs = \"blobs\"", "blobs = \"elsewhere\"");
