@@ -53,6 +53,11 @@ pub enum VaultError {
         "{}: the vault is in use by {holder}: one process owns it at a time, stop that one first", dir.display()
     )]
     InUse { dir: PathBuf, holder: String },
+    #[error(
+        "there is no vault key: no credential vault-key was handed over, and {} does not exist; put its copy back, or see LoadCredentialEncrypted= in the unit",
+        path.display()
+    )]
+    NoKey { path: PathBuf },
     #[error("{}: a vault key is 32 bytes, or 64 hexadecimal digits", path.display())]
     BadKey { path: PathBuf },
     #[error("{}: the vault key is not the one that this vault was made with", path.display())]

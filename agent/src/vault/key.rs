@@ -1,10 +1,10 @@
 //! The vault key: where it comes from. Owns its two sources and their checks; never writes it anywhere
 //! but into the one file that `create` is given.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use collegium_shared::{
-    crypto::{self, Key, Secret},
+    crypto::{self, CryptoError, Key, Secret},
     service::credential::Handed,
 };
 
@@ -38,7 +38,8 @@ impl VaultKey {
     /// Either holds 32 bytes, or 64 hexadecimal digits.
     ///
     /// # Errors
-    /// [`VaultError::Crypto`] (among them a file that others can read), [`VaultError::BadKey`].
+    /// [`VaultError::Crypto`] (among them a file that others can read), [`VaultError::NoKey`],
+    /// [`VaultError::BadKey`].
     pub fn load(path: &Path) -> Result<Self, VaultError> {
         Self::load_with(&Handed::over(), path)
     }
@@ -46,7 +47,12 @@ impl VaultKey {
     pub(super) fn load_with(handed: &Handed, path: &Path) -> Result<Self, VaultError> {
         match handed.find(CREDENTIAL)? {
             Some(bytes) => Self::decode(&bytes, Path::new("the credential vault-key")),
-            None => Self::decode(&crypto::read_secret(path)?, path),
+            None => match crypto::read_secret(path) {
+                Err(CryptoError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Err(VaultError::NoKey { path: path.to_owned() })
+                }
+                read => Self::decode(&read?, path),
+            },
         }
     }
 
@@ -77,8 +83,6 @@ mod tests {
         fs::{self, Permissions},
         os::unix::fs::PermissionsExt,
     };
-
-    use collegium_shared::crypto::CryptoError;
 
     use super::*;
 
@@ -125,7 +129,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let load = || VaultKey::load_with(&Handed::default(), &path).err().unwrap();
-        assert!(matches!(load(), VaultError::Crypto(CryptoError::Io { .. })));
+        assert!(matches!(load(), VaultError::NoKey { .. }));
         write(&path, &[1; 31], 0o600);
         assert!(matches!(load(), VaultError::BadKey { .. }));
         write(&path, &[1; 32], 0o640);

@@ -63,7 +63,10 @@ fn print_status(answer: &Value) {
                 ending => plain(&ending["end"]),
             };
             line("task", format!("{} ({ending})", plain(&t["task"])));
-            line("steps", format!("{} of {}", t["steps"], t["rounds"]));
+            line(
+                "steps",
+                format!("{} of {}", t["steps"].as_u64().unwrap_or_default(), t["rounds"]),
+            );
             line(
                 "rounds",
                 format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]),

@@ -170,7 +170,7 @@ fn the_units_fit_the_programs() {
 }
 
 /// The words of a unit's command, with another directory than the installed one.
-fn command_of(program: &str, name: &str, dir: &Path) -> Command {
+pub(crate) fn command_of(program: &str, name: &str, dir: &Path) -> Command {
     let unit = fs::read_to_string(unit_file(program)).unwrap();
     let line = settings(&unit)[name][0].to_owned();
     let words: Vec<_> = line.split(' ').skip(1).collect();

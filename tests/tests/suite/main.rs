@@ -48,3 +48,4 @@ mod table;
 mod task_endings;
 mod uploads;
 mod votes;
+mod walk;
