@@ -89,7 +89,13 @@ fn status_answers_while_the_disk_stays_full_and_a_restart_finds_everything() {
     assert!(said.unwrap().contains("storage is in trouble"));
     let again = invite(&network, &"one-more".parse().unwrap()).unwrap_err();
     assert!(again.contains("storage is full"), "{again}");
-    network.status().unwrap();
+    let status = network.status().unwrap();
+    assert!(status["process"]["storage_waiting"].is_string(), "{status}");
+    let mut doctor = std::process::Command::new(&network.binaries().coordinator);
+    doctor.arg("doctor").arg("--dir").arg(network.coordinator_dir());
+    let found = attempt(&mut doctor, COMMAND_LIMIT).unwrap();
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.contains("FAIL  storage       the coordinator waits for its disk"), "{found}");
     network.expect_running().unwrap();
     network.coordinator_process().unwrap().kill().unwrap();
     network.start_coordinator().unwrap();
