@@ -383,8 +383,10 @@ impl Runner {
                     if self.live.failed(now, error.to_string()) {
                         tracing::warn!(%error, "the coordinator is not available; trying again");
                     }
-                    // Everything is shown again, so whatever was not done is found again.
+                    // Everything is shown again, so whatever was not done is found again; and said
+                    // again, to a coordinator that may have been restored from a backup.
                     self.cursor.clear();
+                    self.said = identity::Said::default();
                     self.pause(backoff.pause()).await;
                 }
             }

@@ -27,8 +27,8 @@ impl From<RotationError> for Failure {
     }
 }
 
-/// What was said to the coordinator since this process started. What it refused is said again at the
-/// next start, or when another roster is in force.
+/// What was said to the coordinator since the line to it last broke. What it refused is said again after
+/// that, or when another roster is in force.
 #[derive(Default)]
 pub(super) struct Said {
     handed_over: Option<VerifyingKey>,

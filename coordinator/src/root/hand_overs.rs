@@ -10,6 +10,7 @@ use collegium_shared::{
     hand_over::{Holder, SignedHandOver},
     ids::InstitutionId,
     roster::Roster,
+    signed::Statement,
 };
 
 use super::RootError;
@@ -28,6 +29,10 @@ pub(super) fn check(
     last: Option<&Roster>,
 ) -> Result<Vouched, RootError> {
     let mut vouched = Vouched::default();
+    if last.is_some_and(|last| last.digest() == roster.digest()) {
+        // Signed before, when they were checked: the same again, because the file was lost.
+        return Ok(vouched);
+    }
     for statement in hand_overs {
         let body = &statement.body;
         let last = last.ok_or(RootError::StrayHandOver)?;

@@ -260,7 +260,9 @@ fn the_keeper_sees_which_changes_the_key_before_vouches_for() {
 
     // The good one is signed, and is no use a second time.
     a.identity = next.verifying_key();
-    let signed = consortium.sign(&draft(&[a.clone()], vec![good.clone()])).unwrap();
+    let document = draft(&[a.clone()], vec![good.clone()]);
+    let signed = consortium.sign(&document).unwrap();
+    assert_eq!(consortium.sign(&document).unwrap(), signed, "the same again is fine");
     let SignedDocument::Roster { signed, .. } = signed else { panic!("not a roster") };
     let second = consortium.root.roster(&signed, now()).unwrap();
     let replayed =
