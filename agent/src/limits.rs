@@ -7,6 +7,8 @@ use crate::windows::{BadWindow, Window, Windows};
 
 /// The priority of the training thread if none is set: other work on the machine goes first.
 const TRAINING_NICE: u8 = 10;
+/// The part of one core that it uses if nothing is set: all of it.
+const TRAINING_CPU_PERCENT: u8 = 100;
 
 /// What one agent may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,8 @@ pub struct Limits {
     pub training_windows: Option<Windows>,
     /// The nice value of the one thread that trains, 0 to 19.
     pub training_nice: u8,
+    /// The part of one processor core that training may use, 1 to 100.
+    pub training_cpu_percent: u8,
     /// The most memory that the records of a task and what is computed from them may need, in MiB.
     pub memory_mib: Option<u64>,
     /// For masked vectors; 0 is no limit.
@@ -32,6 +36,7 @@ impl Default for Limits {
         Self {
             training_windows: None,
             training_nice: TRAINING_NICE,
+            training_cpu_percent: TRAINING_CPU_PERCENT,
             memory_mib: None,
             upload_kib_per_second: 0,
             download_kib_per_second: 0,
@@ -46,6 +51,7 @@ struct Written {
     training_windows: Option<Vec<Window>>,
     time_zone: Option<String>,
     training_nice: u8,
+    training_cpu_percent: u8,
     memory_mib: Option<u64>,
     upload_kib_per_second: u32,
     download_kib_per_second: u32,
@@ -57,6 +63,7 @@ impl Default for Written {
             training_windows: None,
             time_zone: None,
             training_nice: TRAINING_NICE,
+            training_cpu_percent: TRAINING_CPU_PERCENT,
             memory_mib: None,
             upload_kib_per_second: 0,
             download_kib_per_second: 0,
@@ -71,6 +78,7 @@ impl From<Limits> for Written {
             training_windows,
             time_zone: time_zone.flatten(),
             training_nice: limits.training_nice,
+            training_cpu_percent: limits.training_cpu_percent,
             memory_mib: limits.memory_mib,
             upload_kib_per_second: limits.upload_kib_per_second,
             download_kib_per_second: limits.download_kib_per_second,
@@ -82,12 +90,16 @@ impl TryFrom<Written> for Limits {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { training_windows, time_zone, training_nice, memory_mib, .. } = written;
+        let Written { training_windows, time_zone, memory_mib, .. } = written;
+        let Written { training_nice, training_cpu_percent, .. } = written;
         let Written { upload_kib_per_second, download_kib_per_second, .. } = written;
         let windows = training_windows.map(|all| Windows::new(all, time_zone.as_deref()));
         let training_windows = windows.transpose().map_err(|bad: BadWindow| bad.to_string())?;
         if training_nice > 19 {
             return Err("training_nice: use 0 (as other programs) to 19 (after all others)".into());
+        }
+        if !(1..=100).contains(&training_cpu_percent) {
+            return Err("training_cpu_percent: use 1 to 100, of one processor core".into());
         }
         if memory_mib == Some(0) {
             return Err("memory_mib: use 1 or more, or leave the key out".into());
@@ -99,6 +111,7 @@ impl TryFrom<Written> for Limits {
         Ok(Self {
             training_windows,
             training_nice,
+            training_cpu_percent,
             memory_mib,
             upload_kib_per_second,
             download_kib_per_second,
@@ -144,6 +157,8 @@ download_kib_per_second = {down}
 # time_zone = "Europe/Berlin"
 # Training runs on one thread with this nice value: 0 as other programs, 19 after all others.
 training_nice = {TRAINING_NICE}
+# How much of one processor core that thread may use, in percent, rests included.
+training_cpu_percent = {TRAINING_CPU_PERCENT}
 # A round whose training would need more memory than this is not joined; no limit if left out.
 # memory_mib = 2048
 "#
@@ -179,6 +194,8 @@ mod tests {
             ("training_windows = []\ntime_zone = \"UTC\"", "never train"),
             ("training_nice = 20", "training_nice"),
             ("training_nice = -1", "-1"),
+            ("training_cpu_percent = 0", "training_cpu_percent"),
+            ("training_cpu_percent = 101", "training_cpu_percent"),
             ("memory_mib = 0", "memory_mib"),
             ("memory_gib = 1", "memory_gib"),
             ("download_kib_per_second = 31", "at least 32"),

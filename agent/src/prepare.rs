@@ -4,8 +4,6 @@
 
 pub mod load_test;
 
-use std::sync::atomic::AtomicBool;
-
 use collegium_shared::{
     architecture::{
         self, Architecture, BadSums, LOAD_TEST_1, SharedSets, SharedStatistics, Sizes, Stage, Sums,
@@ -21,7 +19,7 @@ use collegium_shared::{
 use thiserror::Error;
 
 use crate::{
-    model::ModelError,
+    model::{Effort, ModelError},
     trainer::{Trainer, Work},
 };
 
@@ -125,19 +123,19 @@ struct Basis<'a> {
 }
 
 /// Runs the plan's stage over the institution's records. `registry` is the one that the plan names, and
-/// the plan's [`inputs`] are in `blobs`. Long and synchronous; ends early if `cancel` is set.
+/// the plan's [`inputs`] are in `blobs`. Long and synchronous; ends early if `effort` is cancelled.
 pub fn input(
     plan: &Plan,
     registry: &Registry,
     blobs: &Blobs,
     trainer: &mut Trainer,
-    cancel: &AtomicBool,
+    effort: &Effort,
 ) -> Result<Values, PrepareError> {
     if Architecture::lookup(&plan.architecture)? != Architecture::KtLogistic1 {
         return Err(PrepareError::OtherArchitecture);
     }
     let basis = Basis { plan, registry, blobs };
-    match basis.run(trainer, cancel) {
+    match basis.run(trainer, effort) {
         // Whether the numbers come out finite depends on the records. An institution that stayed
         // away because of it would say something about them all by itself; zeros say nothing.
         Err(PrepareError::Stage(
@@ -170,11 +168,11 @@ fn check_encoding(given: &Encoding, expected: &Encoding) -> Result<(), PrepareEr
 }
 
 impl Basis<'_> {
-    fn run(&self, trainer: &mut Trainer, cancel: &AtomicBool) -> Result<Vec<f64>, PrepareError> {
+    fn run(&self, trainer: &mut Trainer, effort: &Effort) -> Result<Vec<f64>, PrepareError> {
         if self.plan.stage == Stage::Support {
             self.check_encoding(self.registry.sizes())?;
             let Registry { items, competencies, .. } = self.registry;
-            return Ok(trainer.run_stage(Work::Support { items, competencies }, cancel)?);
+            return Ok(trainer.run_stage(Work::Support { items, competencies }, effort)?);
         }
         let shared = self.shared()?;
         self.check_encoding(shared.sizes())?;
@@ -184,7 +182,7 @@ impl Basis<'_> {
         }
         let shared = &shared;
         if self.plan.stage == Stage::Statistics {
-            return Ok(trainer.run_stage(Work::Statistics { shared }, cancel)?);
+            return Ok(trainer.run_stage(Work::Statistics { shared }, effort)?);
         }
         let statistics = &self.statistics(shared)?;
         let values = match self.plan.stage {
@@ -193,13 +191,13 @@ impl Basis<'_> {
                 let start = &self.model("start", self.plan.inputs.start, &layout)?;
                 let candidate = &self.model("candidate", self.plan.inputs.candidate, &layout)?;
                 let work = Work::Train { shared, statistics, totals, hyper, start, candidate };
-                trainer.run_stage(work, cancel)?
+                trainer.run_stage(work, effort)?
             }
             Stage::Evaluate => {
                 let candidate = &self.model("candidate", self.plan.inputs.candidate, &layout)?;
-                trainer.run_stage(Work::Evaluate { shared, statistics, candidate }, cancel)?
+                trainer.run_stage(Work::Evaluate { shared, statistics, candidate }, effort)?
             }
-            _ => trainer.run_stage(Work::Totals { shared, statistics }, cancel)?,
+            _ => trainer.run_stage(Work::Totals { shared, statistics }, effort)?,
         };
         Ok(values)
     }
@@ -288,7 +286,7 @@ fn complete(sums: &mut Sums, stage: &Stage, sizes: Sizes) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::Arc;
 
     use collegium_shared::{ids::RoundId, params::Encoding};
 
@@ -330,7 +328,7 @@ mod tests {
 
         fn run(&self, plan: &Plan) -> Result<Vec<u32>, PrepareError> {
             let mut trainer = Trainer::new(self.learners.clone());
-            let go = AtomicBool::new(false);
+            let go = Effort::new(Arc::default(), 100);
             let values = input(plan, &self.registry, &self.blobs, &mut trainer, &go)?;
             let mut whole = Vec::new();
             values.append(0, plan.encoding.dimension(), &mut whole);
@@ -439,7 +437,7 @@ mod tests {
         let train = &fixture.plans()[3];
         assert_eq!(train.round, RoundId { task: "t".parse().unwrap(), round: 0, attempt: 0 });
         let mut trainer = Trainer::new(fixture.learners.clone());
-        let cancel = AtomicBool::new(true);
+        let cancel = Effort::new(Arc::new(true.into()), 100);
         let result = input(train, &fixture.registry, &fixture.blobs, &mut trainer, &cancel);
         assert!(matches!(result, Err(PrepareError::Stage(ModelError::Cancelled))));
     }

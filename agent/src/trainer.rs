@@ -2,13 +2,11 @@
 //! that go into the secure sum. Owns the snapshot and what is derived from it; sends nothing, and
 //! clips nothing but the moves (encoding clips to each segment's bound).
 
-use std::sync::atomic::AtomicBool;
-
 use collegium_shared::architecture::{Evaluation, Hyper, SharedSets, SharedStatistics, Totals};
 
 use crate::{
     model::{
-        ModelError, checked,
+        Effort, ModelError, checked,
         features::{Counts, Design, Statistics, training_counts},
         finite,
         kt_logistic::{Dataset, predict},
@@ -79,13 +77,9 @@ impl Trainer {
     }
 
     /// Runs a stage. Long (seconds on 100,000 answers) and synchronous: call it where blocking is
-    /// allowed. Setting `cancel` ends it with [`ModelError::Cancelled`] after the current step.
+    /// allowed. Cancelling `effort` ends it with [`ModelError::Cancelled`] after the current step.
     /// The result is finite and, for the same snapshot and work, always the same.
-    pub fn run_stage(
-        &mut self,
-        work: Work<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<Vec<f64>, ModelError> {
+    pub fn run_stage(&mut self, work: Work<'_>, effort: &Effort) -> Result<Vec<f64>, ModelError> {
         let values = match work {
             Work::Support { items, competencies } => self.support(items, competencies),
             Work::Statistics { shared } => self.statistics(shared),
@@ -98,7 +92,7 @@ impl Trainer {
             Work::Train { shared, statistics, totals, hyper, start, candidate } => {
                 let prepared = self.prepare(shared, statistics);
                 let start = checked(start, prepared.held_out.parameters())?;
-                let mut values = prepared.train.contribution(&start, totals, hyper, cancel)?;
+                let mut values = prepared.train.contribution(&start, totals, hyper, effort)?;
                 values.extend(prepared.evaluate(candidate)?.values());
                 values
             }
@@ -106,6 +100,7 @@ impl Trainer {
                 self.prepare(shared, statistics).evaluate(candidate)?.values()
             }
         };
+        effort.step()?;
         finite("the contribution", values)
     }
 

@@ -31,8 +31,8 @@ const CALLS: Duration = Duration::from_secs(2);
 
 /// HTTP/2 windows: what a peer may send before it is read, in bytes, for one call and for one
 /// connection. More makes no upload faster on a line of up to 80 Mbit/s and 100 ms.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 2 << 20;
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
 /// The longest frame: fewer, larger ones cost less, and other calls wait for one at most.
 const FRAME: u32 = 64 << 10;
 /// Calls that may be open at the same time over one connection; half of them may be worked on.

@@ -19,8 +19,12 @@ pub const PROTOCOL: u32 = 1;
 /// signed.
 pub const MINOR: u32 = 1;
 
-/// The most bytes of a vector or blob in one message.
+/// The most bytes of a vector or blob in one message that are accepted.
 pub const CHUNK: usize = 1 << 20;
+
+/// How many of them are sent in one message. Whoever receives from many at a time holds about twice
+/// as many for each: the message, and what arrives behind it.
+pub const PORTION: usize = 64 << 10;
 
 /// The most bytes of one message: a chunk, or a view of a round with 256 institutions.
 pub const MAX_MESSAGE: usize = 4 << 20;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use collegium_proto::{
-    CHUNK,
+    CHUNK, PORTION,
     convert::{DownloadFrom, DownloadPiece, Malformed, Reason, UploadPiece},
     v1,
 };
@@ -186,7 +186,7 @@ impl Link {
     {
         let resumed = self.upload_offset(round, total).await?;
         let (round, traffic) = (Some(round.clone()), Arc::clone(&self.traffic));
-        let most = self.up.portion(CHUNK);
+        let most = self.up.portion(PORTION);
         let production = Production { round, resumed, total, source, sign, traffic, most };
         let (pieces, mut made) = mpsc::channel(AHEAD);
         let (tell, mut told) = oneshot::channel();

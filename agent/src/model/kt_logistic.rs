@@ -2,13 +2,11 @@
 //! differentiation, and the move that an institution contributes to a round. The answers are held
 //! as tensors here and never leave; only moves do.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_sigmoid};
 use collegium_shared::architecture::{DENSE, Hyper, Optimizer, Totals};
 
 use super::{
-    ModelError,
+    Effort, ModelError,
     features::{Design, sigmoid},
     finite,
 };
@@ -105,7 +103,7 @@ impl Dataset {
         weights: &[f64],
         totals: &Totals,
         hyper: &Hyper,
-        cancel: &AtomicBool,
+        effort: &Effort,
     ) -> Result<Vec<f64>, ModelError> {
         self.check("the model", weights.len())?;
         self.check("the total curvature", totals.curvature.len())?;
@@ -124,9 +122,7 @@ impl Dataset {
         };
         let mut local = weights.to_vec();
         for _ in 0..hyper.optimizer.local_steps() {
-            if cancel.load(Ordering::Relaxed) {
-                return Err(ModelError::Cancelled);
-            }
+            effort.step()?;
             let gradient = self.gradient(&local)?;
             for (j, w) in local.iter_mut().enumerate() {
                 *w -= (gradient[j] + share * ridge[j] * *w) * scale[j];
@@ -243,6 +239,8 @@ pub fn predict(design: &Design, weights: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::model::features::{Statistics, tests::*, training_counts};
 
@@ -365,7 +363,7 @@ mod tests {
     #[test]
     fn the_move_matches_the_specification() {
         let (_, dataset) = fixture();
-        let go = AtomicBool::new(false);
+        let go = Effort::new(Arc::default(), 100);
         let hyper = Hyper::default();
         let found = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
         assert_close(&found, &MOVE, 1e-5);
@@ -381,7 +379,7 @@ mod tests {
     #[test]
     fn totals_that_were_rounded_away_bound_the_move() {
         let (_, dataset) = fixture();
-        let go = AtomicBool::new(false);
+        let go = Effort::new(Arc::default(), 100);
         let (hyper, mut totals) = (Hyper::default(), totals(&dataset));
         let exact = dataset.contribution(&start(), &totals, &hyper, &go).unwrap();
         totals.curvature[4] = 0.0;
@@ -396,7 +394,7 @@ mod tests {
         let (design, dataset) = fixture();
         let optimizer = Optimizer::FedAvg { local_steps: 1, learning_rate: 0.05, bound: 1.0 };
         let hyper = Hyper { optimizer, ..Hyper::default() };
-        let (weights, go) = (start(), AtomicBool::new(false));
+        let (weights, go) = (start(), Effort::new(Arc::default(), 100));
         let found = dataset.contribution(&weights, &totals(&dataset), &hyper, &go).unwrap();
         let (gradient, ridge) = (analytic(&design, &weights), hyper.ridge(3));
         let step = |j: usize| (gradient[j] + 0.4 * ridge[j] * weights[j]) / 48.0;
@@ -409,10 +407,11 @@ mod tests {
         let (_, dataset) = fixture();
         let totals = totals(&dataset);
         let hyper = Hyper::default();
-        let stop = AtomicBool::new(true);
+        let stop = Effort::new(Arc::new(true.into()), 100);
         let cancelled = dataset.contribution(&start(), &totals, &hyper, &stop);
         assert!(matches!(cancelled, Err(ModelError::Cancelled)));
-        let short = dataset.contribution(&[0.0; 3], &totals, &hyper, &AtomicBool::new(false));
+        let short =
+            dataset.contribution(&[0.0; 3], &totals, &hyper, &Effort::new(Arc::default(), 100));
         assert!(matches!(short, Err(ModelError::WrongLength { .. })));
     }
 }

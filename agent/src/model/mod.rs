@@ -1,12 +1,15 @@
 //! The models that this agent can train and serve. Owns features, training and the installed
 //! model; knows nothing of the network, of files and of who asks.
 
+mod effort;
 pub mod features;
 pub mod fit;
 pub mod kt_logistic;
 
 use collegium_shared::architecture::{Layout, SharedStatistics, layout};
 use thiserror::Error;
+
+pub use effort::Effort;
 
 /// Why a model cannot be trained or used.
 #[derive(Debug, Error)]

@@ -27,7 +27,7 @@ use crate::{
     availability::Availability,
     home::Home,
     link::LinkError,
-    model::ModelError,
+    model::{Effort, ModelError},
     policy::{Policy, PolicyError},
     prepare::{self, PrepareError, Values},
     rounds::{Attempt, RoundError},
@@ -332,7 +332,7 @@ impl Runner {
         let nice = self.home.limits().training_nice;
         let trained = effort::run(nice, move || {
             let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
-            let commitment = compute(&home, &view, &registry, &mut trainer.trainer, &cancel);
+            let commitment = compute(&home, &view, &registry, &mut trainer.trainer, cancel);
             Ok::<_, Failure>(Trained { trainer, commitment })
         });
         let Trained { trainer, commitment } = trained.await??;
@@ -369,16 +369,17 @@ fn compute(
     view: &RoundView,
     registry: &collegium_shared::roster::Registry,
     trainer: &mut Trainer,
-    cancel: &AtomicBool,
+    cancel: Arc<AtomicBool>,
 ) -> Result<Digest, Failure> {
     let plan = &view.plan.body;
-    let values = match prepare::input(plan, registry, &home.blobs, trainer, cancel) {
+    let effort = Effort::new(Arc::clone(&cancel), home.config.limits.training_cpu_percent);
+    let values = match prepare::input(plan, registry, &home.blobs, trainer, &effort) {
         Ok(values) => values,
         Err(PrepareError::Stage(ModelError::Cancelled)) => return Err(Failure::Stopped),
         Err(PrepareError::Blob(error)) => return Err(unreadable(home, error)),
         Err(error) => return Err(Failure::Leave(error.to_string())),
     };
-    write_input(home, plan, &values, cancel)
+    write_input(home, plan, &values, &cancel)
 }
 
 /// Fixes the public numbers of a load test.

@@ -1,7 +1,10 @@
 //! A federation in memory, the encoded values added in the clear: what training must reach, on a
 //! simulated world and (where COLLEGIUM_DATA says where it is) on real data.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use collegium_shared::architecture::{Optimizer, Stage, Sums, complete_sums, encoding, layout};
 use rand::{RngExt, SeedableRng};
@@ -32,7 +35,7 @@ struct Federation {
 
 impl Federation {
     fn sum(&mut self, stage: &Stage, hyper: &Hyper, shared: &SharedSets, work: Work<'_>) -> Sums {
-        let go = AtomicBool::new(false);
+        let go = Effort::new(Arc::default(), 100);
         let training = matches!(stage, Stage::Train { .. });
         let (optimizer, sizes) = (&hyper.optimizer, shared.sizes());
         let n_max = u32::try_from(self.trainers.len()).unwrap();
@@ -192,7 +195,7 @@ fn stages_return_what_they_promise() {
     let mut world = simulated(1, 1, 10);
     let registry = registry(&world);
     let mut trainer = Trainer::new(world.remove(0));
-    let go = AtomicBool::new(false);
+    let go = Effort::new(Arc::default(), 100);
     let items = ["item-00".to_owned(), "nowhere".to_owned()];
     let competencies = ["nothing".to_owned(), "skill-0".to_owned()];
     let support = Work::Support { items: &items, competencies: &competencies };

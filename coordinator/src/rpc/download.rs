@@ -4,7 +4,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
-use collegium_proto::{CHUNK, convert::DownloadPiece, v1};
+use collegium_proto::{PORTION, convert::DownloadPiece, v1};
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -65,8 +65,8 @@ async fn room(sender: &mpsc::Sender<Chunk>) -> Option<OwnedPermit<Chunk>> {
 
 /// The bytes from `offset` on, at most a chunk; none beyond the end.
 fn read(file: &File, offset: u64, total: u64) -> io::Result<Vec<u8>> {
-    let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(CHUNK);
-    let mut data = vec![0; left.min(CHUNK)];
+    let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(PORTION);
+    let mut data = vec![0; left.min(PORTION)];
     file.read_exact_at(&mut data, offset)?;
     Ok(data)
 }
@@ -96,9 +96,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_is_sent_from_any_offset_in_chunks() {
-        let bytes: Vec<u8> = (0..2 * CHUNK + 5).map(|i| i.to_le_bytes()[1]).collect();
+        let bytes: Vec<u8> = (0..2 * PORTION + 5).map(|i| i.to_le_bytes()[1]).collect();
         let total = bytes.len();
-        for (offset, chunks) in [(0, 3), (1, 3), (CHUNK, 2), (2 * CHUNK + 4, 1), (total, 1)] {
+        for (offset, chunks) in [(0, 3), (1, 3), (PORTION, 2), (2 * PORTION + 4, 1), (total, 1)] {
             let sent = stream(file(&bytes), offset as u64, total as u64);
             let (count, sent) = whole(sent).await;
             assert!(count == chunks && sent == bytes[offset..], "from {offset}");
@@ -109,16 +109,16 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_read_than_the_reader_takes() {
-        let bytes = vec![1; 5 * CHUNK];
+        let bytes = vec![1; 5 * PORTION];
         let file = file(&bytes);
         let shared = file.try_clone().unwrap();
         let mut chunks = stream(file, 0, bytes.len() as u64);
         assert!(chunks.next().await.unwrap().is_ok());
         // All but the next chunk, which may have been read already, is changed before it is read.
-        shared.write_all_at(&vec![2; 3 * CHUNK], 2 * CHUNK as u64).unwrap();
+        shared.write_all_at(&vec![2; 3 * PORTION], 2 * PORTION as u64).unwrap();
         let mut ends = Vec::new();
         while let Some(chunk) = chunks.next().await {
-            ends.push(chunk.unwrap().data[CHUNK - 1]);
+            ends.push(chunk.unwrap().data[PORTION - 1]);
         }
         assert_eq!(ends[1..], [2, 2, 2]);
     }
