@@ -20,6 +20,7 @@ use collegium_shared::{
 };
 use thiserror::Error;
 use tokio::task::{self, JoinError};
+use zeroize::Zeroizing;
 
 use crate::{
     home::Home,
@@ -63,6 +64,8 @@ pub struct Attempt {
 struct Upload {
     input: Input,
     masker: Masker,
+    /// One piece of the input, then of the masked vector.
+    words: Zeroizing<Vec<u32>>,
 }
 
 impl Attempt {
@@ -127,8 +130,7 @@ impl Attempt {
         Ok(self.link.share(&header, &body).await?)
     }
 
-    /// Phase 3. One pass over the input checks it against its commitment; a second masks, hashes and
-    /// sends it.
+    /// Phase 3. The input is checked against its commitment, and then in one pass masked, hashed and sent.
     pub async fn upload(&self, view: &RoundView, context: Digest) -> Result<(), RoundError> {
         let own = self.position(view)?;
         let (members, sharers) = (session::members(view), sharers(view)?);
@@ -136,7 +138,8 @@ impl Attempt {
         let (round, commitment) = (self.plan.round.clone(), self.commitment);
         let checked = task::spawn_blocking(move || {
             let masker = Masker::new(&secrets, &context, own, &members, &sharers)?;
-            Ok::<_, RoundError>(Upload { input: home.rounds.input(&round, &commitment)?, masker })
+            let input = home.rounds.input(&round, &commitment)?;
+            Ok::<_, RoundError>(Upload { input, masker, words: Zeroizing::default() })
         });
         let mut upload = checked.await??;
         if upload.input.words() != self.plan.encoding.dimension() {
@@ -230,9 +233,9 @@ impl Upload {
     /// Appends the piece of the masked vector that begins at byte `offset`.
     fn fill(&mut self, offset: u64, out: &mut Vec<u8>) -> Result<(), SessionFileError> {
         let index = usize::try_from(offset).unwrap_or(usize::MAX) / CHUNK;
-        let mut words = self.input.chunk(index)?;
-        self.masker.mask(index as u64 * CHUNK_PIECES, &mut words);
-        append_bytes(&words, out);
+        self.input.chunk(index, &mut self.words)?;
+        self.masker.mask(index as u64 * CHUNK_PIECES, &mut self.words);
+        append_bytes(&self.words, out);
         Ok(())
     }
 }

@@ -16,10 +16,14 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use collegium_shared::{
-    crypto::{CryptoError, Digest, Hasher, Key, SEAL_OVERHEAD, Secret, derive, open, random, seal},
+    crypto::{
+        CryptoError, Digest, Hasher, Key, SEAL_OVERHEAD, derive, open, open_in_place, random, seal,
+        seal_in_place,
+    },
     durable::{self, Unfinished},
     faults,
     files::read_bounded,
@@ -81,13 +85,22 @@ fn at(path: &Path) -> impl Fn(io::Error) -> SessionFileError {
 pub struct RoundFiles {
     dir: PathBuf,
     key: Key,
+    written: Arc<Mutex<Option<Written>>>,
+}
+
+/// The newest input that this process wrote. Its salt names its key, which sealed nothing else: what
+/// opens under that key is what was committed to.
+#[derive(PartialEq, Eq)]
+struct Written {
+    file_salt: [u8; FILE_SALT],
+    commitment: Digest,
 }
 
 impl RoundFiles {
     /// Opens or creates the directory. `key` is derived from the vault key for this use alone.
     pub fn open(dir: &Path, key: Key) -> Result<Self, SessionFileError> {
         durable::create_dir(dir).map_err(at(dir))?;
-        Ok(Self { dir: dir.to_owned(), key })
+        Ok(Self { dir: dir.to_owned(), key, written: Arc::default() })
     }
 
     fn round_dir(&self, round: &RoundId) -> PathBuf {
@@ -132,11 +145,24 @@ impl RoundFiles {
         file.write_all(&seal(&key, nonce(0), INPUT.as_bytes(), &head[..])?).map_err(at(&path))?;
         let mut hasher = Hasher::new();
         hasher.update(&salt);
-        let piece = Zeroizing::new(Vec::with_capacity(words.min(CHUNK_WORDS)));
-        Ok(InputWriter { file, path, key, hasher, left: words, piece, index: 1 })
+        let piece =
+            Zeroizing::new(Vec::with_capacity(words.min(CHUNK_WORDS) * WORD + SEAL_OVERHEAD));
+        let written = Arc::clone(&self.written);
+        Ok(InputWriter {
+            file,
+            path,
+            file_salt,
+            key,
+            hasher,
+            left: words,
+            piece,
+            index: 1,
+            written,
+        })
     }
 
-    /// Opens the input of an attempt and checks all of it against its commitment.
+    /// Opens the input of an attempt. All of it is checked against its commitment, unless this process
+    /// wrote it: then every piece is checked when it is read.
     pub fn input(&self, round: &RoundId, commitment: &Digest) -> Result<Input, SessionFileError> {
         let path = self.round_dir(round).join(INPUT);
         let damaged = || SessionFileError::Damaged { what: "input", round: round.clone() };
@@ -156,14 +182,20 @@ impl RoundFiles {
         let words =
             usize::try_from(len).ok().filter(|n| *n <= MAX_DIMENSION).ok_or_else(damaged)?;
         let length = file.metadata().map_err(at(&path))?.len();
-        let mut input = Input { file, path, key, words, round: round.clone() };
+        let buffer = Zeroizing::default();
+        let mut input = Input { file, path, key, words, round: round.clone(), buffer };
         if length != input.file_length() {
             return Err(damaged());
+        }
+        let opened = file_salt.try_into().map_err(|_| damaged())?;
+        let opened = Written { file_salt: opened, commitment: *commitment };
+        if self.written.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&opened) {
+            return Ok(input);
         }
         let mut hasher = Hasher::new();
         hasher.update(salt);
         for index in 0..input.chunks() {
-            hasher.update(&to_bytes(&input.chunk(index)?));
+            hasher.update(input.open(index)?);
         }
         if hasher.finish() == *commitment {
             Ok(input)
@@ -269,14 +301,16 @@ impl RoundFiles {
 pub struct InputWriter {
     file: Unfinished,
     path: PathBuf,
+    file_salt: [u8; FILE_SALT],
     key: Key,
     hasher: Hasher,
     /// Words that are still to come.
     left: usize,
-    /// What does not fill a piece yet.
-    piece: Zeroizing<Vec<u32>>,
+    /// What does not fill a piece yet, as it is hashed.
+    piece: Zeroizing<Vec<u8>>,
     /// Of the next piece.
     index: u64,
+    written: Arc<Mutex<Option<Written>>>,
 }
 
 impl InputWriter {
@@ -285,10 +319,11 @@ impl InputWriter {
         self.left = self.left.checked_sub(words.len()).ok_or(SessionFileError::Length)?;
         let mut rest = words;
         while !rest.is_empty() {
-            let (now, after) = rest.split_at(rest.len().min(CHUNK_WORDS - self.piece.len()));
-            self.piece.extend_from_slice(now);
+            let room = CHUNK_WORDS - self.piece.len() / WORD;
+            let (now, after) = rest.split_at(rest.len().min(room));
+            append_bytes(now, &mut self.piece);
             rest = after;
-            if self.piece.len() == CHUNK_WORDS {
+            if self.piece.len() == CHUNK_WORDS * WORD {
                 self.seal_piece()?;
             }
         }
@@ -296,10 +331,9 @@ impl InputWriter {
     }
 
     fn seal_piece(&mut self) -> Result<(), SessionFileError> {
-        let bytes = to_bytes(&self.piece);
-        self.hasher.update(&bytes);
-        let sealed = seal(&self.key, nonce(self.index), INPUT.as_bytes(), &bytes)?;
-        self.file.write_all(&sealed).map_err(at(&self.path))?;
+        self.hasher.update(&self.piece);
+        seal_in_place(&self.key, nonce(self.index), INPUT.as_bytes(), &mut self.piece)?;
+        self.file.write_all(&self.piece).map_err(at(&self.path))?;
         self.index += 1;
         self.piece.clear();
         Ok(())
@@ -313,18 +347,24 @@ impl InputWriter {
         if !self.piece.is_empty() {
             self.seal_piece()?;
         }
-        self.file.persist(&self.path).map_err(at(&self.path))?;
-        Ok(self.hasher.finish())
+        let Self { file, path, file_salt, hasher, written, .. } = self;
+        file.persist(&path).map_err(at(&path))?;
+        let commitment = hasher.finish();
+        let own = Written { file_salt, commitment };
+        *written.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
+        Ok(commitment)
     }
 }
 
-/// An input whose commitment was checked.
+/// An input that fits its commitment.
 pub struct Input {
     file: File,
     path: PathBuf,
     key: Key,
     words: usize,
     round: RoundId,
+    /// One piece.
+    buffer: Zeroizing<Vec<u8>>,
 }
 
 impl Input {
@@ -347,15 +387,23 @@ impl Input {
         (FILE_SALT + HEAD_SEALED + sealed) as u64
     }
 
-    /// Piece `index` of x. Wiped when dropped.
-    pub fn chunk(&mut self, index: usize) -> Result<Zeroizing<Vec<u32>>, SessionFileError> {
+    /// Reads piece `index` of x into `words`.
+    pub fn chunk(&mut self, index: usize, words: &mut Vec<u32>) -> Result<(), SessionFileError> {
+        let (bytes, _) = self.open(index)?.as_chunks::<WORD>();
+        words.clear();
+        words.extend(bytes.iter().map(|word| u32::from_le_bytes(*word)));
+        Ok(())
+    }
+
+    fn open(&mut self, index: usize) -> Result<&[u8], SessionFileError> {
         let offset = FILE_SALT + HEAD_SEALED + index * CHUNK_SEALED;
-        let mut sealed = vec![0; self.chunk_words(index) * WORD + SEAL_OVERHEAD];
+        let length = self.chunk_words(index) * WORD + SEAL_OVERHEAD;
+        self.buffer.resize(length, 0);
         self.file.seek(SeekFrom::Start(offset as u64)).map_err(at(&self.path))?;
-        self.file.read_exact(&mut sealed).map_err(at(&self.path))?;
-        let plain = open(&self.key, nonce(index as u64 + 1), INPUT.as_bytes(), &sealed);
-        let damaged = |_| SessionFileError::Damaged { what: "input", round: self.round.clone() };
-        Ok(to_words(&plain.map_err(damaged)?))
+        self.file.read_exact(&mut self.buffer).map_err(at(&self.path))?;
+        let nonce = nonce(index as u64 + 1);
+        open_in_place(&self.key, nonce, INPUT.as_bytes(), &mut self.buffer)
+            .map_err(|_| SessionFileError::Damaged { what: "input", round: self.round.clone() })
     }
 }
 
@@ -365,24 +413,12 @@ fn nonce(index: u64) -> [u8; 12] {
     nonce
 }
 
-/// Words as they are hashed and sent: little-endian.
-fn to_bytes(words: &[u32]) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(words.len() * WORD));
-    append_bytes(words, &mut bytes);
-    bytes
-}
-
-/// As `to_bytes`, at the end of `out`.
+/// Words as they are hashed and sent, little-endian, at the end of `out`.
 pub fn append_bytes(words: &[u32], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + words.len() * WORD, 0);
     let (places, _) = out[start..].as_chunks_mut::<WORD>();
     places.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_le_bytes());
-}
-
-fn to_words(bytes: &Secret<Vec<u8>>) -> Zeroizing<Vec<u32>> {
-    let (words, _) = bytes.expose().as_chunks::<WORD>();
-    Zeroizing::new(words.iter().map(|word| u32::from_le_bytes(*word)).collect())
 }
 
 #[cfg(test)]
@@ -405,6 +441,20 @@ mod tests {
         writer.finish().unwrap()
     }
 
+    /// As another process finds them.
+    fn again(files: &RoundFiles) -> RoundFiles {
+        RoundFiles::open(&files.dir, Key::new(*files.key.expose())).unwrap()
+    }
+
+    fn read(input: &mut Input) -> Result<Vec<u32>, SessionFileError> {
+        let (mut all, mut piece) = (Vec::new(), Vec::new());
+        for index in 0..input.chunks() {
+            input.chunk(index, &mut piece)?;
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
+    }
+
     fn words(len: usize) -> Vec<u32> {
         (0..len).map(|i| u32::try_from(i).unwrap().wrapping_mul(2_654_435_761)).collect()
     }
@@ -414,13 +464,16 @@ mod tests {
         let (_dir, files) = files();
         let x = words(CHUNK_WORDS + 5);
         let commitment = write(&files, &round(0), &x);
-        let mut input = files.input(&round(0), &commitment).unwrap();
-        assert_eq!((input.words(), input.chunks()), (x.len(), 2));
-        let read = [input.chunk(0).unwrap().to_vec(), input.chunk(1).unwrap().to_vec()].concat();
-        assert!(read == x);
+        for files in [&files, &again(&files)] {
+            let mut input = files.input(&round(0), &commitment).unwrap();
+            assert_eq!((input.words(), input.chunks()), (x.len(), 2));
+            assert!(read(&mut input).unwrap() == x);
+        }
+        let input = files.input(&round(0), &commitment).unwrap();
         let raw = fs::read(files.round_dir(&round(0)).join(INPUT)).unwrap();
         assert_eq!(raw.len() as u64, input.file_length());
-        let clear = to_bytes(&x[..16]);
+        let mut clear = Vec::new();
+        append_bytes(&x[..16], &mut clear);
         assert!(!raw.windows(clear.len()).any(|window| window == &clear[..]));
         assert_ne!(write(&files, &round(0), &x), commitment, "salted");
     }
@@ -435,8 +488,7 @@ mod tests {
         }
         let commitment = writer.finish().unwrap();
         let mut input = files.input(&round(0), &commitment).unwrap();
-        let read: Vec<u32> = (0..3).flat_map(|i| input.chunk(i).unwrap().to_vec()).collect();
-        assert!(read == x);
+        assert!(read(&mut input).unwrap() == x);
         let mut writer = files.input_writer(&round(1), 3).unwrap();
         writer.append(&[1, 2]).unwrap();
         assert!(matches!(writer.append(&[3, 4]), Err(SessionFileError::Length)));
@@ -470,14 +522,19 @@ mod tests {
         let (_dir, files) = files();
         let commitment = write(&files, &round(0), &words(40));
         files.draw(&round(0), &commitment).unwrap();
+        let later = again(&files);
         for name in [INPUT, SECRETS] {
             let path = files.round_dir(&round(0)).join(name);
             let sound = fs::read(&path).unwrap();
             let damaged = |bytes: &[u8]| {
                 fs::write(&path, bytes).unwrap();
-                let input = files.input(&round(0), &commitment).err();
                 let secrets = files.secrets(&round(0), &commitment).err();
-                assert!(input.or(secrets).unwrap().burns(), "{name}");
+                let found = later.input(&round(0), &commitment).err().or(secrets);
+                assert!(found.unwrap().burns(), "{name}");
+                if name == INPUT {
+                    let whole = files.input(&round(0), &commitment).and_then(|mut x| read(&mut x));
+                    assert!(whole.err().unwrap().burns(), "by whoever wrote it");
+                }
             };
             for i in 0..sound.len() {
                 let mut bytes = sound.clone();
@@ -491,6 +548,11 @@ mod tests {
             fs::write(&path, &sound).unwrap();
         }
         assert!(files.input(&round(0), &commitment).is_ok());
+        write(&files, &round(1), &words(40));
+        fs::copy(files.round_dir(&round(1)).join(INPUT), files.round_dir(&round(0)).join(INPUT))
+            .unwrap();
+        let other = files.input(&round(0), &commitment).err().unwrap();
+        assert!(matches!(other, SessionFileError::Contradiction { .. }) && other.burns());
         let other_key = RoundFiles::open(&files.dir, Key::new([8; 32])).unwrap();
         assert!(other_key.input(&round(0), &commitment).err().unwrap().burns());
     }

@@ -292,14 +292,20 @@ pub fn seal(
 ) -> Result<Vec<u8>, CryptoError> {
     let mut buffer = Vec::with_capacity(plaintext.len() + SEAL_OVERHEAD);
     buffer.extend_from_slice(plaintext);
-    aead_key(key)?
-        .seal_in_place_append_tag(
-            aead::Nonce::assume_unique_for_key(nonce),
-            aead::Aad::from(aad),
-            &mut buffer,
-        )
-        .map_err(|_| CryptoError::BadSeal)?;
+    seal_in_place(key, nonce, aad, &mut buffer)?;
     Ok(buffer)
+}
+
+/// As [`seal`], but what is sealed takes the place of the plaintext.
+pub fn seal_in_place(
+    key: &Key,
+    nonce: [u8; 12],
+    aad: &[u8],
+    buffer: &mut Vec<u8>,
+) -> Result<(), CryptoError> {
+    let (nonce, aad) = (aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(aad));
+    let sealed = aead_key(key)?.seal_in_place_append_tag(nonce, aad, buffer);
+    sealed.map_err(|_| CryptoError::BadSeal)
 }
 
 /// Opens what [`seal`] made with the same key, nonce and associated data.
@@ -310,16 +316,22 @@ pub fn open(
     sealed: &[u8],
 ) -> Result<Secret<Vec<u8>>, CryptoError> {
     let mut buffer = Secret::new(sealed.to_vec());
-    let length = aead_key(key)?
-        .open_in_place(
-            aead::Nonce::assume_unique_for_key(nonce),
-            aead::Aad::from(aad),
-            &mut buffer.0,
-        )
-        .map_err(|_| CryptoError::BadSeal)?
-        .len();
+    let length = open_in_place(key, nonce, aad, &mut buffer.0)?.len();
     buffer.0.truncate(length);
     Ok(buffer)
+}
+
+/// As [`open`], but the plaintext takes the place of what was sealed. After an error the buffer is
+/// worth nothing.
+pub fn open_in_place<'a>(
+    key: &Key,
+    nonce: [u8; 12],
+    aad: &[u8],
+    buffer: &'a mut [u8],
+) -> Result<&'a [u8], CryptoError> {
+    let (nonce, aad) = (aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(aad));
+    let opened = aead_key(key)?.open_in_place(nonce, aad, buffer);
+    opened.map(|plain| &*plain).map_err(|_| CryptoError::BadSeal)
 }
 
 fn aead_key(key: &Key) -> Result<aead::LessSafeKey, CryptoError> {

@@ -245,15 +245,14 @@ impl Segment {
         values: &[f64],
         out: &mut Quantised,
     ) -> Result<(), EncodeError> {
-        let scale = exp2(self.scale_log2);
-        for (index, value) in (first..).zip(values) {
-            if !value.is_finite() {
-                return Err(EncodeError::NotFinite { segment: self.name.clone(), index });
-            }
-            let kept = value.clamp(-self.bound, self.bound);
-            out.clipped += usize::from(kept != *value);
-            out.words.push(to_word(kept * scale));
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let (segment, index) = (self.name.clone(), first + at);
+            return Err(EncodeError::NotFinite { segment, index });
         }
+        let (scale, bound) = (exp2(self.scale_log2), self.bound);
+        let kept = |value: f64| value.max(-bound).min(bound);
+        out.clipped += values.iter().filter(|value| kept(**value) != **value).count();
+        out.words.extend(values.iter().map(|value| to_word(kept(*value) * scale)));
         Ok(())
     }
 }
@@ -284,9 +283,14 @@ fn exp2(exponent: i32) -> f64 {
     2_f64.powi(exponent)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "|scaled| <= 2^31 - 1 by the choice of scale")]
+/// Above this, doubles have a distance of 1 and as their last bits the integer itself, in two's
+/// complement: 1.5 * 2^52.
+const INTEGERS: f64 = 6_755_399_441_055_744.0;
+
+/// The nearest integer, ties to even, as IEEE 754 adds. |scaled| <= 2^31 - 1 by the choice of scale.
+#[expect(clippy::cast_possible_truncation, reason = "the last 32 bits are what is wanted")]
 fn to_word(scaled: f64) -> u32 {
-    (scaled.round_ties_even() as i32).cast_unsigned()
+    (scaled + INTEGERS).to_bits() as u32
 }
 
 #[cfg(test)]
@@ -297,6 +301,17 @@ mod tests {
 
     fn encoding(n_max: u32) -> Encoding {
         Encoding::new([("base", 2, 3.0), ("move", 3, 0.01), ("count", 1, 1e12)], n_max).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_the_nearest_integers(scaled in -2_147_483_647.0..2_147_483_647.0_f64) {
+            let [low, high] = [scaled.floor(), scaled.ceil()];
+            for value in [scaled, low, high, low + 0.5, high - 0.5] {
+                let expected = value.round_ties_even();
+                prop_assert_eq!(f64::from(to_word(value).cast_signed()), expected);
+            }
+        }
     }
 
     #[test]
