@@ -322,8 +322,13 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// Threads for work that blocks: more would only wait for the same disk, and each holds on to memory.
+const BLOCKING_THREADS: usize = 8;
+
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.max_blocking_threads(BLOCKING_THREADS);
+    runtime.enable_all().build().context("cannot start")
 }
 
 fn ask(dir: &Path, request: AdminRequest) -> anyhow::Result<Value> {

@@ -4,10 +4,13 @@
 use std::{
     collections::BTreeSet,
     error::Error,
+    mem,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -34,12 +37,16 @@ use tokio::{
     },
     task::{self, JoinHandle},
 };
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::Streaming;
 
 use super::{CALL, Link, LinkError, call, unreachable};
 
-/// Pieces that are made ahead of the network, or received ahead of the disk.
-const AHEAD: usize = 2;
+/// Pieces that are made ahead of the network, or received ahead of the disk: of up to [`CHUNK`] bytes, so
+/// that two threads seldom wait for each other.
+const AHEAD: usize = 1;
+/// How much of a download is handed to the disk at once, in bytes.
+const GATHERED: usize = 4 * PORTION;
 /// The slowest line that an upload waits for, in bytes per second.
 const SLOWEST: u64 = 64 << 10;
 /// What gRPC puts before each message: a flag and its length.
@@ -93,9 +100,6 @@ struct Production<S, H> {
     total: u64,
     source: S,
     sign: H,
-    traffic: Arc<Traffic>,
-    /// The most bytes of one message.
-    most: usize,
 }
 
 /// What stopped a production; `None` is that nobody listens any more.
@@ -109,33 +113,26 @@ where
 {
     /// Makes the whole vector once, hashes all of it, sends what the coordinator does not have, and
     /// then the header over the hash.
-    fn run(mut self, pieces: &mpsc::Sender<v1::UploadChunk>) -> Result<(), Stopped> {
+    fn run(mut self, pieces: &mpsc::Sender<UploadPiece>) -> Result<(), Stopped> {
         let (mut hasher, mut offset) = (Hasher::new(), 0);
         while offset < self.total {
             let mut data = self.piece(offset)?;
             hasher.update(&data);
             let end = offset + data.len() as u64;
-            let mut known = self.resumed.clamp(offset, end);
+            let known = self.resumed.clamp(offset, end);
             drop(data.split_to(usize::try_from(known - offset).unwrap_or(CHUNK)));
-            while !data.is_empty() {
-                let data = data.split_to(self.most.min(data.len()));
-                let (round, offset) = (self.round.take(), known);
-                known += data.len() as u64;
-                hand_over(
-                    UploadPiece { round, offset, data, header: None },
-                    &self.traffic,
-                    pieces,
-                )?;
+            if !data.is_empty() {
+                let round = self.round.take();
+                hand_over(UploadPiece { round, offset: known, data, header: None }, pieces)?;
             }
             if pieces.is_closed() {
                 return Err(None);
             }
             offset = end;
         }
-        let Self { round, sign, traffic, .. } = self;
+        let Self { round, sign, .. } = self;
         let header = sign(hasher.finish());
-        let piece = UploadPiece { round, offset, data: Bytes::new(), header: Some(header) };
-        hand_over(piece, &traffic, pieces)
+        hand_over(UploadPiece { round, offset, data: Bytes::new(), header: Some(header) }, pieces)
     }
 
     fn piece(&mut self, offset: u64) -> Result<Bytes, Stopped> {
@@ -152,18 +149,45 @@ where
 }
 
 /// Gives a piece to the line, once it takes one.
-fn hand_over(
-    piece: UploadPiece,
-    traffic: &Traffic,
-    pieces: &mpsc::Sender<v1::UploadChunk>,
-) -> Result<(), Stopped> {
+fn hand_over(piece: UploadPiece, pieces: &mpsc::Sender<UploadPiece>) -> Result<(), Stopped> {
     let what = if piece.header.is_some() { "upload header" } else { "upload piece" };
-    let message = v1::UploadChunk::from(piece);
-    traffic.count(&message);
     faults::edge(format_args!("before send {what}"));
-    let taken = pieces.blocking_send(message);
+    let taken = pieces.blocking_send(piece);
     faults::edge(format_args!("after send {what}"));
     taken.map_err(|_| None)
+}
+
+/// The messages of an upload, cut from the pieces.
+struct Messages {
+    pieces: mpsc::Receiver<UploadPiece>,
+    /// What is left of the newest piece.
+    rest: Option<UploadPiece>,
+    /// The most bytes of a vector in one message.
+    most: usize,
+    traffic: Arc<Traffic>,
+}
+
+impl Stream for Messages {
+    type Item = v1::UploadChunk;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::UploadChunk>> {
+        let mut piece = match self.rest.take() {
+            Some(rest) => rest,
+            None => match ready!(self.pieces.poll_recv(cx)) {
+                Some(piece) => piece,
+                None => return Poll::Ready(None),
+            },
+        };
+        if piece.data.len() > self.most {
+            let rest = piece.data.split_off(self.most);
+            let offset = piece.offset + piece.data.len() as u64;
+            self.rest =
+                Some(UploadPiece { round: None, offset, data: rest, header: piece.header.take() });
+        }
+        let message = v1::UploadChunk::from(piece);
+        self.traffic.count(&message);
+        Poll::Ready(Some(message))
+    }
 }
 
 impl Link {
@@ -185,9 +209,7 @@ impl Link {
         E: Into<Box<dyn Error + Send + Sync>> + 'static,
     {
         let resumed = self.upload_offset(round, total).await?;
-        let (round, traffic) = (Some(round.clone()), Arc::clone(&self.traffic));
-        let most = self.up.portion(PORTION);
-        let production = Production { round, resumed, total, source, sign, traffic, most };
+        let production = Production { round: Some(round.clone()), resumed, total, source, sign };
         let (pieces, mut made) = mpsc::channel(AHEAD);
         let (tell, mut told) = oneshot::channel();
         task::spawn_blocking(move || {
@@ -200,8 +222,9 @@ impl Link {
             Some(first) => {
                 let slowest = self.up.rate().map_or(SLOWEST, |rate| rate.min(SLOWEST));
                 let deadline = CALL + Duration::from_secs((total - resumed) / slowest);
-                let stream = tokio_stream::once(first).chain(ReceiverStream::new(made));
-                let stream = self.paced(stream);
+                let (most, traffic) = (self.up.portion(PORTION), Arc::clone(&self.traffic));
+                let messages = Messages { pieces: made, rest: Some(first), most, traffic };
+                let stream = self.paced(messages);
                 call("upload", deadline, self.federation().upload(stream)).await.map(drop)
             }
             None => Err(LinkError::Source("it ended without a header".into())),
@@ -292,7 +315,7 @@ impl Link {
         &self,
         digest: &Digest,
         mut progress: Progress,
-        pieces: mpsc::Sender<Bytes>,
+        pieces: mpsc::Sender<Vec<Bytes>>,
     ) -> Result<(), LinkError> {
         for _ in 0..RESUMPTIONS {
             let before = progress.offset;
@@ -310,11 +333,26 @@ impl Link {
         &self,
         digest: &Digest,
         progress: &mut Progress,
-        pieces: &mpsc::Sender<Bytes>,
+        pieces: &mpsc::Sender<Vec<Bytes>>,
     ) -> Result<(), LinkError> {
         let from = DownloadFrom { digest: *digest, offset: progress.offset };
         let request = v1::DownloadRequest::from(from);
         let mut stream = call("download", CALL, self.federation().download(request)).await?;
+        let mut gathered = Vec::new();
+        let ended = self.gather(&mut stream, progress, pieces, &mut gathered).await;
+        // What arrived counts, even if the line broke behind it. A store that takes no more says why.
+        drop(pieces.send(gathered).await);
+        ended
+    }
+
+    /// Receives as [`Link::receive`] does; what is not handed to the store yet is in `gathered`.
+    async fn gather(
+        &self,
+        stream: &mut Streaming<v1::DownloadChunk>,
+        progress: &mut Progress,
+        pieces: &mpsc::Sender<Vec<Bytes>>,
+        gathered: &mut Vec<Bytes>,
+    ) -> Result<(), LinkError> {
         loop {
             let message = tokio::time::timeout(CALL, stream.message())
                 .await
@@ -323,8 +361,12 @@ impl Link {
             let data = progress.admit(DownloadPiece::try_from(message)?)?;
             // While this waits, the coordinator sends no more than a window ahead.
             self.down.pass(data.len() as u64).await;
-            let done = progress.total == Some(progress.offset);
-            if pieces.send(data).await.is_err() || done {
+            gathered.push(data);
+            if progress.total == Some(progress.offset) {
+                return Ok(());
+            }
+            let bytes: usize = gathered.iter().map(Bytes::len).sum();
+            if bytes >= GATHERED && pieces.send(mem::take(gathered)).await.is_err() {
                 return Ok(());
             }
         }
@@ -379,9 +421,12 @@ async fn opened(
 }
 
 /// Writes what arrives, until nothing more does.
-fn store(mut partial: Partial, mut arrived: mpsc::Receiver<Bytes>) -> Result<Partial, BlobError> {
-    while let Some(piece) = arrived.blocking_recv() {
-        partial.append(&piece)?;
+fn store(
+    mut partial: Partial,
+    mut arrived: mpsc::Receiver<Vec<Bytes>>,
+) -> Result<Partial, BlobError> {
+    while let Some(pieces) = arrived.blocking_recv() {
+        pieces.iter().try_for_each(|piece| partial.append(piece))?;
     }
     Ok(partial)
 }

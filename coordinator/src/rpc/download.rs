@@ -1,9 +1,10 @@
-//! A blob on its way out, chunk by chunk. A chunk is read only when there is room for it, so a slow
-//! reader holds one chunk and no thread, and one that takes nothing is cut. Whoever was cut goes on
+//! A blob on its way out, piece by piece. A piece is read only when there is room for it, so a slow
+//! reader holds one piece and no thread, and one that takes nothing is cut. Whoever was cut goes on
 //! at its offset.
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use collegium_proto::{PORTION, convert::DownloadPiece, v1};
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,6 +12,8 @@ use tonic::Status;
 
 use super::blocking;
 
+/// What is read at once, for some messages, in bytes.
+const READ: usize = 4 * PORTION;
 /// How long a reader may take for one chunk.
 const STALL: Duration = Duration::from_secs(60);
 
@@ -28,27 +31,35 @@ pub(super) fn stream(file: File, offset: u64, total: u64) -> Chunks {
 
 async fn send(file: Arc<File>, mut offset: u64, total: u64, sender: mpsc::Sender<Chunk>) {
     loop {
-        let Some(room) = room(&sender).await else { return };
+        let Some(mut place) = room(&sender).await else { return };
         let file = Arc::clone(&file);
         let read = blocking(move || read(&file, offset, total)).await;
         let data = match read {
             Ok(Ok(data)) => data,
             Ok(Err(error)) => {
                 tracing::error!(%error, "blob");
-                room.send(Err(Status::internal(
+                place.send(Err(Status::internal(
                     "the coordinator cannot read this blob; its operator's log says why",
                 )));
                 return;
             }
             Err(status) => {
-                room.send(Err(status));
+                place.send(Err(status));
                 return;
             }
         };
         offset = offset.saturating_add(data.len() as u64);
-        let last = data.is_empty() || offset >= total;
-        room.send(Ok(DownloadPiece { data: data.into(), total }.into()));
-        if last {
+        let mut data = Bytes::from(data);
+        loop {
+            let portion = data.split_to(PORTION.min(data.len()));
+            place.send(Ok(DownloadPiece { data: portion, total }.into()));
+            if data.is_empty() {
+                break;
+            }
+            let Some(next) = room(&sender).await else { return };
+            place = next;
+        }
+        if offset >= total {
             return;
         }
     }
@@ -63,10 +74,10 @@ async fn room(sender: &mpsc::Sender<Chunk>) -> Option<OwnedPermit<Chunk>> {
     room.ok()?.ok()
 }
 
-/// The bytes from `offset` on, at most a chunk; none beyond the end.
+/// The bytes from `offset` on, at most [`READ`]; none beyond the end.
 fn read(file: &File, offset: u64, total: u64) -> io::Result<Vec<u8>> {
-    let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(PORTION);
-    let mut data = vec![0; left.min(PORTION)];
+    let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(READ);
+    let mut data = vec![0; left.min(READ)];
     file.read_exact_at(&mut data, offset)?;
     Ok(data)
 }
@@ -96,9 +107,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_is_sent_from_any_offset_in_chunks() {
-        let bytes: Vec<u8> = (0..2 * PORTION + 5).map(|i| i.to_le_bytes()[1]).collect();
+        let bytes: Vec<u8> = (0..READ + PORTION + 5).map(|i| i.to_le_bytes()[1]).collect();
         let total = bytes.len();
-        for (offset, chunks) in [(0, 3), (1, 3), (PORTION, 2), (2 * PORTION + 4, 1), (total, 1)] {
+        for (offset, chunks) in [(0, 6), (1, 6), (PORTION, 5), (READ + PORTION + 4, 1), (total, 1)]
+        {
             let sent = stream(file(&bytes), offset as u64, total as u64);
             let (count, sent) = whole(sent).await;
             assert!(count == chunks && sent == bytes[offset..], "from {offset}");
@@ -109,17 +121,18 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_read_than_the_reader_takes() {
-        let bytes = vec![1; 5 * PORTION];
+        let bytes = vec![1; 5 * READ];
         let file = file(&bytes);
         let shared = file.try_clone().unwrap();
         let mut chunks = stream(file, 0, bytes.len() as u64);
         assert!(chunks.next().await.unwrap().is_ok());
-        // All but the next chunk, which may have been read already, is changed before it is read.
-        shared.write_all_at(&vec![2; 3 * PORTION], 2 * PORTION as u64).unwrap();
+        // All but the first piece and the next, which may have been read already, is changed.
+        shared.write_all_at(&vec![2; 3 * READ], 2 * READ as u64).unwrap();
         let mut ends = Vec::new();
         while let Some(chunk) = chunks.next().await {
             ends.push(chunk.unwrap().data[PORTION - 1]);
         }
-        assert_eq!(ends[1..], [2, 2, 2]);
+        assert_eq!(ends.len(), 19);
+        assert!(ends[7..].iter().all(|end| *end == 2), "{ends:?}");
     }
 }

@@ -4,12 +4,13 @@
 
 use std::{
     collections::BTreeMap,
+    future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use collegium_proto::{convert::UploadPiece, v1};
+use collegium_proto::{PORTION, convert::UploadPiece, v1};
 use collegium_shared::{
     ids::{InstitutionId, RoundId},
     protocol::{Phase, UploadHeader},
@@ -29,6 +30,8 @@ use crate::{
     spool::{SpoolError, UploadFile},
 };
 
+/// What is written at once if it has arrived, in bytes.
+const WRITE: usize = 4 * PORTION;
 /// In so much time of waiting for it, a stream has to bring [`LEAST`] bytes.
 const WINDOW: Duration = Duration::from_secs(30);
 const LEAST: u64 = 30 << 10;
@@ -159,23 +162,21 @@ impl Rpc {
         let mut target: Option<Target> = None;
         let mut pace = Pace::default();
         loop {
-            let piece = next_piece(&mut pieces, &mut pace, &mut receiving.turn).await?;
-            let target = match (&mut target, &piece.round) {
+            let arrived = arrived(&mut pieces, &mut pace, &mut receiving.turn).await?;
+            let target = match (&mut target, &arrived.round) {
                 (Some(target), None) => target,
                 (none @ None, Some(round)) => none.insert(self.target(&from, round)?),
-                _ => {
-                    return Err(Status::invalid_argument(
-                        "the first message names the round, and no other",
-                    ));
-                }
+                _ => return Err(misplaced_round()),
             };
             // A round that ended takes its files with it.
             self.open_round(Some(&target.id))?;
-            if !piece.data.is_empty() {
-                receiving = self.append(&from, target, receiving, piece.offset, piece.data).await?;
+            if !arrived.data.is_empty() {
+                receiving = self.append(&from, target, receiving, arrived.data).await?;
             }
-            if let Some(header) = piece.header {
-                return self.finish(from, target, receiving, header).await;
+            match (arrived.header, arrived.end) {
+                (Some(header), _) => return self.finish(from, target, receiving, header).await,
+                (None, Some(end)) => return Err(end),
+                (None, None) => {}
             }
         }
     }
@@ -202,8 +203,7 @@ impl Rpc {
         from: &InstitutionId,
         target: &Target,
         mut receiving: Receiving,
-        offset: u64,
-        data: Bytes,
+        data: Vec<(u64, Bytes)>,
     ) -> Result<Receiving, Status> {
         if target.taken {
             return Err(Status::failed_precondition(
@@ -217,7 +217,7 @@ impl Rpc {
                 Some(file) => file,
                 None => spool.round(&id)?.open_upload(&from, length)?,
             };
-            file.append(offset, &data)?;
+            data.iter().try_for_each(|(offset, data)| file.append(*offset, data))?;
             Ok(Receiving { file: Some(file), turn: receiving.turn })
         });
         appended.await?.map_err(|error: SpoolError| spool_status(&error))
@@ -259,6 +259,61 @@ impl Rpc {
     }
 }
 
+/// Messages of one stream that are dealt with together.
+#[derive(Default)]
+struct Arrived {
+    /// What the first message of a stream names.
+    round: Option<RoundId>,
+    /// Where it belongs, and what it is.
+    data: Vec<(u64, Bytes)>,
+    header: Option<Signed<UploadHeader>>,
+    /// How the stream ended, if it did and without a header.
+    end: Option<Status>,
+}
+
+impl Arrived {
+    fn push(&mut self, piece: UploadPiece) {
+        if !piece.data.is_empty() {
+            self.data.push((piece.offset, piece.data));
+        }
+        self.header = piece.header;
+    }
+
+    /// Nothing more is wanted before this is dealt with.
+    fn is_full(&self) -> bool {
+        let bytes: usize = self.data.iter().map(|(_, data)| data.len()).sum();
+        bytes >= WRITE || self.header.is_some() || self.end.is_some()
+    }
+}
+
+/// Waits for the next message of the stream, and takes what came with it.
+async fn arrived(
+    pieces: &mut Streaming<v1::UploadChunk>,
+    pace: &mut Pace,
+    turn: &mut Turn,
+) -> Result<Arrived, Status> {
+    let mut first = next_piece(pieces, pace, turn).await?;
+    let mut arrived = Arrived { round: first.round.take(), ..Arrived::default() };
+    arrived.push(first);
+    while !arrived.is_full() {
+        let next = tokio::select! {
+            biased;
+            next = pieces.next() => next,
+            () = future::ready(()) => break,
+        };
+        match checked(next, pace, Duration::ZERO) {
+            Ok(piece) if piece.round.is_some() => return Err(misplaced_round()),
+            Ok(piece) => arrived.push(piece),
+            Err(end) => arrived.end = Some(end),
+        }
+    }
+    Ok(arrived)
+}
+
+fn misplaced_round() -> Status {
+    Status::invalid_argument("the first message names the round, and no other")
+}
+
 /// The next message, unless the stream is too slow or overtaken.
 async fn next_piece(
     pieces: &mut Streaming<v1::UploadChunk>,
@@ -272,21 +327,31 @@ async fn next_piece(
             () = overtaken(&mut turn.newest, turn.own) => return Err(cut()),
             next = tokio::time::timeout(pace.patience(), pieces.next()) => next,
         };
-        let chunk = match next {
-            Ok(Some(chunk)) => Some(chunk?),
-            Ok(None) => {
-                return Err(Status::aborted("the upload ended without its header; resume it"));
-            }
-            Err(_) => None,
-        };
-        let bytes = chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
-        if !pace.keeps(begun.elapsed(), bytes) {
-            return Err(Status::deadline_exceeded("the upload is too slow; resume it"));
-        }
-        if let Some(chunk) = chunk {
-            return UploadPiece::try_from(chunk).map_err(|error| malformed_status(&error));
+        let waited = begun.elapsed();
+        match next {
+            Ok(next) => return checked(next, pace, waited),
+            Err(_) if pace.keeps(waited, 0) => {}
+            Err(_) => return Err(too_slow()),
         }
     }
+}
+
+/// A message that was waited for so long, unless that was too long.
+fn checked(
+    next: Option<Result<v1::UploadChunk, Status>>,
+    pace: &mut Pace,
+    waited: Duration,
+) -> Result<UploadPiece, Status> {
+    let ended = || Status::aborted("the upload ended without its header; resume it");
+    let chunk = next.ok_or_else(ended)??;
+    if !pace.keeps(waited, chunk.data.len() as u64) {
+        return Err(too_slow());
+    }
+    UploadPiece::try_from(chunk).map_err(|error| malformed_status(&error))
+}
+
+fn too_slow() -> Status {
+    Status::deadline_exceeded("the upload is too slow; resume it")
 }
 
 #[cfg(test)]
