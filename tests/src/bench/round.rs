@@ -1,6 +1,8 @@
 //! Rounds of `load-test/1` through real processes: the model down to every agent, a masked update of
 //! every agent up, the sum opened, the next model made. No training, and nothing left out but that.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -32,6 +34,7 @@ pub(super) struct Options {
 /// What one network of processes needed.
 struct Measured {
     walls: Vec<f64>,
+    phase_walls: BTreeMap<&'static str, Vec<f64>>,
     coordinator_cpu: f64,
     agent_cpu: f64,
     upload_bytes_per_parameter: f64,
@@ -67,6 +70,7 @@ fn measure(options: &Options) -> anyhow::Result<Measured> {
     let agent_cpu: f64 = agents_after.iter().zip(&before[1..]).map(|(a, b)| a.cpu - b.cpu).sum();
     let measured = Measured {
         walls: course.walls().into_iter().skip(1).collect(),
+        phase_walls: course.phase_walls(),
         coordinator_cpu: (after.cpu - before[0].cpu) / rounds,
         agent_cpu: agent_cpu / rounds / agents.len() as f64,
         upload_bytes_per_parameter: bytes as f64 / values as f64,
@@ -83,6 +87,11 @@ fn report(options: &Options, own: &[Measured], peer: &[Value]) -> Value {
     let middle = |of: fn(&Measured) -> f64| median(&own.iter().map(of).collect::<Vec<_>>());
     let most = |of: fn(&Measured) -> u64| own.iter().map(of).max();
     let wall = median(&walls);
+    let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (phase, walls) in own.iter().flat_map(|m| &m.phase_walls) {
+        phases.entry(phase).or_default().extend(walls);
+    }
+    let phases: BTreeMap<_, _> = phases.iter().map(|(phase, s)| (phase, median(s))).collect();
     let mut report = json!({
         "institutions": options.institutions,
         "parameters": options.parameters,
@@ -93,6 +102,7 @@ fn report(options: &Options, own: &[Measured], peer: &[Value]) -> Value {
             walls.iter().copied().reduce(f64::min),
             walls.iter().copied().reduce(f64::max),
         ],
+        "phase_wall_s": phases,
         "coordinator_cpu_s": middle(|m| m.coordinator_cpu),
         "agent_cpu_s": middle(|m| m.agent_cpu),
         "upload_bytes_per_parameter": middle(|m| m.upload_bytes_per_parameter),

@@ -1,7 +1,11 @@
 //! Whether the load test came out right: its weights must be the public moves of everybody who was
 //! summed, bit by bit.
 
-use std::{collections::BTreeSet, io::Read, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 use collegium_coordinator::{
@@ -28,6 +32,8 @@ const CHUNK: usize = 1 << 16;
 pub(super) struct Course {
     /// When each round was planned, and when the task ended.
     turns: Vec<Timestamp>,
+    /// When each phase of each round ended.
+    phases: Vec<(&'static str, Timestamp)>,
     /// Plans, and who is in their sums.
     summed: Vec<(Plan, Vec<InstitutionId>)>,
     weights: Option<Digest>,
@@ -49,6 +55,7 @@ impl Course {
                     if let RoundEvent::Planned { .. } = event {
                         course.turns.push(entry.at);
                     }
+                    course.phases.extend(ended_phase(event).map(|phase| (phase, entry.at)));
                     course.summed.extend(round.follow(event)?);
                 }
                 Event::Network(NetworkEvent::ModelStepped { candidate }) => {
@@ -64,6 +71,16 @@ impl Course {
     /// From each plan to the next, or to the end of the task, in seconds.
     pub(super) fn walls(&self) -> Vec<f64> {
         self.turns.windows(2).map(|pair| pair[1].since(pair[0]).as_secs_f64()).collect()
+    }
+
+    /// How long each phase took, in seconds: from the end of the one before it, in every round.
+    pub(super) fn phase_walls(&self) -> BTreeMap<&'static str, Vec<f64>> {
+        let mut walls: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        for pair in self.phases.windows(2) {
+            let [(_, begun), (phase, ended)] = pair else { continue };
+            walls.entry(*phase).or_default().push(ended.since(*begun).as_secs_f64());
+        }
+        walls
     }
 
     /// Compares the last weights with the moves. Sums of so few moves are exact.
@@ -96,6 +113,20 @@ impl Course {
             bail!("{index} weights, where {expected} were trained");
         }
         Ok(())
+    }
+}
+
+/// The phase that ends with this event.
+fn ended_phase(event: &RoundEvent) -> Option<&'static str> {
+    match event {
+        RoundEvent::Planned { .. } => Some("plan"),
+        RoundEvent::Listed { .. } => Some("ready"),
+        RoundEvent::Shared { .. } => Some("share"),
+        RoundEvent::Proposed { .. } => Some("upload"),
+        RoundEvent::Certified => Some("vote"),
+        RoundEvent::Opening => Some("reveal"),
+        RoundEvent::Ended { .. } => Some("open"),
+        _ => None,
     }
 }
 

@@ -137,7 +137,12 @@ fn input(agent: &Path, aside: &Path, round: &RoundId) -> Vec<u32> {
     assert_eq!(session.id(), round);
     let files = Home::open_rounds(aside).unwrap();
     let mut input = files.input(round, &session.commitment().unwrap()).unwrap();
-    (0..input.chunks()).flat_map(|index| input.chunk(index).unwrap().to_vec()).collect()
+    let (mut all, mut piece) = (Vec::new(), Vec::new());
+    for index in 0..input.chunks() {
+        input.chunk(index, &mut piece).unwrap();
+        all.extend_from_slice(&piece);
+    }
+    all
 }
 
 /// All files of the coordinator, and what it wrote to its log.
