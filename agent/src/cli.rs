@@ -318,10 +318,17 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn serve(dir: &Path) -> anyhow::Result<()> {
     log_to_stderr(&Home::config(dir)?.log)?;
     let runtime = runtime()?;
-    let ended = runtime.block_on(until_signals(|stop| runner::run_agent(dir, stop)));
+    let dir = dir.to_owned();
+    // On the runtime's own threads, beside the connection: this one would have to be woken for each
+    // message.
+    let served =
+        runtime.spawn(until_signals(async move |stop| runner::run_agent(&dir, stop).await));
+    let ended = runtime.block_on(served);
     // Work on blocking threads that did not stop in time must not keep the process.
     runtime.shutdown_background();
-    ended.context("a second signal came before everything had ended")?
+    ended
+        .context("the agent failed")?
+        .context("a second signal came before everything had ended")?
 }
 
 fn run_audit(command: AuditCommand) -> anyhow::Result<()> {

@@ -245,14 +245,23 @@ impl Segment {
         values: &[f64],
         out: &mut Quantised,
     ) -> Result<(), EncodeError> {
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        let (scale, bound, start) = (exp2(self.scale_log2), self.bound, out.words.len());
+        let (mut finite, mut clipped) = (true, 0);
+        out.words.resize(start + values.len(), 0);
+        // Without a branch in it, the loop runs on several values at once.
+        for (word, value) in out.words[start..].iter_mut().zip(values) {
+            let kept = value.clamp(-bound, bound);
+            finite &= value.is_finite();
+            clipped += usize::from(kept != *value);
+            *word = to_word(kept * scale);
+        }
+        if !finite {
+            out.words.truncate(start);
+            let at = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
             let (segment, index) = (self.name.clone(), first + at);
             return Err(EncodeError::NotFinite { segment, index });
         }
-        let (scale, bound) = (exp2(self.scale_log2), self.bound);
-        let kept = |value: f64| value.max(-bound).min(bound);
-        out.clipped += values.iter().filter(|value| kept(**value) != **value).count();
-        out.words.extend(values.iter().map(|value| to_word(kept(*value) * scale)));
+        out.clipped += clipped;
         Ok(())
     }
 }

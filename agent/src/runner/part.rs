@@ -32,7 +32,6 @@ use crate::{
     prepare::{self, PrepareError, Values},
     rounds::{Attempt, RoundError},
     session::{Action, Refusal, SessionEvent, Step, Surroundings},
-    session_file::CHUNK_WORDS,
     state::{AgentEvent, LocalEvent},
     trainer::Trainer,
 };
@@ -343,6 +342,9 @@ impl Runner {
     }
 }
 
+/// Values that are encoded at once: they stay in the processor's caches.
+const RUN: usize = 1 << 14;
+
 fn accepts(events: &[SessionEvent]) -> bool {
     events.iter().any(|event| matches!(event, SessionEvent::PlanAccepted { .. }))
 }
@@ -400,15 +402,15 @@ fn write_input(
     let dimension = plan.encoding.dimension();
     let mut writer = home.rounds.input_writer(&plan.round, dimension)?;
     let mut encoder = plan.encoding.encoder();
-    let mut quantised = Quantised { words: Vec::with_capacity(CHUNK_WORDS), clipped: 0 };
-    let mut piece = Vec::with_capacity(CHUNK_WORDS);
-    for first in (0..dimension).step_by(CHUNK_WORDS) {
+    let mut quantised = Quantised { words: Vec::with_capacity(RUN), clipped: 0 };
+    let mut piece = Vec::with_capacity(RUN);
+    for first in (0..dimension).step_by(RUN) {
         if cancel.load(Ordering::Relaxed) {
             return Err(Failure::Stopped);
         }
         piece.clear();
         quantised.words.clear();
-        values.append(first, dimension.min(first + CHUNK_WORDS), &mut piece);
+        values.append(first, dimension.min(first + RUN), &mut piece);
         encoder
             .append(&piece, &mut quantised)
             .map_err(|error| Failure::Leave(PrepareError::from(error).to_string()))?;

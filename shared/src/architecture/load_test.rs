@@ -75,7 +75,7 @@ impl Moves {
 
     /// Appends the moves of `count` parameters from `first` on.
     pub fn append(&self, first: u64, count: usize, out: &mut Vec<f64>) {
-        out.extend((first..).take(count).map(|index| self.value(index)));
+        out.extend((first..first + count as u64).map(|index| self.value(index)));
     }
 }
 
