@@ -154,7 +154,12 @@ impl Attempt {
         };
         let total = upload.length();
         let source = move |offset: u64, out: &mut Vec<u8>| upload.fill(offset, out);
-        Ok(self.link.upload(&self.plan.round, total, source, sign).await?)
+        match self.link.upload(&self.plan.round, total, source, sign).await {
+            Err(LinkError::Source(error)) => Err(error
+                .downcast::<SessionFileError>()
+                .map_or_else(|other| LinkError::Source(other).into(), |error| (*error).into())),
+            sent => Ok(sent?),
+        }
     }
 
     /// Phase 4.

@@ -1,7 +1,7 @@
 //! Files of the coordinator that were changed or are gone: it says which and what to do, and does not run
 //! on what it cannot trust.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use collegium_coordinator::{
     SIGNING_KEY,
@@ -133,5 +133,56 @@ fn a_round_without_its_start_ends_with_a_reason_and_nobody_stops() {
     }
     let key = SigningKey::load(&dir.join(SIGNING_KEY)).unwrap().verifying_key();
     collegium_shared::audit::verify(&dir.join("journal"), &key).unwrap();
+    network.stop().unwrap();
+}
+
+/// An agent's input changes on its disk after it was committed to: what was sent of it stays without a
+/// header, the agent says why it left, and the round goes on without it.
+#[test]
+fn an_input_that_was_changed_is_not_uploaded_and_the_round_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, names) = three(dir.path());
+    for name in &names {
+        network.start_agent(name).unwrap();
+    }
+    network.wait_for_agents(3).unwrap();
+    // While one is not ready, the others are committed and wait.
+    network.agent_process(&names[2]).unwrap().suspend().unwrap();
+    network
+        .start_task(
+            "task = \"load\"\narchitecture = \"load-test/1\"\nparameters = 300000\nrounds = 1\n\
+             cohort = { c_max = 0, min_honest = 2 }\n[deadlines]\nupload = 4\n",
+        )
+        .unwrap();
+    let round = network.agent_dir(&names[0]).join("rounds").join("load-0-0");
+    let drawn = || Ok(round.join("secrets").exists().then_some(()));
+    eventually(LIMIT, "the agent is committed", drawn).unwrap();
+    let mut input = fs::read(round.join("input")).unwrap();
+    let last = input.len() - 1_000;
+    input[last] ^= 1;
+    fs::write(round.join("input"), input).unwrap();
+    network.agent_process(&names[2]).unwrap().resume().unwrap();
+    let coordinator = network.coordinator_dir();
+    let ended = network.wait_until(LIMIT, "the round ends", |_| {
+        let all = events(&coordinator)?.into_iter().map(|entry| entry.event);
+        let round: Vec<RoundEvent> = all
+            .filter_map(|event| match event {
+                Event::Round(event) => Some(event),
+                Event::Network(_) => None,
+            })
+            .collect();
+        Ok(matches!(round.last(), Some(RoundEvent::Ended { .. })).then_some(round))
+    });
+    let ended = ended.unwrap();
+    let uploaded = ended.iter().filter_map(|event| match event {
+        RoundEvent::Uploaded { header } => Some(&header.body.institution),
+        _ => None,
+    });
+    assert_eq!(uploaded.collect::<BTreeSet<_>>(), names[1..].iter().collect());
+    assert!(matches!(ended.last(), Some(RoundEvent::Ended { ending: Ending::Released { .. } })));
+    let said = network.agent(&names[0], &["audit", "list"]).unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let left = said.lines().find(|line| line.contains("round_left"));
+    assert!(left.is_some_and(|line| line.contains("the input of round")), "{said}");
     network.stop().unwrap();
 }
