@@ -61,6 +61,8 @@ pub struct Credentials {
     pub(crate) certificate: String,
     /// One or more authorities in PEM, the newest first.
     pub(crate) ca: String,
+    /// Whether the newest of them issued the certificate.
+    newest: bool,
     key_digest: Digest,
     not_before: Timestamp,
     not_after: Timestamp,
@@ -79,13 +81,16 @@ impl Credentials {
         let parsed = parse(&block).ok_or_else(|| not_pem(&path))?;
         let at = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1_000));
         let validity = parsed.validity();
+        let ca = read_pem(&dir.join(CA_CERTIFICATE))?;
+        let newest = pem_block(&ca);
         Ok(Self {
+            newest: newest.is_some_and(|newest| is_signed_by(&certificate, &[newest])),
             tls_key: Secret::new(tls_key.to_owned()),
             key_digest: Digest::of(parsed.public_key().raw),
             not_before: at(validity.not_before.timestamp()),
             not_after: at(validity.not_after.timestamp()),
             certificate,
-            ca: read_pem(&dir.join(CA_CERTIFICATE))?,
+            ca,
         })
     }
 
@@ -120,8 +125,7 @@ impl Credentials {
 
     /// Whether the newest of the authorities issued the certificate.
     pub fn is_by_newest_authority(&self) -> bool {
-        let newest = pem_block(&self.ca);
-        newest.is_some_and(|newest| is_signed_by(&self.certificate, &[newest]))
+        self.newest
     }
 
     /// When the certificate ended, if that is over.

@@ -48,7 +48,7 @@ use crate::{
     presence::Presence,
     round::{Admission, Message, Refusal, Round, RoundEvent},
     signing,
-    spool::Spool,
+    spool::{Spool, SpoolError},
     status,
     store::{Snapshot, Store},
     task::{Next, TaskEnding},
@@ -106,6 +106,8 @@ enum Command {
     Submit(InstitutionId, Box<Message>, oneshot::Sender<Result<(), DriverError>>),
     Admin(AdminRequest, oneshot::Sender<Result<serde_json::Value, String>>),
     Worked(Done),
+    /// The files of all rounds but this one were to be erased.
+    Erased(Option<RoundId>, Result<(), SpoolError>),
 }
 
 /// What everybody may read: the durable state and the documents in force.
@@ -217,7 +219,9 @@ pub struct Driver {
     meters: Meters,
     accumulator: Option<Accumulator>,
     working: bool,
-    /// The open round when files were last erased.
+    /// Files are being erased.
+    erasing: bool,
+    /// The open round when files were last erased, or were to be.
     tidied: Option<Option<RoundId>>,
 }
 
@@ -283,6 +287,7 @@ impl Driver {
             meters,
             accumulator: None,
             working: false,
+            erasing: false,
             tidied: None,
         };
         driver.load_documents()?;
@@ -371,7 +376,8 @@ impl Driver {
                     Command::Renew(..)
                     | Command::CertificateUsed(_)
                     | Command::ReplaceIdentity(..)
-                    | Command::Worked(_),
+                    | Command::Worked(_)
+                    | Command::Erased(..),
                 )
                 | None => {}
             }
@@ -495,6 +501,7 @@ impl Driver {
                 replies.push(Box::new(move || drop(reply.send(answer))));
             }
             Command::Worked(done) => self.worked(done)?,
+            Command::Erased(open, done) => self.erased(open, done),
         }
         Ok(())
     }
@@ -667,18 +674,37 @@ impl Driver {
 // --- Work --------------------------------------------------------------------------------------
 
 impl Driver {
-    /// Erases the files of rounds that are over.
+    /// Erases the files of rounds that are over, while the next one begins: many long files take
+    /// their time.
     fn tidy(&mut self) {
         let open = self.state.network.open_round().map(|round| round.plan().round.clone());
         if open.is_none() && !self.working {
             self.accumulator = None;
         }
-        if self.tidied.as_ref() == Some(&open) {
+        if self.erasing || self.tidied.as_ref() == Some(&open) {
             return;
         }
-        match self.workshop.spool.erase_except(open.as_ref()) {
-            Ok(()) => self.tidied = Some(open),
-            Err(error) => tracing::warn!(%error, "files of ended rounds could not be erased"),
+        // Listed now: the next round's folder is not among them.
+        let rounds = match self.workshop.spool.others(open.as_ref()) {
+            Ok(rounds) if !rounds.is_empty() => rounds,
+            Ok(_) => return self.tidied = Some(open),
+            Err(error) => return self.erased(open, Err(error)),
+        };
+        self.erasing = true;
+        let (spool, worker) = (self.workshop.spool.clone(), self.worker.clone());
+        let erasing = tokio::task::spawn_blocking(move || spool.erase(&rounds));
+        tokio::spawn(async move {
+            // Cut off only when everything stops.
+            let Ok(done) = erasing.await else { return };
+            drop(worker.send(Command::Erased(open, done)).await);
+        });
+    }
+
+    /// What could not be erased is tried again when a round begins or ends.
+    fn erased(&mut self, open: Option<RoundId>, done: Result<(), SpoolError>) {
+        (self.erasing, self.tidied) = (false, Some(open));
+        if let Err(error) = done {
+            tracing::warn!(%error, "files of ended rounds could not be erased");
         }
     }
 

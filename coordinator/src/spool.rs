@@ -71,19 +71,25 @@ impl Spool {
         Ok(RoundFiles { dir })
     }
 
-    /// Erases every round but `keep`.
-    pub fn erase_except(&self, keep: Option<&RoundId>) -> Result<(), SpoolError> {
+    /// The folders of every round but `keep`.
+    pub fn others(&self, keep: Option<&RoundId>) -> Result<Vec<PathBuf>, SpoolError> {
         let keep = keep.map(folder);
-        let mut erased = false;
+        let mut others = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let entry = entry.map_err(at(&self.dir))?;
             if keep.as_deref() != entry.file_name().to_str() {
-                faults::step("remove round", || fs::remove_dir_all(entry.path()))
-                    .map_err(at(&entry.path()))?;
-                erased = true;
+                others.push(entry.path());
             }
         }
-        if erased { durable::sync_dir(&self.dir).map_err(at(&self.dir)) } else { Ok(()) }
+        Ok(others)
+    }
+
+    /// Erases folders of rounds that are over.
+    pub fn erase(&self, rounds: &[PathBuf]) -> Result<(), SpoolError> {
+        for round in rounds {
+            faults::step("remove round", || fs::remove_dir_all(round)).map_err(at(round))?;
+        }
+        durable::sync_dir(&self.dir).map_err(at(&self.dir))
     }
 }
 
@@ -326,7 +332,7 @@ mod tests {
         for round in 0..3 {
             spool.round(&id(round)).unwrap();
         }
-        spool.erase_except(Some(&id(1))).unwrap();
+        spool.erase(&spool.others(Some(&id(1))).unwrap()).unwrap();
         let left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["t-1-0"]);
