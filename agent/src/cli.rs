@@ -264,8 +264,11 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// One thread for all that waits: there is one coordinator to talk to, and what takes long runs on
+/// threads of its own.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).enable_all().build().context("cannot start")
 }
 
 fn enroll(request: enrol::Request) -> anyhow::Result<()> {

@@ -344,6 +344,9 @@ fn checked(
 ) -> Result<UploadPiece, Status> {
     let ended = || Status::aborted("the upload ended without its header; resume it");
     let chunk = next.ok_or_else(ended)??;
+    if chunk.data.is_empty() && chunk.round.is_none() && chunk.header.is_none() {
+        return Err(Status::invalid_argument("a message of an upload that says nothing"));
+    }
     if !pace.keeps(waited, chunk.data.len() as u64) {
         return Err(too_slow());
     }
@@ -360,6 +363,17 @@ mod tests {
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_message_that_says_nothing_ends_the_stream() {
+        let empty = v1::UploadChunk::default();
+        let said = checked(Some(Ok(empty.clone())), &mut Pace::default(), Duration::ZERO);
+        assert_eq!(said.unwrap_err().code(), tonic::Code::InvalidArgument);
+        let data = v1::UploadChunk { data: vec![1].into(), ..empty };
+        assert!(checked(Some(Ok(data)), &mut Pace::default(), Duration::ZERO).is_ok());
+        let said = checked(None, &mut Pace::default(), Duration::ZERO);
+        assert_eq!(said.unwrap_err().code(), tonic::Code::Aborted);
     }
 
     #[test]
