@@ -10,7 +10,6 @@ use collegium_shared::{
     diagnose::{Bundle, Secrets},
     service::credential,
 };
-use serde_json::{Value, json};
 use toml::Table;
 
 use crate::{
@@ -20,6 +19,35 @@ use crate::{
     home::{Home, HomeError},
     rotation,
 };
+
+/// What of the status may leave: numbers, times, names and this program's own words. What people wrote
+/// (the reason of a pause, of a revocation, of a refusal) may name a person although it should not.
+const SHOWN: &[&str] = &[
+    "institution",
+    "fingerprint",
+    "next_fingerprint",
+    "state",
+    "coordinator.url",
+    "coordinator.proxy",
+    "coordinator.protocol",
+    "coordinator.version",
+    "coordinator.reachable",
+    "coordinator.last_contact",
+    "coordinator.unreachable_since",
+    "certificate",
+    "roster",
+    "policy.state",
+    "availability.state",
+    "availability.since",
+    "availability.opens",
+    "data",
+    "round",
+    "model",
+    "last_refusal.round",
+    "last_refusal.at",
+    "traffic",
+    "process",
+];
 
 /// Collects the archive of the agent in `dir`.
 ///
@@ -38,17 +66,13 @@ pub async fn bundle(dir: &Path, clock: &Clock) -> Result<Bundle, HomeError> {
         }
         Err(error) => bundle.leave_out("config.toml", error.to_string()),
     }
-    bundle.add("doctor.txt", "what doctor found", &report.to_string());
+    let report = report.without_quotes().to_string();
+    bundle.add("doctor.txt", "what doctor found, without people's own words", &report);
     let daemon = control::process(&Home::socket(dir)).await;
     if doctor::may_ask(dir, daemon) {
         match desk::ask(dir, Request::Status).await {
             Ok(answer) => {
-                let status = format!("{:#}\n", without_reason(answer.json));
-                bundle.add(
-                    "status.json",
-                    "what status says, without the reason of a pause",
-                    &status,
-                );
+                bundle.add_status(&answer.json, SHOWN);
             }
             Err(error) => bundle.leave_out("status.json", format!("{error:#}")),
         }
@@ -80,10 +104,3 @@ fn secrets(dir: &Path, config: &Config) -> Secrets {
     secrets
 }
 
-/// The reason of a pause is free text, and may name a person although it should not.
-fn without_reason(mut status: Value) -> Value {
-    if status["availability"]["reason"].is_string() {
-        status["availability"]["reason"] = json!("[left out]");
-    }
-    status
-}

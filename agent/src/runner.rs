@@ -377,7 +377,7 @@ impl Runner {
                 Ok(()) => backoff.reset(),
                 Err(Failure::Stopped) => break,
                 Err(Failure::Fatal(error)) => return Err(error),
-                Err(Failure::Leave(reason)) => self.leave(&reason).await?,
+                Err(Failure::Leave(reason)) => self.leave(reason).await?,
                 Err(Failure::Line(error)) => {
                     let now = self.home.clock.now();
                     if self.live.failed(now, error.to_string()) {

@@ -9,7 +9,7 @@ use collegium_shared::{
     control,
     diagnose::{Bundle, Secrets},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use toml::Table;
 
 use crate::{
@@ -18,6 +18,38 @@ use crate::{
     doctor::{self, PROGRAM, UNIT},
     service, signing,
 };
+
+/// What of the status may leave: numbers, times, names and this program's own words. What people wrote
+/// (the reason of a pause) may name a person although it should not.
+const SHOWN: &[&str] = &[
+    "journal_entries",
+    "root_fingerprint",
+    "institutions",
+    "roster",
+    "registry",
+    "certificates",
+    "presence",
+    "task.task",
+    "task.architecture",
+    "task.rounds",
+    "task.steps",
+    "task.rounds_completed",
+    "task.rounds_failed",
+    "task.cohort",
+    "task.excluded",
+    "task.start_metrics",
+    "task.release",
+    "task.paused.since",
+    "task.ending.end",
+    "round",
+    "last_round.id",
+    "last_round.stage",
+    "last_round.uploads",
+    "last_round.ending.end",
+    "last_round.ending.dealer",
+    "state_sha256",
+    "process",
+];
 
 /// Collects the archive of the coordinator in `dir`.
 ///
@@ -37,17 +69,13 @@ pub async fn bundle(dir: &Path, clock: &Clock) -> Result<Bundle, ConfigError> {
         }
         Err(error) => bundle.leave_out("config.toml", error.to_string()),
     }
-    bundle.add("doctor.txt", "what doctor found", &report.to_string());
+    let report = report.without_quotes().to_string();
+    bundle.add("doctor.txt", "what doctor found, without people's own words", &report);
     let daemon = control::process(&service::control_socket(dir)).await;
     if doctor::may_ask(dir, daemon) {
         match service::ask(dir, AdminRequest::Status).await {
             Ok(status) => {
-                let status = format!("{:#}\n", without_reason(status));
-                bundle.add(
-                    "status.json",
-                    "what status says, without the reason of a pause",
-                    &status,
-                );
+                bundle.add_status(&status, &shown(&status));
             }
             Err(error) => bundle.leave_out("status.json", format!("{error:#}")),
         }
@@ -66,12 +94,9 @@ pub async fn bundle(dir: &Path, clock: &Clock) -> Result<Bundle, ConfigError> {
     Ok(bundle)
 }
 
-/// The reason of a pause is free text, and may name a person although it should not.
-fn without_reason(mut status: Value) -> Value {
-    const LEFT_OUT: &str = "[left out]";
-    if status["task"]["paused"]["reason"].is_string() {
-        status["task"]["paused"]["reason"] = json!(LEFT_OUT);
-        status["waiting"] = json!(LEFT_OUT);
-    }
-    status
+/// What the task waits for is this program's word, unless it is a pause, which its operator gives a
+/// reason for.
+fn shown(status: &Value) -> Vec<&'static str> {
+    let waiting = status["task"]["paused"].is_null().then_some("waiting");
+    SHOWN.iter().copied().chain(waiting).collect()
 }

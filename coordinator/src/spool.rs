@@ -56,7 +56,11 @@ impl Spool {
         durable::create_dir(dir).map_err(at(dir))?;
         for round in fs::read_dir(dir).map_err(at(dir))? {
             let round = round.map_err(at(dir))?.path();
-            durable::remove_unfinished(&round).map_err(at(&round))?;
+            match durable::remove_unfinished(&round) {
+                // An erasure that was under way when the process before ended.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(at(&round))?,
+            }
         }
         Ok(Self { dir: dir.to_owned() })
     }
@@ -84,12 +88,18 @@ impl Spool {
         Ok(others)
     }
 
-    /// Erases folders of rounds that are over.
+    /// Erases folders of rounds that are over. One that cannot be erased keeps none of the others;
+    /// the first error is given.
     pub fn erase(&self, rounds: &[PathBuf]) -> Result<(), SpoolError> {
+        let mut erased = Ok(());
         for round in rounds {
-            faults::step("remove round", || fs::remove_dir_all(round)).map_err(at(round))?;
+            let removed = match faults::step("remove round", || fs::remove_dir_all(round)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other.map_err(at(round)),
+            };
+            erased = erased.and(removed);
         }
-        durable::sync_dir(&self.dir).map_err(at(&self.dir))
+        erased.and(durable::sync_dir(&self.dir).map_err(at(&self.dir)))
     }
 }
 
@@ -336,5 +346,20 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["t-1-0"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_erased_or_has_gone_keeps_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let (gone, wrong, last) =
+            (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        fs::write(&wrong, b"no folder").unwrap();
+        fs::create_dir(&last).unwrap();
+        let erased = spool.erase(&[gone.clone(), wrong.clone(), last.clone()]);
+        let Err(SpoolError::Io { path, .. }) = erased else { panic!("{erased:?}") };
+        assert_eq!(path, wrong);
+        assert!(!last.exists(), "what comes after it is erased");
+        spool.erase(&[gone]).unwrap();
     }
 }

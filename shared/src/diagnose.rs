@@ -15,6 +15,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -85,6 +86,13 @@ impl Bundle {
     pub fn leave_out(&mut self, what: &'static str, why: impl Into<String>) {
         let why = self.secrets.redact(&why.into());
         self.left_out.push((what, why));
+    }
+
+    /// Adds of a daemon's status what is named in `shown`, by paths such as `task.paused.since`; a path
+    /// stands for all that is under it. The rest shows that it is there, and no more.
+    pub fn add_status(&mut self, status: &Value, shown: &[&str]) {
+        let status = format!("{:#}\n", only(status, shown));
+        self.add("status.json", "what status says, without people's own words", &status);
     }
 
     /// Adds the newest entries of a journal by number, time and kind, without their content.
@@ -167,6 +175,31 @@ impl Bundle {
         file.flush()?;
         file.sync_all()
     }
+}
+
+/// The parts of `value` under these paths. In the place of others there is a word, so that whoever reads
+/// it sees what there is.
+fn only(value: &Value, shown: &[&str]) -> Value {
+    let Value::Object(fields) = value else { return left_out(value) };
+    let kept = fields.iter().map(|(name, value)| {
+        let under: Vec<&str> = shown
+            .iter()
+            .filter_map(|path| path.strip_prefix(name.as_str())?.strip_prefix('.'))
+            .collect();
+        let value = if shown.contains(&name.as_str()) {
+            value.clone()
+        } else if under.is_empty() {
+            left_out(value)
+        } else {
+            only(value, &under)
+        };
+        (name.clone(), value)
+    });
+    Value::Object(kept.collect())
+}
+
+fn left_out(value: &Value) -> Value {
+    if value.is_null() { Value::Null } else { json!("[left out]") }
 }
 
 fn kinds(dir: &Path, key: &VerifyingKey) -> Result<String, Finding> {
@@ -252,6 +285,28 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), before);
         let nowhere = dir.path().join("no/d.tar.gz");
         assert!(matches!(bundle().write(&nowhere), Err(DiagnoseError::Io { .. })));
+    }
+
+    #[test]
+    fn only_what_is_named_of_a_status_is_in_it() {
+        let status = json!({
+            "state": "paused",
+            "pause": { "since": "today", "reason": "J. Doe", "by": null },
+            "stated": "J. Doe",
+            "round": { "id": 3, "of": { "task": "t" } },
+            "later": "J. Doe",
+            "policy": "J. Doe",
+        });
+        let shown = ["state", "pause.since", "round", "none.such", "policy.state"];
+        let expected = json!({
+            "state": "paused",
+            "pause": { "since": "today", "reason": "[left out]", "by": null },
+            "stated": "[left out]",
+            "round": { "id": 3, "of": { "task": "t" } },
+            "later": "[left out]",
+            "policy": "[left out]",
+        });
+        assert_eq!(only(&status, &shown), expected);
     }
 
     #[tokio::test]

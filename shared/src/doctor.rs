@@ -15,6 +15,8 @@ use crate::clock::Timestamp;
 
 /// The most characters of one text in a finding: some come from the other end of a line.
 const MAX_TEXT: usize = 600;
+/// What stands in the place of a person's words.
+const LEFT_OUT: &str = "[left out]";
 
 /// How bad it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,12 +42,15 @@ pub struct Finding {
     what: String,
     #[serde(flatten)]
     verdict: Verdict,
+    /// The reason is in somebody's own words, and not in this program's.
+    #[serde(skip)]
+    quotes: bool,
 }
 
 impl Finding {
     /// All is well.
     pub fn ok(check: &'static str, what: impl AsRef<str>) -> Self {
-        Self { check, what: line(what), verdict: Verdict::Ok }
+        Self { check, what: line(what), verdict: Verdict::Ok, quotes: false }
     }
 
     /// It works, or will for a while. `why` that matters, and `fix`: a command, or a line in a file.
@@ -56,7 +61,7 @@ impl Finding {
         fix: impl AsRef<str>,
     ) -> Self {
         let verdict = Verdict::Warn { why: line(why), fix: line(fix) };
-        Self { check, what: line(what), verdict }
+        Self { check, what: line(what), verdict, quotes: false }
     }
 
     /// Something does not work. As [`Finding::warn`].
@@ -67,7 +72,13 @@ impl Finding {
         fix: impl AsRef<str>,
     ) -> Self {
         let verdict = Verdict::Fail { why: line(why), fix: line(fix) };
-        Self { check, what: line(what), verdict }
+        Self { check, what: line(what), verdict, quotes: false }
+    }
+
+    /// The reason repeats what a person wrote, here or at the other end: it may name somebody.
+    #[must_use]
+    pub fn quoting(self) -> Self {
+        Self { quotes: true, ..self }
     }
 
     pub fn failed(&self) -> bool {
@@ -83,7 +94,7 @@ fn line(text: impl AsRef<str>) -> String {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { check, what, verdict } = self;
+        let Self { check, what, verdict, .. } = self;
         let mut advised = |level: &str, why: &str, fix: &str| {
             writeln!(f, "{level:<6}{check:<14}{what}\n{:20}why: {why}\n{:20}fix: {fix}", "", "")
         };
@@ -108,6 +119,17 @@ impl Report {
     /// How many checks failed.
     pub fn failures(&self) -> usize {
         self.findings.iter().filter(|finding| finding.failed()).count()
+    }
+
+    /// The report without what people wrote, for somebody elsewhere.
+    #[must_use]
+    pub fn without_quotes(mut self) -> Self {
+        for finding in self.findings.iter_mut().filter(|finding| finding.quotes) {
+            if let Verdict::Warn { why, .. } | Verdict::Fail { why, .. } = &mut finding.verdict {
+                LEFT_OUT.clone_into(why);
+            }
+        }
+        self
     }
 }
 
@@ -152,6 +174,19 @@ FAIL  name          a b
         assert_eq!(json["findings"][0]["level"], "ok");
         assert_eq!(json["findings"][2]["level"], "fail");
         assert_eq!(json["findings"][2]["fix"], "d");
+    }
+
+    #[test]
+    fn what_people_wrote_is_left_out_for_others() {
+        let findings = vec![
+            Finding::fail("coordinator", "refused", "head teacher J. Doe", "call").quoting(),
+            Finding::warn("policy", "there is none", "nothing is trained", "policy init"),
+        ];
+        let report = Report { program: "p", version: "1", at: Timestamp::EPOCH, findings };
+        assert!(report.to_string().contains("J. Doe"));
+        let text = report.without_quotes().to_string();
+        assert!(!text.contains("J. Doe") && text.contains("why: [left out]"), "{text}");
+        assert!(text.contains("fix: call") && text.contains("nothing is trained"), "{text}");
     }
 
     #[test]

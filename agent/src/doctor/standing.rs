@@ -40,7 +40,7 @@ fn policy(policy: &Value, dir: &Path, place: &str) -> Finding {
         }
         _ => {
             let fix = format!("correct {}", file.display());
-            Finding::fail(CHECK, "it cannot be used", text(&policy["reason"]), fix)
+            Finding::fail(CHECK, "it cannot be used", text(&policy["reason"]), fix).quoting()
         }
     }
 }
@@ -143,7 +143,8 @@ fn storage(process: &Value) -> Option<Finding> {
 fn notice(coordinator: &Value) -> Option<Finding> {
     let notice = coordinator["notice"].as_str()?;
     let fix = "stop the other agent that runs on a copy of this directory";
-    Some(Finding::warn("notice", "the coordinator has a word for the operator", notice, fix))
+    let what = "the coordinator has a word for the operator";
+    Some(Finding::warn("notice", what, notice, fix).quoting())
 }
 
 #[cfg(test)]

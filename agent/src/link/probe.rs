@@ -337,9 +337,9 @@ fn called(answered: Result<(), LinkError>, speaker: Option<String>) -> Finding {
             Finding::ok(CHECK, format!("it answers: {said}"))
         }
         Err(LinkError::Refused { message, .. }) => {
-            Finding::fail(CHECK, format!("it refuses this agent: {said}"), message, fix)
+            Finding::fail(CHECK, format!("it refuses this agent: {said}"), message, fix).quoting()
         }
-        Err(error) => Finding::fail(CHECK, "no answer to a call", error.to_string(), fix),
+        Err(error) => Finding::fail(CHECK, "no answer to a call", error.to_string(), fix).quoting(),
     }
 }
 

@@ -87,10 +87,12 @@ mod tests {
     #[test]
     fn a_rest_ends_when_the_stage_is_cancelled() {
         let cancel = Arc::new(AtomicBool::new(false));
-        let effort = Effort::new(Arc::clone(&cancel), 1);
+        let mut effort = Effort::new(Arc::clone(&cancel), 1);
         while thread_time().saturating_sub(effort.worked) < Duration::from_millis(5) {
             std::hint::spin_loop();
         }
+        // No time passes for it: the rest is owed for hours, whenever the other thread is run.
+        effort.since += Duration::from_secs(3 * 3_600);
         let stopper = thread::spawn(move || cancel.store(true, Ordering::Relaxed));
         assert!(matches!(effort.step(), Err(ModelError::Cancelled)));
         stopper.join().unwrap();

@@ -20,7 +20,7 @@ use collegium_shared::{
     roster::VerifiedRoster,
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{task, time::Instant};
 
 use super::{Failure, Runner, effort};
 use crate::{
@@ -80,7 +80,8 @@ impl Runner {
             tracing::debug!("a round is open, but this institution is not on the roster");
             return Ok(false);
         };
-        let policy = match Policy::load(self.home.dir()) {
+        let home = Arc::clone(&self.home);
+        let policy = match Self::blocking(move || Policy::load(home.dir())).await? {
             Ok(policy) => policy,
             Err(error) => return self.without_policy(view, &error).await,
         };
@@ -203,13 +204,17 @@ impl Runner {
     }
 
     /// Leaves the attempt that is under way, if there is one.
-    pub(super) async fn leave(&mut self, reason: &str) -> Result<(), super::HomeError> {
+    pub(super) async fn leave(&mut self, reason: String) -> anyhow::Result<()> {
         let open = self.home.book.read(|state| {
             let session = state.history().session().filter(|session| !session.over());
             session.map(|session| session.id().clone())
         });
         match open {
-            Some(round) => self.home.leave(&round, reason),
+            Some(round) => {
+                let home = Arc::clone(&self.home);
+                // Erasing what an attempt left takes as long as its files are large.
+                Ok(task::spawn_blocking(move || home.leave(&round, &reason)).await??)
+            }
             None => Ok(()),
         }
     }

@@ -14,7 +14,7 @@ use base64::{
 };
 use collegium_shared::{clock::Clock, ids::InstitutionId, token::TokenFile};
 use collegium_tests::{
-    harness::{self, attempt},
+    harness::{self, attempt, eventually},
     network::{COMMAND_LIMIT, Network},
     proxies::{ConnectProxy, Rule},
     simulator::{Federation, Settings},
@@ -23,6 +23,8 @@ use flate2::read::GzDecoder;
 
 /// What an institution's operator typed, and meant for nobody else.
 const REASON: &str = "planted-reason-of-a-pause";
+/// What the coordinator's operator typed, which every agent that is refused is told.
+const REVOKED: &str = "planted-reason-of-a-revocation";
 const PASSWORD: &str = "planted-proxy-password";
 const IN_ENVIRONMENT: &str = "planted-in-environment";
 /// Unpacked, with nothing but small things in it.
@@ -126,7 +128,7 @@ fn no_archive_holds_a_secret_or_a_learner() {
     let token = dir.path().join("exchange").join(format!("{name}.token"));
     let token = TokenFile::load(&token, Clock::system().now()).unwrap();
     needles.extend(forms(token.token.expose()));
-    needles.extend([REASON, PASSWORD, IN_ENVIRONMENT].map(str::to_owned));
+    needles.extend([REASON, REVOKED, PASSWORD, IN_ENVIRONMENT].map(str::to_owned));
     needles.extend(forms(format!("school:{PASSWORD}").as_bytes()));
     needles.extend(forms(format!("u:{IN_ENVIRONMENT}").as_bytes()));
     needles.extend(institution.rows.iter().map(|row| row.learner.clone()));
@@ -148,6 +150,23 @@ fn no_archive_holds_a_secret_or_a_learner() {
     ];
     let running = archive(&mut command(&network), out("running.tar.gz"));
     holds(&running, &texts, &needles);
+
+    // Revoked, which its own operator is told the reason of, and nobody else.
+    network
+        .coordinator(&["institution", "revoke", name.as_str(), "--reason", REVOKED])
+        .unwrap();
+    eventually(COMMAND_LIMIT, "the agent is told of its revocation", || {
+        let status = network.agent_status(name)?;
+        let told = status["coordinator"]["error"].as_str().is_some_and(|e| e.contains(REVOKED));
+        Ok(told.then_some(()))
+    })
+    .unwrap();
+    let texts = [
+        ("doctor.txt", "it refuses this agent"),
+        ("doctor.txt", "why: [left out]"),
+        ("status.json", "\"error\": \"[left out]\""),
+    ];
+    holds(&archive(&mut command(&network), out("revoked.tar.gz")), &texts, &needles);
 
     // With the password in a file, and nobody running.
     let password = out("password");
