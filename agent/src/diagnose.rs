@@ -103,4 +103,3 @@ fn secrets(dir: &Path, config: &Config) -> Secrets {
     }
     secrets
 }
-

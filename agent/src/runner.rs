@@ -157,6 +157,7 @@ pub struct Runner {
     /// Wakes the renewal of the certificate to look at the clock.
     look: Arc<Notify>,
     said: identity::Said,
+    taken: authorities::Taken,
 }
 
 /// Runs the agent of `dir` until `shutdown`, with a control socket for its command line.
@@ -367,6 +368,7 @@ impl Runner {
             stop,
             look: Arc::default(),
             said: identity::Said::default(),
+            taken: authorities::Taken::default(),
         })
     }
 

@@ -319,6 +319,9 @@ impl History {
         match &self.session {
             Some(session) if session.plan.body.round == *view.id() => {
                 if session.plan != view.plan {
+                    // Only what the coordinator signed is held against it.
+                    let signed = view.plan.verify(around.roster.coordinator());
+                    signed.map_err(|_| Refusal::NotTheCoordinator)?;
                     return Err(Refusal::Conflict { what: "the plan" });
                 }
                 let step = session.step(view, around)?;
@@ -613,8 +616,12 @@ impl Session {
         }
         let root = statements_root(&view.list);
         if let Some(pinned) = self.list {
-            let conflict = Refusal::Conflict { what: "the list" };
-            return if pinned == root { Ok(Some((root, Vec::new()))) } else { Err(conflict) };
+            if pinned == root {
+                return Ok(Some((root, Vec::new())));
+            }
+            // What its members did not sign contradicts nothing.
+            self.check_list(view, around)?;
+            return Err(Refusal::Conflict { what: "the list" });
         }
         let Some(own) = view.list.iter().find(|r| r.body.institution == *around.own) else {
             return Ok(None);
@@ -660,11 +667,10 @@ impl Session {
         let headers = || view.headers.iter().map(|(header, _)| header);
         let context =
             secagg::round_context(&self.plan.digest(), &list, &statements_root(headers()));
-        if let Some(pinned) = self.context {
-            let conflict = Refusal::Conflict { what: "the set of dealers" };
-            return if pinned == context { Ok(Some(context)) } else { Err(conflict) };
+        if self.context == Some(context) {
+            return Ok(Some(context));
         }
-        if !headers().any(|h| h.body.institution == *around.own) {
+        if self.context.is_none() && !headers().any(|h| h.body.institution == *around.own) {
             return Ok(None);
         }
         let n = view.list.len();
@@ -683,7 +689,13 @@ impl Session {
                 && header.body.plan == self.plan.digest()
                 && member.is_some_and(|m| header.verify(&m.identity).is_ok())
         };
-        if ordered && headers().all(right) { Ok(Some(context)) } else { Err(Refusal::BadHeaders) }
+        if !ordered || !headers().all(right) {
+            return Err(Refusal::BadHeaders);
+        }
+        match self.context {
+            None => Ok(Some(context)),
+            Some(_) => Err(Refusal::Conflict { what: "the set of dealers" }),
+        }
     }
 
     /// Checks what is to be voted on, or what was voted for.

@@ -17,6 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::session::{History, SessionEvent};
 
+/// How many conflicts evidence is kept of, a file of some MiB each at most: a coordinator that is caught
+/// so often is known, and fills no disk.
+const MAX_CONFLICTS: usize = 64;
+
 /// A leaf of the institution's audit log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -178,6 +182,9 @@ pub struct AgentState {
     refused_plan: Option<Digest>,
     refused_reasons: BTreeSet<String>,
     last_refusal: Option<LastRefusal>,
+    /// The conflicts that evidence was kept of, each with its reason: no more than [`MAX_CONFLICTS`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    conflicts: BTreeSet<(RoundId, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused: Option<Paused>,
     /// For the identity key that the roster does not name yet.
@@ -226,9 +233,12 @@ impl AgentState {
             }
             LocalEvent::SigningKeyChanged { .. } => self.hand_over = None,
             LocalEvent::PolicyRead { policy } => self.policy = Some(*policy),
-            LocalEvent::Refused { round, plan, reason }
-            | LocalEvent::ConflictSeen { round, plan, reason, .. } => {
+            LocalEvent::Refused { round, plan, reason } => self.refuse(round, plan, reason, at),
+            LocalEvent::ConflictSeen { round, plan, reason, .. } => {
                 self.refuse(round, plan, reason, at);
+                if self.may_keep_conflict() {
+                    self.conflicts.insert((round.clone(), reason.clone()));
+                }
             }
             LocalEvent::ModelInstalled { model } => {
                 self.versions.insert(model.round.task.to_string(), model.version);
@@ -319,6 +329,17 @@ impl AgentState {
     /// Whether this very refusal is in the log already.
     pub fn knows_refusal(&self, plan: &Digest, reason: &str) -> bool {
         self.refused_plan == Some(*plan) && self.refused_reasons.contains(reason)
+    }
+
+    /// Whether this conflict in a round is in the log already, by whatever documents it shows.
+    pub fn knows_conflict(&self, round: &RoundId, reason: &str) -> bool {
+        self.conflicts.contains(&(round.clone(), reason.to_owned()))
+    }
+
+    /// Whether there is room for the evidence of one more; after that a conflict is a refusal as any
+    /// other.
+    pub fn may_keep_conflict(&self) -> bool {
+        self.conflicts.len() < MAX_CONFLICTS
     }
 
     pub fn paused(&self) -> Option<&Paused> {
@@ -455,6 +476,28 @@ mod tests {
         assert!(state.paused().is_some_and(|paused| paused.reason.is_none()));
         let json = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<AgentState>(&json).unwrap(), state);
+    }
+
+    #[test]
+    fn a_conflict_is_kept_once_for_each_round_and_kind_and_not_for_ever() {
+        let mut state = AgentState::default();
+        let round = |round| RoundId { round, ..installed(1).round };
+        let seen = |number: u32, plan: &[u8], reason: &str| LocalEvent::ConflictSeen {
+            round: round(number),
+            plan: Digest::of(plan),
+            reason: reason.into(),
+            evidence: Digest::of(plan),
+        };
+        state.apply(&seen(0, b"1", "a").into(), Timestamp::EPOCH);
+        assert!(state.knows_conflict(&round(0), "a"));
+        state.apply(&seen(0, b"2", "b").into(), Timestamp::EPOCH);
+        assert!(state.knows_conflict(&round(0), "a"), "whichever plan came last");
+        assert!(!state.knows_conflict(&round(1), "a"));
+        for number in 1..100 {
+            state.apply(&seen(number, b"3", "a").into(), Timestamp::EPOCH);
+        }
+        assert!(!state.may_keep_conflict());
+        assert_eq!(state.conflicts.len(), MAX_CONFLICTS);
     }
 
     #[test]

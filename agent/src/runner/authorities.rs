@@ -1,12 +1,13 @@
 //! The runner's care for the coordinator's certificate authorities: it takes a list that is newer and
 //! signed with the coordinator's key on the roster, and no other.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use collegium_shared::{
     credentials::Authorities, crypto::Digest, roster::VerifiedRoster, signed::Signed,
 };
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::{Failure, Runner};
 use crate::{
@@ -15,6 +16,29 @@ use crate::{
     identity,
     state::{InForce, LocalEvent},
 };
+
+/// No more than [`AT_ONCE`] lists are taken in such a time: each costs an entry, a connection and perhaps
+/// a renewal.
+const SPAN: Duration = Duration::from_secs(60);
+/// A rotation is two lists: the new authority beside the old one, and alone.
+const AT_ONCE: usize = 2;
+
+/// When the last lists were taken.
+#[derive(Debug, Default)]
+pub(super) struct Taken([Option<Instant>; AT_ONCE]);
+
+impl Taken {
+    /// How long to wait before one more is taken.
+    fn wait(&self, now: Instant) -> Duration {
+        let since = |oldest: Instant| SPAN.saturating_sub(now.saturating_duration_since(oldest));
+        self.0[0].map(since).unwrap_or_default()
+    }
+
+    fn note(&mut self, now: Instant) {
+        self.0.rotate_left(1);
+        self.0[AT_ONCE - 1] = Some(now);
+    }
+}
 
 /// Why a list of authorities was not taken.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -37,7 +61,15 @@ impl Runner {
         let Some(roster) = &self.roster else { return Ok(()) };
         let Some(signed) = self.stop.or(self.link.authorities()).await? else { return Ok(()) };
         match check(&signed, roster, seen) {
-            Ok(pem) => self.take_authorities(&signed, pem).await,
+            Ok(pem) => {
+                self.pause(self.taken.wait(Instant::now())).await;
+                if self.stop.is_asked() {
+                    return Err(Failure::Stopped);
+                }
+                self.take_authorities(&signed, pem).await?;
+                self.taken.note(Instant::now());
+                Ok(())
+            }
             Err(reason) => {
                 tracing::error!(%reason, "the coordinator's list of authorities is refused");
                 Ok(())
@@ -110,6 +142,22 @@ mod tests {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    }
+
+    #[test]
+    fn two_lists_are_taken_at_once_and_more_a_minute_later() {
+        let (mut taken, begun) = (Taken::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        for _ in 0..AT_ONCE {
+            assert_eq!(taken.wait(begun), Duration::ZERO);
+            taken.note(begun);
+        }
+        assert_eq!(taken.wait(begun + second), SPAN - second);
+        assert_eq!(taken.wait(begun + SPAN), Duration::ZERO);
+        taken.note(begun + SPAN);
+        assert_eq!(taken.wait(begun + SPAN), Duration::ZERO, "the second of the next two");
+        taken.note(begun + SPAN);
+        assert_eq!(taken.wait(begun + SPAN), SPAN);
     }
 
     #[test]

@@ -178,17 +178,25 @@ impl Runner {
 
     async fn refuse(&mut self, view: &RoundView, refusal: &Refusal) -> Result<bool, Failure> {
         let reason = refusal.to_string();
-        let plan = view.plan.digest();
+        let (round, plan) = (view.id().clone(), view.plan.digest());
+        let (known, room) = self
+            .home
+            .book
+            .read(|state| (state.knows_conflict(&round, &reason), state.may_keep_conflict()));
         let is_conflict = matches!(refusal, Refusal::Conflict { .. });
-        if !is_conflict || self.home.book.read(|state| state.knows_refusal(&plan, &reason)) {
+        if !is_conflict || !(known || room) {
             return self.refuse_because(view, reason).await;
+        }
+        if known {
+            self.pause(AFTER_REFUSAL).await;
+            return Ok(false);
         }
         let (home, shown) = (Arc::clone(&self.home), shown(view));
         let evidence = Self::blocking(move || home.keep_evidence(&shown)).await??;
-        tracing::error!(round = %view.id(), %reason, %evidence, "the coordinator contradicts itself");
-        let round = view.id().clone();
+        tracing::error!(%round, %reason, %evidence, "what was shown before is contradicted");
         self.record(vec![LocalEvent::ConflictSeen { round, plan, reason, evidence }.into()])
             .await?;
+        self.pause(AFTER_REFUSAL).await;
         Ok(false)
     }
 

@@ -365,6 +365,11 @@ fn a_round_that_was_is_not_entered_again() {
     changed.issued_at = at(6);
     let refusal = world.go(&mut history, &world.view(changed)).unwrap_err();
     assert_eq!(refusal, Refusal::Conflict { what: "the plan" });
+    // Changed on the way, it is nobody's word, and nothing to hold against the coordinator.
+    let mut forged = other;
+    forged.plan.body.issued_at = at(6);
+    let refusal = world.go(&mut history, &forged).unwrap_err();
+    assert_eq!(refusal, Refusal::NotTheCoordinator);
 }
 
 #[test]

@@ -152,9 +152,7 @@ fn no_archive_holds_a_secret_or_a_learner() {
     holds(&running, &texts, &needles);
 
     // Revoked, which its own operator is told the reason of, and nobody else.
-    network
-        .coordinator(&["institution", "revoke", name.as_str(), "--reason", REVOKED])
-        .unwrap();
+    network.coordinator(&["institution", "revoke", name.as_str(), "--reason", REVOKED]).unwrap();
     eventually(COMMAND_LIMIT, "the agent is told of its revocation", || {
         let status = network.agent_status(name)?;
         let told = status["coordinator"]["error"].as_str().is_some_and(|e| e.contains(REVOKED));
