@@ -25,7 +25,7 @@ use crate::{
 
 /// Misuses of one invitation that are logged.
 const MAX_REFUSALS: u32 = 8;
-/// Between two renewals of one institution over different keys: nobody fills the log.
+/// Between two renewals of one institution: nobody fills the log.
 const PAUSE: Duration = Duration::from_secs(60);
 /// The longest reason of a revocation, in characters.
 pub const MAX_REASON: usize = 200;
@@ -37,6 +37,14 @@ pub struct Renewed {
     pub certificate_expires_at: Timestamp,
     pub authority: Digest,
     pub at: Timestamp,
+}
+
+/// What a renewal that is allowed changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    New,
+    /// Nothing: the same certificate was issued and recorded just now.
+    Again,
 }
 
 /// Why and since when an institution is shut out.
@@ -81,8 +89,8 @@ pub enum RenewalError {
     Csr(#[from] CaError),
     #[error("a certificate is renewed over a connection that shows it")]
     NoCertificate,
-    #[error("a certificate was renewed less than a minute ago; try again later")]
-    TooSoon,
+    #[error("a certificate was renewed less than a minute ago; try again in {} s", .wait.as_secs() + 1)]
+    TooSoon { wait: Duration },
 }
 
 /// A request whose form and possession of the new key were checked.
@@ -108,6 +116,19 @@ impl RenewalRequest {
 }
 
 impl Enrolled {
+    /// The same institution enrolled once more: what it said of its keys holds for as long as they are
+    /// the same.
+    pub(crate) fn keep(&mut self, before: Self) {
+        if before.revoked.is_some() || before.identity != self.identity {
+            return;
+        }
+        self.hand_over = before.hand_over;
+        self.next_identity = before.next_identity;
+        if before.tls_key == self.tls_key {
+            self.renewed = before.renewed;
+        }
+    }
+
     /// A certificate was issued. Over the key in use it only holds longer.
     pub(crate) fn renew(&mut self, renewed: Renewed) {
         if self.tls_key == renewed.tls_key {
@@ -115,6 +136,31 @@ impl Enrolled {
             self.authority = Some(renewed.authority);
         } else {
             self.renewed = Some(renewed);
+        }
+    }
+
+    /// Whether a certificate over `tls_key` by `authority` may be issued already, `last` being when this
+    /// process issued one.
+    fn paced(
+        &self,
+        tls_key: &Digest,
+        authority: Digest,
+        last: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Renewal, RenewalError> {
+        let last = last.max(self.renewed.map(|renewed| renewed.at));
+        let wait = last.map(|last| PAUSE.saturating_sub(now.since(last))).unwrap_or_default();
+        if wait.is_zero() {
+            return Ok(Renewal::New);
+        }
+        match self.renewed {
+            // The answer was lost.
+            Some(renewed) if renewed.tls_key == *tls_key && renewed.authority == authority => {
+                Ok(Renewal::Again)
+            }
+            // The operator replaced the authority meanwhile.
+            None if self.authority.is_some_and(|by| by != authority) => Ok(Renewal::New),
+            _ => Err(RenewalError::TooSoon { wait }),
         }
     }
 
@@ -207,6 +253,14 @@ impl Driver {
             Err(error) => return Ok(Err(error.into())),
         };
         let root = network.root();
+        // Who is enrolled with this key needs no other entry: what the log says of it stays in force.
+        let known =
+            network.institutions().get(&institution).filter(|_| again).and_then(|e| e.authority);
+        let spent = network.invitation(&token_sha256).is_some_and(|i| i.spent);
+        if spent && known == Some(certificate.authority) {
+            let enrolment = root.map(|root| Enrolment { certificate_pem: certificate.pem, root });
+            return Ok(enrolment.ok_or(DriverError::NoRoot));
+        }
         self.record(Event::Network(NetworkEvent::Enrolled {
             institution,
             identity,
@@ -225,15 +279,23 @@ impl Driver {
         request: &RenewalRequest,
     ) -> Result<Result<String, RenewalError>, JournalError> {
         let now = self.now();
-        if let Err(refused) = self.may_renew(request, now) {
-            tracing::warn!(institution = %request.peer.institution, reason = %refused, "no renewal");
-            return Ok(Err(refused));
-        }
+        let renewal = match self.may_renew(request, now) {
+            Ok(renewal) => renewal,
+            Err(refused) => {
+                let institution = &request.peer.institution;
+                tracing::warn!(%institution, reason = %refused, "no renewal");
+                return Ok(Err(refused));
+            }
+        };
         let institution = request.peer.institution.clone();
         let certificate = match self.ca.current().issue_client(&request.csr, &institution, now) {
             Ok(certificate) => certificate,
             Err(error) => return Ok(Err(error.into())),
         };
+        if renewal == Renewal::Again {
+            return Ok(Ok(certificate.pem));
+        }
+        self.issued.insert(institution.clone(), now);
         self.record(Event::Network(NetworkEvent::CertificateRenewed {
             institution,
             tls_key: certificate.key_digest,
@@ -243,7 +305,7 @@ impl Driver {
         Ok(Ok(certificate.pem))
     }
 
-    fn may_renew(&self, request: &RenewalRequest, now: Timestamp) -> Result<(), RenewalError> {
+    fn may_renew(&self, request: &RenewalRequest, now: Timestamp) -> Result<Renewal, RenewalError> {
         let RenewalRequest { peer, replaces, csr, tls_key, signature } = request;
         let enrolled = self.state.network.institutions().get(&peer.institution);
         let enrolled = enrolled.ok_or(NotHeard::Superseded)?;
@@ -253,8 +315,8 @@ impl Driver {
         if !enrolled.heard_identities().any(is_theirs) {
             return Err(RenewalError::Signature);
         }
-        let soon = |renewed: Renewed| renewed.tls_key != *tls_key && now.since(renewed.at) < PAUSE;
-        if enrolled.renewed.is_some_and(soon) { Err(RenewalError::TooSoon) } else { Ok(()) }
+        let last = self.issued.get(&peer.institution).copied();
+        enrolled.paced(tls_key, self.ca.current().issuing(), last, now)
     }
 
     /// A renewed certificate was used: from here on the one before is refused.
@@ -349,6 +411,51 @@ mod tests {
         assert_eq!(enrolled.standing(&key(1), end), Ok(Standing::Renewed));
         let later = now + DAY * 90;
         assert_eq!(enrolled.standing(&key(1), later), Err(NotHeard::Expired(later)));
+    }
+
+    #[test]
+    fn who_enrols_again_with_the_same_keys_keeps_what_was_said_of_them() {
+        let mut before = enrolled();
+        before.next_identity = Some(VerifyingKey([2; 32]));
+        before.renewed = Some(renewed(key(1), START + DAY * 90, START));
+        let again = |before: &Enrolled, change: fn(&mut Enrolled)| {
+            let mut again = enrolled();
+            change(&mut again);
+            again.keep(before.clone());
+            (again.next_identity, again.renewed)
+        };
+        assert_eq!(again(&before, |_| {}), (before.next_identity, before.renewed));
+        assert_eq!(again(&before, |e| e.tls_key = key(5)), (before.next_identity, None));
+        assert_eq!(again(&before, |e| e.identity = VerifyingKey([3; 32])), (None, None));
+        before.revoked = Some(Revocation { reason: "left".into(), at: START });
+        assert_eq!(again(&before, |_| {}), (None, None));
+    }
+
+    #[test]
+    fn certificates_are_issued_no_faster_than_one_a_minute() {
+        let (ca, now) = (Digest::of(b"ca"), START + DAY);
+        let seconds = |seconds| now + Duration::from_secs(seconds);
+        let mut enrolled = enrolled();
+        enrolled.authority = Some(ca);
+        let paced =
+            |enrolled: &Enrolled, number, last, at| enrolled.paced(&key(number), ca, last, at);
+        let waits = |paced: Result<Renewal, RenewalError>| {
+            let Err(RenewalError::TooSoon { wait }) = paced else { panic!("{paced:?}") };
+            wait.as_secs()
+        };
+        assert_eq!(paced(&enrolled, 0, None, now).unwrap(), Renewal::New);
+        // Over the key in use, as often as is asked for.
+        assert_eq!(waits(paced(&enrolled, 0, Some(now), seconds(10))), 50);
+        assert_eq!(paced(&enrolled, 0, Some(now), seconds(60)).unwrap(), Renewal::New);
+        // Over the next key: the same answer again, and no other key.
+        enrolled.renew(renewed(key(1), now + DAY * 90, now));
+        assert_eq!(paced(&enrolled, 1, Some(now), seconds(10)).unwrap(), Renewal::Again);
+        assert_eq!(waits(paced(&enrolled, 2, None, seconds(10))), 50);
+        // Using each at once makes room for none.
+        enrolled.take(&key(1));
+        assert_eq!(waits(paced(&enrolled, 2, Some(now), seconds(10))), 50);
+        let replaced = enrolled.paced(&key(2), Digest::of(b"next"), Some(now), seconds(10));
+        assert_eq!(replaced.unwrap(), Renewal::New, "after ca rotate nobody has to wait");
     }
 
     #[test]

@@ -217,6 +217,8 @@ pub struct Driver {
     pub(crate) waiting: Option<String>,
     /// When each institution last handed its identity key over to another one.
     pub(crate) handed_over: BTreeMap<InstitutionId, Timestamp>,
+    /// When each institution's certificate was last renewed.
+    pub(crate) issued: BTreeMap<InstitutionId, Timestamp>,
     meters: Meters,
     accumulator: Option<Accumulator>,
     working: bool,
@@ -285,6 +287,7 @@ impl Driver {
             presence,
             waiting: None,
             handed_over: BTreeMap::new(),
+            issued: BTreeMap::new(),
             meters,
             accumulator: None,
             working: false,

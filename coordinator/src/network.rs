@@ -275,7 +275,7 @@ impl Network {
                 let Some(invitation) = self.invitations.get_mut(&token_sha256) else { return };
                 invitation.spent = true;
                 let legal_entity = invitation.legal_entity.clone();
-                let enrolled = Enrolled {
+                let mut enrolled = Enrolled {
                     legal_entity,
                     identity,
                     tls_key,
@@ -286,6 +286,9 @@ impl Network {
                     hand_over: None,
                     next_identity: None,
                 };
+                if let Some(before) = self.institutions.remove(&institution) {
+                    enrolled.keep(before);
+                }
                 self.institutions.insert(institution, enrolled);
             }
             NetworkEvent::AuthoritiesChanged { certificates } => {

@@ -488,7 +488,7 @@ fn driver_status(error: &DriverError) -> Status {
         DriverError::Token(_) => Status::permission_denied(message),
         DriverError::Certificate(_) => Status::invalid_argument(message),
         DriverError::NotHeard(_) => Status::permission_denied(message),
-        DriverError::Renewal(RenewalError::TooSoon) => Status::resource_exhausted(message),
+        DriverError::Renewal(RenewalError::TooSoon { .. }) => Status::resource_exhausted(message),
         DriverError::Renewal(RenewalError::Csr(_)) => Status::invalid_argument(message),
         DriverError::Renewal(_) => Status::permission_denied(message),
         DriverError::Identity(IdentityError::TooSoon) => Status::resource_exhausted(message),

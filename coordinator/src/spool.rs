@@ -167,6 +167,21 @@ impl RoundFiles {
         }
     }
 
+    /// Opens an upload to go on with it at `offset`. Whoever names another one than is next is told so
+    /// before anything is read.
+    pub fn open_upload_at(
+        &self,
+        from: &InstitutionId,
+        length: u64,
+        offset: u64,
+    ) -> Result<UploadFile, SpoolError> {
+        let expected = self.received(from)?;
+        if offset != expected {
+            return Err(SpoolError::Offset { given: offset, expected });
+        }
+        self.open_upload(from, length)
+    }
+
     /// Opens an upload of `length` bytes to go on with it; what is there already is hashed. Only one
     /// may be open at a time.
     pub fn open_upload(&self, from: &InstitutionId, length: u64) -> Result<UploadFile, SpoolError> {
@@ -295,6 +310,9 @@ mod tests {
         assert!(matches!(skipped, Err(SpoolError::Offset { given: 6, expected: 4 })));
         let early = file.finish(&digest);
         assert!(matches!(early, Err(SpoolError::Incomplete { given: 4, expected: 8 })));
+        let early = files.open_upload_at(&a, 8, 0).err();
+        assert!(matches!(early, Some(SpoolError::Offset { given: 0, expected: 4 })), "{early:?}");
+        assert_eq!(files.open_upload_at(&a, 8, 4).unwrap().received, 4);
         // What was there is hashed when it goes on.
         let mut file = files.open_upload(&a, 8).unwrap();
         let long = file.append(4, b"56789");

@@ -215,7 +215,10 @@ impl Rpc {
         let appended = blocking(move || {
             let mut file = match receiving.file.take() {
                 Some(file) => file,
-                None => spool.round(&id)?.open_upload(&from, length)?,
+                None => {
+                    let offset = data.first().map_or(0, |(offset, _)| *offset);
+                    spool.round(&id)?.open_upload_at(&from, length, offset)?
+                }
             };
             data.iter().try_for_each(|(offset, data)| file.append(*offset, data))?;
             Ok(Receiving { file: Some(file), turn: receiving.turn })

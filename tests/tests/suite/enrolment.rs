@@ -13,12 +13,21 @@ use collegium_coordinator::{
     admin::AdminRequest,
     network::{Event, NetworkEvent},
 };
-use collegium_shared::{clock::Clock, token::TokenFile};
+use collegium_proto::{
+    PROTOCOL,
+    v1::{self, enrolment_client::EnrolmentClient},
+};
+use collegium_shared::{
+    clock::Clock,
+    crypto::SigningKey,
+    token::{TokenFile, enrolment_digest},
+};
 use collegium_tests::{
     harness::{self, attempt},
-    participant::Participant,
+    participant::{Participant, channel},
     testbed::{LIMIT, Testbed},
 };
+use rcgen::{CertificateParams, DnType, KeyPair};
 use tonic::{Code, Status};
 
 fn refusal(enrolled: anyhow::Result<Participant>) -> Status {
@@ -61,6 +70,36 @@ async fn the_coordinator_takes_a_token_once_in_time_and_for_its_institution() {
     let kept = ["for another institution", "already used", "expired"];
     let kept = kept.map(|reason| format!("the token is {reason}"));
     assert_eq!(refused_enrolments(&bed), kept, "strangers cannot fill the log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_is_answered_and_changes_nothing() {
+    let bed = Testbed::empty().await.unwrap();
+    let invitation = bed.invite("north-school").await.unwrap();
+    let institution = invitation.institution.clone();
+    let key = SigningKey::from_pkcs8(SigningKey::generate_pkcs8().unwrap().expose()).unwrap();
+    let tls = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, institution.as_str());
+    let csr = params.serialize_request(&tls).unwrap().der().to_vec();
+    let request = v1::EnrolRequest {
+        protocol: PROTOCOL,
+        institution: institution.to_string(),
+        token: invitation.token.expose().to_vec(),
+        identity: key.verifying_key().as_bytes().to_vec(),
+        signature: key.sign(enrolment_digest(&institution, &csr).as_bytes()).as_bytes().to_vec(),
+        csr,
+    };
+    let line = channel(&bed.url(), &invitation.ca_certificate, None).unwrap();
+    let mut client = EnrolmentClient::new(line);
+    let entries = || bed.events().unwrap().len();
+    client.enrol(request.clone()).await.unwrap();
+    let once = entries();
+    for _ in 0..5 {
+        let reply = client.enrol(request.clone()).await.unwrap().into_inner();
+        assert!(reply.certificate.contains("BEGIN CERTIFICATE"));
+    }
+    assert_eq!(entries(), once, "whoever repeats it cannot fill the log");
 }
 
 /// An invitation that has just expired.
