@@ -194,8 +194,8 @@ journal = "journal"
 # Models, opened sums and uploads.
 blobs = "blobs"
 
-# The recommender API for the learning platform. Keep it on this machine or behind a proxy that
-# authenticates its callers.
+# For the recommender API of a later version: this one opens no port here. `collegium-agent recommend`
+# recommends.
 [recommender]
 listen = "{listen}"
 

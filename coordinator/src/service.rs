@@ -30,7 +30,8 @@ use crate::{
 const CALLS: Duration = Duration::from_secs(2);
 
 /// HTTP/2 windows: what a peer may send before it is read, in bytes, for one call and for one
-/// connection. More makes no upload faster on a line of up to 80 Mbit/s and 100 ms.
+/// connection. More makes no upload faster on a line of up to 20 Mbit/s and 100 ms, and each
+/// institution that sends may fill it.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
 /// The longest frame: fewer, larger ones cost less, and other calls wait for one at most.

@@ -22,6 +22,9 @@ use crate::{
 /// Within this time a single command has ended and a started daemon answers.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
+/// What the units and images of `deploy/` set for the daemons: one heap of glibc's for all threads.
+pub const HEAPS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+
 /// One coordinator and its agents, each with a directory of its own below one directory.
 pub struct Network {
     dir: PathBuf,
@@ -145,7 +148,7 @@ impl Network {
 
     fn coordinator_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binaries.coordinator);
-        command.args(words);
+        command.args(words).env(HEAPS.0, HEAPS.1);
         command
     }
 
@@ -171,7 +174,7 @@ impl Network {
     /// An agent command on the institution's directory, to be run by `harness::run` or `attempt`.
     pub fn agent_command(&self, institution: &InstitutionId, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binaries.agent);
-        command.args(words).arg("--dir").arg(self.agent_dir(institution));
+        command.args(words).arg("--dir").arg(self.agent_dir(institution)).env(HEAPS.0, HEAPS.1);
         // The proxy of whoever runs the tests does not lead to the loopback.
         for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
             command.env_remove(name);

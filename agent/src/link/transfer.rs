@@ -47,6 +47,7 @@ use super::{CALL, Link, LinkError, call, unreachable};
 const AHEAD: usize = 1;
 /// How much of a download is handed to the disk at once, in bytes.
 const GATHERED: usize = 4 * PORTION;
+const GATHERED_PIECES: usize = 16;
 /// The slowest line that an upload waits for, in bytes per second.
 const SLOWEST: u64 = 64 << 10;
 /// What gRPC puts before each message: a flag and its length.
@@ -353,6 +354,7 @@ impl Link {
         pieces: &mpsc::Sender<Vec<Bytes>>,
         gathered: &mut Vec<Bytes>,
     ) -> Result<(), LinkError> {
+        let mut bytes = 0;
         loop {
             let message = tokio::time::timeout(CALL, stream.message())
                 .await
@@ -361,13 +363,16 @@ impl Link {
             let data = progress.admit(DownloadPiece::try_from(message)?)?;
             // While this waits, the coordinator sends no more than a window ahead.
             self.down.pass(data.len() as u64).await;
+            bytes += data.len();
             gathered.push(data);
             if progress.total == Some(progress.offset) {
                 return Ok(());
             }
-            let bytes: usize = gathered.iter().map(Bytes::len).sum();
-            if bytes >= GATHERED && pieces.send(mem::take(gathered)).await.is_err() {
-                return Ok(());
+            if bytes >= GATHERED || gathered.len() >= GATHERED_PIECES {
+                bytes = 0;
+                if pieces.send(mem::take(gathered)).await.is_err() {
+                    return Ok(());
+                }
             }
         }
     }

@@ -387,7 +387,7 @@ fn compute(
     cancel: Arc<AtomicBool>,
 ) -> Result<Digest, Failure> {
     let plan = &view.plan.body;
-    let effort = Effort::new(Arc::clone(&cancel), home.config.limits.training_cpu_percent);
+    let effort = Effort::new(Arc::clone(&cancel), home.limits().training_cpu_percent);
     let values = match prepare::input(plan, registry, &home.blobs, trainer, &effort) {
         Ok(values) => values,
         Err(PrepareError::Stage(ModelError::Cancelled)) => return Err(Failure::Stopped),

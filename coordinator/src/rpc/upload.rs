@@ -32,6 +32,8 @@ use crate::{
 
 /// What is written at once if it has arrived, in bytes.
 const WRITE: usize = 4 * PORTION;
+/// The most messages among them: small ones must not make much work for one step.
+const WRITES: usize = 16;
 /// In so much time of waiting for it, a stream has to bring [`LEAST`] bytes.
 const WINDOW: Duration = Duration::from_secs(30);
 const LEAST: u64 = 30 << 10;
@@ -269,6 +271,7 @@ struct Arrived {
     round: Option<RoundId>,
     /// Where it belongs, and what it is.
     data: Vec<(u64, Bytes)>,
+    bytes: usize,
     header: Option<Signed<UploadHeader>>,
     /// How the stream ended, if it did and without a header.
     end: Option<Status>,
@@ -276,6 +279,7 @@ struct Arrived {
 
 impl Arrived {
     fn push(&mut self, piece: UploadPiece) {
+        self.bytes += piece.data.len();
         if !piece.data.is_empty() {
             self.data.push((piece.offset, piece.data));
         }
@@ -284,8 +288,8 @@ impl Arrived {
 
     /// Nothing more is wanted before this is dealt with.
     fn is_full(&self) -> bool {
-        let bytes: usize = self.data.iter().map(|(_, data)| data.len()).sum();
-        bytes >= WRITE || self.header.is_some() || self.end.is_some()
+        let full = self.bytes >= WRITE || self.data.len() >= WRITES;
+        full || self.header.is_some() || self.end.is_some()
     }
 }
 

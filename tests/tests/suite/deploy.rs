@@ -13,6 +13,7 @@ use collegium_coordinator::service;
 use collegium_shared::{clock::Clock, config::SHUTDOWN_SECONDS};
 use collegium_tests::{
     harness::{self, Process, attempt, eventually, workspace},
+    network::HEAPS,
     testbed::LIMIT,
 };
 
@@ -208,4 +209,16 @@ fn the_published_samples_pass_the_check() {
         check.args(["config", "check", "--file"]).arg(sample);
         harness::run(&mut check, LIMIT).unwrap();
     }
+}
+
+#[test]
+fn daemons_run_with_the_heaps_that_the_benchmarks_run_with() {
+    let (name, value) = HEAPS;
+    for program in PROGRAMS {
+        let unit = fs::read_to_string(unit_file(program)).unwrap();
+        assert!(settings(&unit)["Environment"].contains(&format!("{name}={value}").as_str()));
+    }
+    let images = fs::read_to_string(deploy("Dockerfile")).unwrap();
+    let set = format!("ENV {name}={value}");
+    assert_eq!(images.lines().filter(|line| **line == set).count(), PROGRAMS.len());
 }
