@@ -31,6 +31,8 @@ use signatures::{SignatureError, Signatures};
 
 /// The most bytes of a request to enrol, of which the certificate signing request may be 16 KiB.
 pub const MAX_ENROLMENT: usize = 24 << 10;
+/// The most bytes of a message that does not grow with the number of institutions.
+const MAX_SHORT: usize = 64 << 10;
 /// What gRPC puts before each message: a flag and its length.
 const GRPC_PREFIX: usize = 5;
 /// How long one message may take to arrive.
@@ -61,8 +63,8 @@ impl Gate {
         let info = head.extensions.get::<ConnectionInfo>().cloned();
         let (limit, proof) = match &info {
             _ if path.starts_with(ENROLMENT) => (MAX_ENROLMENT, None),
-            Some(ConnectionInfo { peer: Some(_), .. }) => (MAX_MESSAGE, None),
-            _ => (MAX_MESSAGE, Some(self.signed(&head.headers, &path, info.as_ref())?)),
+            Some(ConnectionInfo { peer: Some(_), .. }) => (longest(&path), None),
+            _ => (longest(&path), Some(self.signed(&head.headers, &path, info.as_ref())?)),
         };
         if !has_one_message(&path) {
             if let Some((_, info)) = proof {
@@ -117,6 +119,12 @@ impl Gate {
         let peer = Some(Peer { institution, key_digest: None });
         Ok((proof.content, ConnectionInfo { peer, ..info.clone() }))
     }
+}
+
+/// The most bytes of a call's message: only shares grow with the number of institutions.
+fn longest(path: &str) -> usize {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    if matches!(method, "SubmitShare" | "SubmitReveal") { MAX_MESSAGE } else { MAX_SHORT }
 }
 
 /// Refuses another major version: the two would misunderstand each other.
@@ -250,6 +258,16 @@ mod tests {
             let both = [format!("{major}.7"), Version::OWN.to_string(), "9.9.9".to_owned()];
             assert!(both.iter().all(|words| status.message().contains(words)), "{status}");
             assert!(status.message().ends_with(update), "{status}");
+        }
+    }
+
+    #[test]
+    fn only_shares_may_be_long() {
+        for method in ["SubmitShare", "SubmitReveal"] {
+            assert_eq!(longest(&format!("/collegium.v1.Federation/{method}")), MAX_MESSAGE);
+        }
+        for path in ["/collegium.v1.Federation/Poll", "/collegium.v1.Federation/SubmitReady", ""] {
+            assert_eq!(longest(path), MAX_SHORT);
         }
     }
 

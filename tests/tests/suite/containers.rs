@@ -115,7 +115,7 @@ fn the_compose_file_keeps_every_service_apart_and_names_what_is_there() {
         assert_eq!(service.security_opt, ["no-new-privileges:true"], "{name}");
         assert_eq!(
             (&*service.restart, &*service.stop_grace_period),
-            ("on-failure", "30s"),
+            ("on-failure:5", "30s"),
             "{name}"
         );
         assert!(service.depends_on.iter().all(|other| compose.services.contains_key(other)));
