@@ -54,8 +54,14 @@ pub async fn examine(dir: &Path, clock: &Clock) -> Result<Report, HomeError> {
     findings.push(machine::open_files(daemon, OPEN_FILES, UNIT));
     let now = clock.now();
     let log = &config.directories.journal;
-    if let Ok(key) = rotation::log_key(dir, log) {
-        findings.extend(journal::verified(log, &key, now));
+    match rotation::log_key(dir, log) {
+        Ok(key) => findings.extend(journal::verified(log, &key, now)),
+        Err(error) => {
+            let what = "the identity key cannot be used";
+            let fix =
+                format!("put it right as is said there, or restore {IDENTITY_KEY} from a backup");
+            findings.push(Finding::fail("keys", what, error.to_string(), fix));
+        }
     }
     findings.push(certificate(dir, now));
     let mut proxy = None;

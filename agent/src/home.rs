@@ -22,6 +22,7 @@ use collegium_shared::{
     crypto::{CryptoError, Digest, SigningKey},
     documents::{self, DocumentError},
     durable,
+    hand_over::SignedHandOver,
     ids::InstitutionId,
     journal::{Entry, JournalError, Log},
     roster::{Registry, RegistryError, Roster, RosterError, VerifiedRoster},
@@ -127,13 +128,14 @@ impl Book {
     /// Records that the log goes over to the key `next`, in a batch of its own under the key before.
     pub(crate) fn change_key(
         &self,
-        event: LocalEvent,
+        hand_over: SignedHandOver,
         next: SigningKey,
     ) -> Result<(), JournalError> {
-        let entry = Entry { at: self.clock.now(), event: event.into() };
+        let hand_over = Box::new(hand_over);
+        let event = |taken| LocalEvent::SigningKeyChanged { hand_over, taken }.into();
         let mut inner = unpoisoned(&self.inner);
         let begun = Instant::now();
-        inner.log.change_key(&entry, next)?;
+        let entry = inner.log.change_key(self.clock.now(), next, event)?;
         self.meters.recorded([&entry.event], inner.log.len(), begun.elapsed());
         inner.state.apply(&entry.event, entry.at);
         Ok(())

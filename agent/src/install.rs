@@ -85,7 +85,13 @@ pub enum InstallError {
 impl InstallError {
     /// Whether the release itself is at fault, so that trying again is of no use.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Blob(_) | Self::OtherRegistry)
+        !matches!(self, Self::Io { .. } | Self::Blob(_)) && !self.may_pass()
+    }
+
+    /// Whether the same release may be good later: the registry that it names may be on its way, and what
+    /// the coordinator showed beside a manifest may be from before its key changed.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::OtherRegistry | Self::NotTheCoordinator)
     }
 }
 

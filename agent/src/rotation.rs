@@ -57,24 +57,44 @@ pub fn begin(home: &Home) -> Result<SignedHandOver, RotationError> {
     Ok(hand_over)
 }
 
+/// What became of the key that a roster may name.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// The roster names no next key of this institution's.
+    Unchanged,
+    /// The next key is in use.
+    Replaced,
+    /// The roster names a next key that cannot be read here: the key before stays, and is in no round.
+    Unusable(KeyFilesError),
+}
+
 /// Goes over to the next key if `roster` names it. Only between rounds. Durable when this returns.
-pub(crate) fn go_over(home: &Home, roster: &VerifiedRoster) -> Result<bool, RotationError> {
+pub(crate) fn go_over(home: &Home, roster: &VerifiedRoster) -> Result<Standing, RotationError> {
     let _alone = unpoisoned(&home.rotating);
     let Some(hand_over) = home.book.read(|state| state.hand_over().cloned()) else {
-        return Ok(false);
+        return Ok(Standing::Unchanged);
     };
     let member = roster.member(home.institution(), home.clock.now());
     let next = hand_over.body.new;
     if member.is_none_or(|member| member.identity != next) {
-        return Ok(false);
+        return Ok(Standing::Unchanged);
     }
     let files = files(home.dir());
-    let (key, signer) = (files.next(&next)?, files.next(&next)?);
-    let event = LocalEvent::SigningKeyChanged { hand_over: Box::new(hand_over) };
-    home.book.change_key(event, signer)?;
+    let (key, signer) = match (files.next(&next), files.next(&next)) {
+        (Ok(key), Ok(signer)) => (key, signer),
+        (Err(error), _) | (_, Err(error)) => return Ok(Standing::Unusable(error)),
+    };
+    home.book.change_key(hand_over, signer)?;
     files.move_into_place()?;
     home.identity.replace_signing_key(key);
-    Ok(true)
+    Ok(Standing::Replaced)
+}
+
+/// Why the next key that this institution handed over to cannot be used; none if it can, or there is none.
+pub(crate) fn next_key_error(home: &Home) -> Option<KeyFilesError> {
+    let _alone = unpoisoned(&home.rotating);
+    let next = home.book.read(|state| state.hand_over().map(|handed| handed.body.new))?;
+    files(home.dir()).next(&next).err()
 }
 
 /// Whether the key before is still there because the new one was not heard yet.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
     clock::Timestamp,
-    crypto::{Digest, VerifyingKey},
+    crypto::{Digest, Signature, VerifyingKey},
     hand_over::SignedHandOver,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
@@ -110,6 +110,8 @@ pub enum LocalEvent {
     /// The roster named the next identity key, which signs from here on: this log, and all else.
     SigningKeyChanged {
         hand_over: Box<SignedHandOver>,
+        /// The new key's word on all entries before.
+        taken: Signature,
     },
     ModelInstalled {
         model: Installed,
@@ -382,7 +384,10 @@ mod tests {
 
     #[test]
     fn a_change_of_the_key_is_read_back() {
-        let changed = LocalEvent::SigningKeyChanged { hand_over: Box::new(hand_over()) };
+        let changed = LocalEvent::SigningKeyChanged {
+            hand_over: Box::new(hand_over()),
+            taken: Signature([7; 64]),
+        };
         let json = serde_json::to_string(&AgentEvent::from(changed.clone())).unwrap();
         assert_eq!(serde_json::from_str::<AgentEvent>(&json).unwrap(), changed.into(), "{json}");
     }

@@ -21,6 +21,7 @@ use crate::{
     home::{Home, HomeError, unpoisoned},
     link::{Heard, Speaker, Traffic},
     policy::{Policy, PolicyError},
+    rotation,
     state::LastRefusal,
 };
 
@@ -115,6 +116,9 @@ pub struct Status {
     /// Of the identity key that waits for a roster that names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_fingerprint: Option<Digest>,
+    /// Why that key cannot be used: once a roster names it, this agent is in no round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_key_error: Option<String>,
     pub state: Activity,
     pub coordinator: CoordinatorStatus,
     pub certificate: CertificateStatus,
@@ -261,6 +265,7 @@ impl Status {
             next_fingerprint: home
                 .book
                 .read(|state| state.hand_over().map(|next| next.body.new.fingerprint())),
+            next_key_error: rotation::next_key_error(home).map(|error| error.to_string()),
             state: match activity(contact.as_ref(), roster.as_ref(), round.is_some()) {
                 Activity::Idle => idle(&availability),
                 busy => busy,
@@ -349,6 +354,9 @@ impl fmt::Display for Status {
         line("institution", format!("{} (key {})", self.institution, self.fingerprint))?;
         if let Some(next) = &self.next_fingerprint {
             line("next key", format!("{next} (waits for a roster that names it)"))?;
+        }
+        if let Some(error) = &self.next_key_error {
+            line("next key", format!("cannot be used: {error}; run identity rotate"))?;
         }
         line("state", self.state.to_string())?;
         let c = &self.coordinator;

@@ -74,6 +74,10 @@ pub enum AdminRequest {
     },
     /// Answers with an unsigned roster of everybody who is enrolled.
     ExportRoster,
+    /// The draft that follows a roster which cannot come into force here.
+    ExportRosterAfter {
+        document: Box<SignedDocument>,
+    },
     ImportRoster {
         document: Box<SignedDocument>,
     },
@@ -112,6 +116,9 @@ pub(crate) fn carry_out(
         AdminRequest::Institutions => Ok(Ok(institutions(driver))),
         AdminRequest::TrustRoot { public } => trust_root(driver, &public),
         AdminRequest::ExportRoster => Ok(rosters::export(driver)),
+        AdminRequest::ExportRosterAfter { document } => {
+            Ok(rosters::export_after(driver, &document))
+        }
         AdminRequest::ImportRoster { document } => rosters::import(driver, &document),
         AdminRequest::ImportRegistry { document } => import_registry(driver, &document),
         AdminRequest::StartTask { spec } => start_task(driver, *spec),

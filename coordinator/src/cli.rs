@@ -197,6 +197,9 @@ enum RosterCommand {
         home: Home,
         #[arg(long)]
         out: PathBuf,
+        /// A signed roster that cannot come into force: the draft takes the version after it.
+        #[arg(long, value_name = "FILE")]
+        after: Option<PathBuf>,
     },
     /// Put a signed roster into force.
     Import {
@@ -418,8 +421,14 @@ fn confirmed() -> bool {
 
 fn run_roster(command: RosterCommand) -> anyhow::Result<()> {
     match command {
-        RosterCommand::Export { home, out } => {
-            let answer = ask(&home.dir, AdminRequest::ExportRoster)?;
+        RosterCommand::Export { home, out, after } => {
+            let request = match after {
+                None => AdminRequest::ExportRoster,
+                Some(file) => {
+                    AdminRequest::ExportRosterAfter { document: Box::new(documents::read(&file)?) }
+                }
+            };
+            let answer = ask(&home.dir, request)?;
             let document: UnsignedDocument = serde_json::from_value(answer)?;
             documents::write(&out, &document)?;
             say!("wrote          {}; have the consortium's root sign it", out.display());

@@ -219,6 +219,8 @@ pub struct Driver {
     pub(crate) handed_over: BTreeMap<InstitutionId, Timestamp>,
     /// When each institution's certificate was last renewed.
     pub(crate) issued: BTreeMap<InstitutionId, Timestamp>,
+    /// The version of the waiting roster of which it was logged that it cannot come into force.
+    pub(crate) stuck_roster: Option<u64>,
     meters: Meters,
     accumulator: Option<Accumulator>,
     working: bool,
@@ -288,6 +290,7 @@ impl Driver {
             waiting: None,
             handed_over: BTreeMap::new(),
             issued: BTreeMap::new(),
+            stuck_roster: None,
             meters,
             accumulator: None,
             working: false,

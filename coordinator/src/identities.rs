@@ -23,6 +23,10 @@ use crate::{
 /// Between two hand-overs of one institution to different keys: nobody fills the log.
 const PAUSE: Duration = Duration::from_secs(60);
 
+/// How far ahead of this clock a hand-over may be dated: a date in a far future would make every later one
+/// the older one.
+const AHEAD: Duration = Duration::from_secs(300);
+
 /// Why a step towards another identity key was not taken.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum IdentityError {
@@ -30,6 +34,10 @@ pub enum IdentityError {
     HandOver(#[from] BadHandOver),
     #[error("the next key is another institution's: make another one")]
     Shared,
+    #[error(
+        "the hand-over is dated {0}, more than five minutes ahead of the coordinator's clock: correct the clock, then run identity rotate again"
+    )]
+    Ahead(Timestamp),
     #[error("a hand-over that was signed later is known already")]
     Older,
     #[error("a hand-over came less than a minute ago; try again later")]
@@ -74,6 +82,9 @@ impl Enrolled {
         // Before the first use of the key that the roster names, that one may hand over already.
         let in_force = self.next_identity.filter(|next| *next == hand_over.body.old);
         hand_over.replaces(&holder, &in_force.unwrap_or(self.identity))?;
+        if hand_over.body.at > now + AHEAD {
+            return Err(IdentityError::Ahead(hand_over.body.at));
+        }
         let Some(known) = &self.hand_over else { return Ok(()) };
         if hand_over.body.at <= known.body.at {
             return Err(IdentityError::Older);
@@ -226,6 +237,13 @@ mod tests {
         let bad = |reason| Err(IdentityError::HandOver(reason));
         let first = statement(&a, &b, 10);
         assert_eq!(may(&enrolled, &first), Ok(()));
+        assert_eq!(
+            may(&enrolled, &statement(&a, &b, 1_300)),
+            Ok(()),
+            "a clock that is a little ahead"
+        );
+        let ahead = statement(&a, &b, 1_301);
+        assert_eq!(may(&enrolled, &ahead), Err(IdentityError::Ahead(at(1_301))));
         assert_eq!(may(&enrolled, &statement(&thief, &b, 10)), bad(BadHandOver::OtherKey));
         let mut forged = first.clone();
         forged.by_old = thief.sign(b"x");

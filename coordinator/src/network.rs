@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
     clock::Timestamp,
-    crypto::{Digest, VerifyingKey},
+    crypto::{Digest, Signature, VerifyingKey},
     hand_over::SignedHandOver,
     ids::{InstitutionId, RoundId},
     protocol::{Cohort, Metrics, Phase},
@@ -116,6 +116,8 @@ pub enum NetworkEvent {
     /// The roster named the next signing key, which signs from here on: this log, and all else.
     SigningKeyChanged {
         hand_over: Box<SignedHandOver>,
+        /// The new key's word on all entries before.
+        taken: Signature,
     },
     /// The consortium's registry became the current one; the document is a blob.
     RegistryImported {

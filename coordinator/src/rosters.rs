@@ -2,7 +2,7 @@
 //! changes a key of the open round waits for that round's end, because what was signed in a round is
 //! checked with the keys of the roster that its plan names.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use collegium_shared::{
     crypto::Digest,
@@ -22,20 +22,48 @@ use crate::{
     network::{Enrolled, Event, NetworkEvent},
     root,
     round::RoundEvent,
+    signing,
 };
 
 /// How long a new member is one.
 const MEMBERSHIP: Duration = Duration::from_secs(400 * 86_400);
 
-/// The unsigned roster of everybody who is enrolled, with what the keys before say of new ones.
+/// The unsigned roster of everybody who is enrolled, with what the keys before say of new ones. It follows
+/// the one in force.
 pub(crate) fn export(driver: &Driver) -> Result<Value, String> {
     if let Some((version, _)) = driver.state.network.waiting_roster() {
-        return Err(format!(
-            "roster {version} comes into force when the open round has ended; export again then"
-        ));
+        return Err(match waiting_error(driver) {
+            None => format!(
+                "roster {version} comes into force when the open round has ended; export again then"
+            ),
+            Some(error) => format!(
+                "roster {version} waits and cannot come into force: {error}; to have the root sign the one after it, export with --after and its file"
+            ),
+        });
     }
+    draft(driver, driver.state.roster.as_deref())
+}
+
+/// As [`export`], but the draft follows `document`, a roster that the root signed and that cannot come into
+/// force here: the root never signs another one of that version.
+pub(crate) fn export_after(driver: &Driver, document: &SignedDocument) -> Result<Value, String> {
+    let SignedDocument::Roster { signed, .. } = document else {
+        return Err("this document is not a roster".to_owned());
+    };
+    let root = root_of(driver, document)?;
+    let after = root.roster_at_rest(signed).map_err(|error| error.to_string())?;
+    if let Some(current) = &driver.state.roster {
+        after.follows(current).map_err(|error| error.to_string())?;
+    }
+    let waiting = driver.state.network.waiting_roster();
+    if let Some((version, _)) = waiting.filter(|(version, _)| after.version() < *version) {
+        return Err(format!("roster {version}, which is newer, waits: export after that one"));
+    }
+    draft(driver, Some(&after))
+}
+
+fn draft(driver: &Driver, previous: Option<&VerifiedRoster>) -> Result<Value, String> {
     let now = driver.now();
-    let previous = driver.state.roster.as_deref();
     let enrolled = driver.state.network.institutions().iter();
     let enrolled: Vec<_> = enrolled.filter(|(_, enrolled)| enrolled.revoked.is_none()).collect();
     if enrolled.is_empty() {
@@ -65,10 +93,15 @@ pub(crate) fn export(driver: &Driver) -> Result<Value, String> {
     let hand_overs: Vec<_> = enrolled
         .iter()
         .filter_map(hand_over)
-        .chain(handed.filter(|_| previous.is_some()).cloned())
+        .chain(handed.filter(|handed| follows_on(previous, handed)).cloned())
         .collect();
     let document = root::unsigned_roster(members, key, previous, hand_overs, now);
     serde_json::to_value(document).map_err(|error| error.to_string())
+}
+
+/// Whether this is the word of the coordinator's key on the roster before.
+fn follows_on(previous: Option<&VerifiedRoster>, handed: &SignedHandOver) -> bool {
+    previous.is_some_and(|previous| *previous.coordinator() == handed.body.old)
 }
 
 /// What the key on the roster says of the one that is to follow it.
@@ -102,10 +135,7 @@ fn check(driver: &Driver, document: &SignedDocument) -> Result<(Digest, Verified
     };
     let root = root_of(driver, document)?;
     let roster = root.roster(signed, driver.now()).map_err(|error| error.to_string())?;
-    let next = driver.state.network.hand_over().map(|handed| handed.body.new);
-    if ![Some(driver.key.verifying_key()), next].contains(&Some(*roster.coordinator())) {
-        return Err("the roster names another coordinator's key than this one's".to_owned());
-    }
+    usable(driver, &roster)?;
     if let Some(current) = &driver.state.roster {
         roster.follows(current).map_err(|error| error.to_string())?;
     }
@@ -114,6 +144,34 @@ fn check(driver: &Driver, document: &SignedDocument) -> Result<(Digest, Verified
         return Err(format!("roster {version}, which is newer, waits for the end of the round"));
     }
     Ok((keep(driver, document)?, roster))
+}
+
+/// Whether the coordinator has the key that `roster` names for it: its own, or the next one.
+fn usable(driver: &Driver, roster: &VerifiedRoster) -> Result<(), String> {
+    let named = *roster.coordinator();
+    if named == driver.key.verifying_key() {
+        return Ok(());
+    }
+    let next = driver.state.network.hand_over().map(|handed| handed.body.new);
+    if next != Some(named) {
+        return Err("the roster names another coordinator's key than this one's".to_owned());
+    }
+    signing::files(driver.dir()).next(&named).map(drop).map_err(|error| {
+        format!(
+            "the roster names the next signing key, which cannot be used here: {error}. Put it back from a backup that was made after key rotate; if it is lost, see \"A lost next key\" in OPERATIONS.md"
+        )
+    })
+}
+
+/// Why the roster that waits cannot come into force; none if it can, or if none waits.
+pub(crate) fn waiting_error(driver: &Driver) -> Option<String> {
+    let (_, document) = driver.state.network.waiting_roster()?;
+    read_usable(driver, &document).err()
+}
+
+fn read_usable(driver: &Driver, document: &Digest) -> Result<VerifiedRoster, String> {
+    let roster = driver.read_roster(document).map_err(|error| format!("{error:#}"))?;
+    usable(driver, &roster).map(|()| roster)
 }
 
 /// The open round, if somebody has signed something in it and `roster` names other keys than the one
@@ -156,15 +214,21 @@ fn put_in_force(
 }
 
 impl Driver {
-    /// Puts the roster that waited for the end of a round into force; false if there is none.
+    /// Puts the roster that waited for the end of a round into force; false if there is none, or if it
+    /// cannot be: then it goes on waiting, and the one in force counts.
     pub(crate) fn take_waiting_roster(&mut self) -> Result<bool, JournalError> {
         let Some((version, document)) = self.state.network.waiting_roster() else {
             return Ok(false);
         };
-        let roster = self.read_roster(&document).map_err(|error| JournalError::Io {
-            path: self.dir().join("blobs").join(document.to_string()),
-            source: io::Error::other(error),
-        })?;
+        let roster = match read_usable(self, &document) {
+            Ok(roster) => roster,
+            Err(reason) => {
+                if self.stuck_roster.replace(version) != Some(version) {
+                    tracing::error!(version, %reason, "the roster that waits cannot come into force");
+                }
+                return Ok(false);
+            }
+        };
         put_in_force(self, document, roster)?;
         tracing::info!(version, "the roster that waited for the end of the round is in force");
         Ok(true)

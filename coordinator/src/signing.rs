@@ -74,9 +74,13 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
-    use collegium_shared::{audit, crypto::SigningKey, documents::SignedDocument};
+    use collegium_shared::{
+        audit,
+        crypto::SigningKey,
+        documents::{SignedDocument, UnsignedDocument},
+    };
 
     use super::*;
     use crate::{
@@ -153,6 +157,91 @@ mod tests {
         assert!(refused.unwrap_err().contains("another coordinator's key"));
     }
 
+    /// A key that others can read is not used, and nothing is moved on its account; a next key that the
+    /// log does not name is not needed.
+    fn exposed_keys_stop_what_needs_them(dir: &Path, crash: u32) {
+        let places = files(dir);
+        let there = || [&places.key, &places.next, &places.previous].map(|path| path.exists());
+        let before = there();
+        for path in [&places.key, &places.next].into_iter().filter(|path| path.exists()) {
+            let unneeded = crash == 0 && *path == places.next;
+            let mode = |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            mode(0o644);
+            assert_eq!(log_key(dir).is_ok(), unneeded, "crash {crash}");
+            if crash < 2 {
+                let finished = places.finish(&dir.join("journal"));
+                assert_eq!(finished.is_ok(), unneeded, "crash {crash}");
+            }
+            assert_eq!(there(), before, "crash {crash}");
+            mode(0o600);
+        }
+    }
+
+    /// The root's roster for a next key that was lost since.
+    fn naming_a_lost_key(site: &Site) -> SignedDocument {
+        site.ask(AdminRequest::RotateKey);
+        let next = files(&site.dir).next;
+        let document = naming(site, SigningKey::load(&next).unwrap().verifying_key());
+        fs::remove_file(next).unwrap();
+        document
+    }
+
+    fn refusal(site: &Site, request: AdminRequest) -> String {
+        site.open(&site.dir).once(request).unwrap().unwrap_err()
+    }
+
+    /// What OPERATIONS says to do when the next key is lost that a signed roster names.
+    fn way_out(site: &Site, lost: SignedDocument) {
+        site.ask(AdminRequest::RotateKey);
+        let after = AdminRequest::ExportRosterAfter { document: Box::new(lost.clone()) };
+        let draft = serde_json::from_value(site.ask(after)).unwrap();
+        assert!(matches!(draft, UnsignedDocument::Roster(_)), "no hand-over by the lost key");
+        let document = Box::new(site.sign(&draft));
+        site.ask(AdminRequest::ImportRoster { document });
+        let driver = site.open(&site.dir);
+        assert_eq!(driver.state.roster.as_deref().unwrap().version(), 3);
+        assert_eq!(*driver.state.roster.as_deref().unwrap().coordinator(), own(&driver));
+        assert!(driver.state.network.waiting_roster().is_none());
+        drop(driver);
+        verified(&site.dir);
+    }
+
+    #[test]
+    fn a_roster_that_names_a_lost_key_is_refused_and_the_one_after_it_is_not() {
+        let site = Site::new();
+        let old = site.key();
+        let lost = naming_a_lost_key(&site);
+        let before = site.open(&site.dir).entries();
+        let import = || AdminRequest::ImportRoster { document: Box::new(lost.clone()) };
+        assert!(refusal(&site, import()).contains("cannot be used here"));
+        let driver = site.open(&site.dir);
+        assert_eq!((own(&driver), driver.entries()), (old, before), "nothing is recorded");
+        drop(driver);
+        way_out(&site, lost);
+    }
+
+    #[test]
+    fn a_waiting_roster_whose_key_is_lost_goes_on_waiting_and_says_so() {
+        let site = Site::new();
+        let old = site.key();
+        let lost = naming_a_lost_key(&site);
+        let mut driver = site.open(&site.dir);
+        let document = crate::admin::keep(&driver, &lost).unwrap();
+        driver.record(Event::Network(NetworkEvent::RosterWaits { document, version: 2 })).unwrap();
+        assert!(!driver.take_waiting_roster().unwrap());
+        assert!(!driver.take_waiting_roster().unwrap(), "and again");
+        driver.once(AdminRequest::Status).unwrap().unwrap();
+        let driver = site.open(&site.dir);
+        assert_eq!(own(&driver), old);
+        assert_eq!(driver.state.roster.as_deref().unwrap().version(), 1);
+        drop(driver);
+        let status = site.ask(AdminRequest::Status);
+        assert!(status["waiting_roster"]["error"].as_str().unwrap().contains("cannot be used"));
+        let refused = refusal(&site, AdminRequest::ExportRoster);
+        assert!(refused.contains("--after"), "{refused}");
+        way_out(&site, lost);
+    }
+
     #[test]
     fn whatever_a_crash_leaves_is_finished_at_the_next_start() {
         for crash in 0..4 {
@@ -194,6 +283,7 @@ mod tests {
                     put(&files.previous, old);
                 }
             }
+            exposed_keys_stop_what_needs_them(&site.dir, crash);
             if crash > 0 {
                 verified(&site.dir);
             }

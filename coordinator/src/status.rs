@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     driver::Driver,
     network::Network,
+    rosters,
     round::{Round, named},
     task::Task,
     waiting,
@@ -27,6 +28,10 @@ pub(crate) fn of(driver: &Driver) -> Value {
             "expires_at": r.expires_at(),
             "expired": expired(r.expires_at()),
             "expires_soon": expired(r.warn_from()),
+        })),
+        "waiting_roster": network.waiting_roster().map(|(version, _)| json!({
+            "version": version,
+            "error": rosters::waiting_error(driver),
         })),
         "registry": driver.state.registry.as_deref().map(|r| json!({
             "version": r.version,

@@ -45,6 +45,10 @@ pub enum BadHandOver {
     OldKey,
     #[error("it is not signed by the key that it names as the next")]
     NewKey,
+    #[error("the next key did not sign that it takes over these entries")]
+    OtherLog,
+    #[error("another entry is in one batch with it")]
+    NotAlone,
     #[error("it is about the key of somebody else")]
     OtherHolder,
     #[error("it replaces another key than the one in force")]
@@ -103,6 +107,15 @@ impl SignedHandOver {
 pub fn taken_digest(institution: &InstitutionId, new: &VerifyingKey) -> Digest {
     let parts: [&[u8]; 2] = [institution.as_str().as_bytes(), new.as_bytes()];
     Digest::of_parts("collegium/v1/identity-taken", &parts)
+}
+
+/// What the next key of a log signs of the log that it takes over: the log's origin, and the number of its
+/// entries and their root before the one that says so. Whoever has the old key only cannot have it vouch
+/// for other entries.
+pub fn log_taken_digest(origin: &str, size: u64, root: &Digest) -> Digest {
+    let size = size.to_be_bytes();
+    let parts: [&[u8]; 3] = [origin.as_bytes(), &size, root.as_bytes()];
+    Digest::of_parts("collegium/v1/log-taken", &parts)
 }
 
 /// What the coordinator's key in force signs about a released model, by its manifest's digest, if a key

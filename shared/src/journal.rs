@@ -48,9 +48,11 @@ pub(crate) use tiles::{check as check_tiles, export as export_tiles, published};
 pub use tree::{verify_consistency, verify_inclusion};
 
 use crate::{
-    crypto::{Digest, SigningKey},
+    crypto::{Digest, Signature, SigningKey},
     durable::{self, Unfinished},
-    faults, storage,
+    faults,
+    hand_over::log_taken_digest,
+    storage,
 };
 use frames::Kind;
 
@@ -223,19 +225,31 @@ impl Journal {
     /// Adds an entry to the batch and returns the index that it will have. Nothing is durable,
     /// and nobody may be told, before [`Journal::commit`] returns.
     pub fn append(&mut self, payload: &[u8]) -> Result<u64, JournalError> {
-        if keys::hand_over(payload).is_some() {
+        if keys::said(payload).is_some() {
             return Err(JournalError::NoHandOver);
         }
         self.push(payload)
     }
 
+    /// Commits, and has `next` sign that it takes over the log as it is then: what the entry for
+    /// [`Journal::change_key`] has to hold.
+    pub fn take_over(&mut self, next: &SigningKey) -> Result<Signature, JournalError> {
+        let root = self.commit()?;
+        Ok(next.sign(log_taken_digest(&self.origin, self.len(), &root).as_bytes()))
+    }
+
     /// Records that the log goes over to the key `next`, durably and under the key before; every later
-    /// seal is by `next`. `payload` is the entry that says it, with the hand-over that both keys signed.
+    /// seal is by `next`. `payload` is the entry that says it, with the hand-over that both keys signed
+    /// and what [`Journal::take_over`] returned.
     pub fn change_key(&mut self, payload: &[u8], next: SigningKey) -> Result<Digest, JournalError> {
-        self.commit()?;
+        let before = self.commit()?;
         let (old, new) = (self.signer.verifying_key(), next.verifying_key());
-        let said = keys::hand_over(payload).and_then(Result::ok);
-        if said.is_none_or(|said| (said.old, said.new) != (old, new)) {
+        let said = keys::said(payload).and_then(Result::ok);
+        let good = said.is_some_and(|said| {
+            (said.hand_over.old, said.hand_over.new) == (old, new)
+                && said.takes(&self.origin, self.len(), &before).is_ok()
+        });
+        if !good {
             return Err(JournalError::NoHandOver);
         }
         self.push(payload)?;

@@ -55,10 +55,11 @@ impl KeyFiles {
         Self { key, next, previous }
     }
 
-    /// The next key, made now unless one waits already. Durable when this returns.
+    /// The next key, made now unless one waits already. Durable when this returns. One that is there and
+    /// cannot be read is an error: a roster may name it.
     pub fn make_next(&self) -> Result<SigningKey, KeyFilesError> {
-        if let Ok(waiting) = SigningKey::load(&self.next) {
-            return Ok(waiting);
+        if exists(&self.next)? {
+            return Ok(SigningKey::load(&self.next)?);
         }
         let pkcs8 = SigningKey::generate_pkcs8()?;
         durable::write(&self.next, pkcs8.expose()).map_err(at(&self.next))?;
@@ -81,7 +82,7 @@ impl KeyFiles {
             let rename = || fs::rename(from, to).and_then(|()| durable::sync_dir(folder(to)));
             faults::step("rename signing key", rename).map_err(at(to))
         };
-        if self.key.exists() {
+        if exists(&self.key)? {
             rename(&self.key, &self.previous)?;
         }
         rename(&self.next, &self.key)
@@ -97,29 +98,44 @@ impl KeyFiles {
     }
 
     /// Does what is left of a replacement that a crash interrupted: forward if the log in `journal` says
-    /// that the next key counts, else nothing. Takes the log's lock meanwhile.
+    /// that the next key counts, else nothing. Takes the log's lock meanwhile. A key that is there and
+    /// cannot be read is an error, and nothing is moved.
     pub fn finish(&self, journal: &Path) -> Result<(), KeyFilesError> {
-        if !self.next.exists() {
+        if !exists(&self.next)? {
             return Ok(());
         }
         let _held = journal::hold(journal)?;
-        if self.next_counts(journal) { self.move_into_place() } else { Ok(()) }
+        if self.next_counts(journal)? { self.move_into_place() } else { Ok(()) }
     }
 
     /// The public key that verifies the log in `journal`, at any moment of a replacement.
     pub fn log_key(&self, journal: &Path) -> Result<VerifyingKey, CryptoError> {
-        let path = if self.next_counts(journal) { &self.next } else { &self.key };
+        let path = if self.next_counts(journal)? { &self.next } else { &self.key };
         Ok(SigningKey::load(path)?.verifying_key())
     }
 
-    /// Whether the log is the next key's already.
-    fn next_counts(&self, journal: &Path) -> bool {
-        let Ok(next) = SigningKey::load(&self.next) else { return false };
-        let Ok(current) = SigningKey::load(&self.key) else { return true };
-        let next = next.verifying_key();
-        let read = History::read(journal, &current.verifying_key());
-        matches!(read, Err(Finding::HandedOver { new, .. }) if new == next)
+    /// Whether the log is the next key's already: the old one was moved away, or the log says so.
+    fn next_counts(&self, journal: &Path) -> Result<bool, CryptoError> {
+        if !exists(&self.next)? {
+            return Ok(false);
+        }
+        if !exists(&self.key)? && exists(&self.previous)? {
+            return Ok(true);
+        }
+        let current = SigningKey::load(&self.key)?.verifying_key();
+        match History::read(journal, &current) {
+            // Only now is the next key needed: one that cannot be read stops nobody before.
+            Err(Finding::HandedOver { new, .. }) => {
+                Ok(SigningKey::load(&self.next)?.verifying_key() == new)
+            }
+            _ => Ok(false),
+        }
     }
+}
+
+/// Whether there is a file, which is not known of a directory that cannot be looked into.
+fn exists(path: &Path) -> Result<bool, CryptoError> {
+    path.try_exists().map_err(|source| CryptoError::Io { path: path.display().to_string(), source })
 }
 
 fn folder(path: &Path) -> &Path {
@@ -128,6 +144,8 @@ fn folder(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -153,5 +171,40 @@ mod tests {
             other.destroy_previous().unwrap();
             assert!(!other.previous.exists());
         }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_neither_replaced_nor_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = KeyFiles::beside(dir.path().join("signing.key"));
+        let journal = dir.path().join("journal");
+        fs::create_dir(&journal).unwrap();
+        let old = SigningKey::create(&files.key).unwrap().verifying_key();
+        let next = files.make_next().unwrap().verifying_key();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&files.next, 0o644);
+        assert!(matches!(files.make_next(), Err(KeyFilesError::Key(CryptoError::Exposed { .. }))));
+        // The log does not name it, so the old one goes on.
+        files.finish(&journal).unwrap();
+        assert_eq!(files.log_key(&journal).unwrap(), old);
+        mode(&files.next, 0o600);
+        assert_eq!(files.make_next().unwrap().verifying_key(), next, "the same one");
+
+        mode(&files.key, 0o640);
+        assert!(matches!(files.log_key(&journal), Err(CryptoError::Exposed { .. })));
+        assert!(files.finish(&journal).is_err());
+        mode(&files.key, 0o600);
+        assert_eq!(SigningKey::load(&files.key).unwrap().verifying_key(), old);
+        // Lost, and not moved away: nothing says that the next one counts.
+        let lost = dir.path().join("lost");
+        fs::rename(&files.key, &lost).unwrap();
+        assert!(files.log_key(&journal).is_err() && files.finish(&journal).is_err());
+        assert!(files.next.exists() && !files.key.exists());
+        fs::rename(&lost, &files.previous).unwrap();
+        assert_eq!(files.log_key(&journal).unwrap(), next);
+        files.finish(&journal).unwrap();
+        assert_eq!(SigningKey::load(&files.key).unwrap().verifying_key(), next);
     }
 }

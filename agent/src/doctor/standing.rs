@@ -20,6 +20,7 @@ pub(super) fn findings(dir: &Path, status: &Value, summary: &Value) -> Vec<Findi
     ];
     found.extend(coverage(summary, &place));
     found.push(rounds(&status["availability"], &place));
+    found.extend(next_key(&status["next_key_error"], &place));
     found.extend(storage(&status["process"]));
     found.extend(notice(&status["coordinator"]));
     found
@@ -134,6 +135,14 @@ fn rounds(availability: &Value, place: &str) -> Finding {
     }
 }
 
+fn next_key(error: &Value, place: &str) -> Option<Finding> {
+    let (what, reason) = ("the next identity key cannot be used", error.as_str()?);
+    let fix = format!(
+        "put the file right as is said there; if it is lost: {PROGRAM} identity rotate {place}, then a roster that names the new one"
+    );
+    Some(Finding::fail("identity", what, reason, fix))
+}
+
 fn storage(process: &Value) -> Option<Finding> {
     let reason = process["storage_waiting"].as_str()?;
     let fix = "df -h; df -i; dmesg: free space or repair the disk, the agent goes on by itself";
@@ -184,6 +193,7 @@ mod tests {
     #[test]
     fn everything_that_calls_for_doing_something_is_found() {
         let cases = [
+            ("next_key_error", json!("no file"), "FAIL  identity", "identity rotate --dir /a"),
             ("policy", json!({ "state": "missing" }), "WARN  policy", "policy init --dir /a"),
             (
                 "policy",

@@ -2,7 +2,7 @@
 //! next one, goes over to that one between rounds when the root's roster names it, and has the one before
 //! destroyed once the coordinator has heard the new one. The files and the log are `rotation`'s.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use collegium_proto::convert::IdentityStep;
 use collegium_shared::{
@@ -11,13 +11,14 @@ use collegium_shared::{
     protocol::RoundView,
     roster::VerifiedRoster,
 };
+use tokio::time::Instant;
 
 use super::{Failure, Runner};
 use crate::{
     home::HomeError,
     identity,
     link::LinkError,
-    rotation::{self, RotationError},
+    rotation::{self, RotationError, Standing},
     status::is_member,
 };
 
@@ -27,12 +28,37 @@ impl From<RotationError> for Failure {
     }
 }
 
-/// What was said to the coordinator since the line to it last broke. What it refused is said again after
-/// that, or when another roster is in force.
+/// How long a hand-over that was refused waits.
+const REFUSED: Duration = Duration::from_secs(120);
+/// How long one waits that was not heard, or came too soon after another.
+const UNHEARD: Duration = Duration::from_secs(10);
+
+/// What was said to the coordinator since the line to it last broke. A hand-over that it refused is said
+/// again after a pause, that a key is in use when another roster is in force.
 #[derive(Default)]
 pub(super) struct Said {
     handed_over: Option<VerifyingKey>,
+    /// When a hand-over that the coordinator did not take is due again.
+    again: Option<(VerifyingKey, Instant)>,
     taken: Option<(VerifyingKey, Option<Digest>)>,
+    /// The roster named a next key that cannot be used, which was logged.
+    unusable: bool,
+}
+
+impl Said {
+    /// Whether the hand-over to `next` is to be said at `now`.
+    fn due(&self, next: VerifyingKey, now: Instant) -> bool {
+        let waits = self.again.is_some_and(|(key, at)| key == next && now < at);
+        self.handed_over != Some(next) && !waits
+    }
+
+    /// The coordinator took the hand-over to `next` or refused it, or gave no answer.
+    fn answered(&mut self, next: VerifyingKey, taken: Option<bool>, now: Instant) {
+        let pause = if taken.is_some() { REFUSED } else { UNHEARD };
+        let taken = taken == Some(true);
+        self.handed_over = taken.then_some(next);
+        self.again = (!taken).then_some((next, now + pause));
+    }
 }
 
 impl Runner {
@@ -42,11 +68,10 @@ impl Runner {
         let handed_over = self.home.book.read(|state| state.hand_over().cloned());
         if let Some(hand_over) = handed_over {
             let next = hand_over.body.new;
-            if self.said.handed_over != Some(next) {
+            if self.said.due(next, Instant::now()) {
                 let step = IdentityStep::HandOver(Box::new(hand_over));
-                if self.say(step).await?.is_some() {
-                    self.said.handed_over = Some(next);
-                }
+                let taken = self.say(step).await?;
+                self.said.answered(next, taken, Instant::now());
             }
         }
         if rotation::unconfirmed(&self.home) {
@@ -64,7 +89,17 @@ impl Runner {
         });
         let Some(roster) = self.roster.clone().filter(|_| !busy) else { return Ok(()) };
         let home = Arc::clone(&self.home);
-        if Self::blocking(move || rotation::go_over(&home, &roster)).await?? {
+        let standing = Self::blocking(move || rotation::go_over(&home, &roster)).await??;
+        if let Standing::Unusable(error) = &standing {
+            // Said once: everything else goes on, and status and doctor name it.
+            if !std::mem::replace(&mut self.said.unusable, true) {
+                tracing::error!(
+                    %error,
+                    "the roster names the next identity key, which cannot be used: no round is joined; run identity rotate"
+                );
+            }
+        }
+        if matches!(standing, Standing::Replaced) {
             let fingerprint = self.home.identity.fingerprint();
             tracing::info!(%fingerprint, "the identity key that the roster names is in use");
             let route = identity::route(&self.home.config, &self.home.identity, &self.home.clock);
@@ -147,5 +182,26 @@ impl Runner {
         let Some(named) = named.filter(|named| Some(*named) != newest) else { return Ok(None) };
         let home = Arc::clone(&self.home);
         Ok(Self::blocking(move || home.roster_named(&named)).await?.ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hand_over_that_was_refused_is_said_again_after_a_pause() {
+        let [next, other] = [VerifyingKey([1; 32]), VerifyingKey([2; 32])];
+        let (mut said, begun) = (Said::default(), Instant::now());
+        assert!(said.due(next, begun));
+        for (answer, pause) in [(Some(false), REFUSED), (None, UNHEARD)] {
+            said.answered(next, answer, begun);
+            assert!(!said.due(next, begun + pause - Duration::from_secs(1)));
+            assert!(said.due(other, begun), "another key waits for nothing");
+            assert!(said.due(next, begun + pause));
+        }
+        said.answered(next, Some(true), begun);
+        assert!(!said.due(next, begun + 2 * REFUSED));
+        assert!(said.due(other, begun));
     }
 }

@@ -49,7 +49,7 @@ impl Runner {
                 let home = Arc::clone(&self.home);
                 Err(Self::blocking(move || unreadable(&home, error)).await?)
             }
-            Err(Stopped::Release(error @ InstallError::OtherRegistry)) => {
+            Err(Stopped::Release(error)) if error.may_pass() => {
                 tracing::warn!(manifest = %digest, %error, "a released model cannot be used");
                 Ok(())
             }

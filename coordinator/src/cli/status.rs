@@ -42,6 +42,19 @@ fn print_status(answer: &Value) {
             ),
         ),
     }
+    match &answer["waiting_roster"] {
+        Value::Null => {}
+        w if w["error"].is_null() => {
+            line("next roster", format!("version {}, when the open round has ended", w["version"]));
+        }
+        w => {
+            let error = plain(&w["error"]);
+            line(
+                "next roster",
+                format!("version {} cannot come into force: {error}", w["version"]),
+            );
+        }
+    }
     match &answer["registry"] {
         Value::Null => line("registry", "none yet".into()),
         r => line(

@@ -25,6 +25,7 @@ pub(super) fn findings(
         roster(&status["roster"], &place),
         registry(&status["registry"], &place),
     ];
+    found.extend(waiting_roster(&status["waiting_roster"], &place));
     found.extend(certificates(institutions, now, &place));
     found.push(task(status, &place));
     found.extend(storage(&status["process"]));
@@ -61,6 +62,15 @@ fn roster(roster: &Value, place: &str) -> Finding {
     } else {
         Finding::ok(CHECK, what)
     }
+}
+
+fn waiting_roster(waiting: &Value, place: &str) -> Option<Finding> {
+    let reason = waiting["error"].as_str()?;
+    let what = format!("version {} waits and cannot come into force", waiting["version"]);
+    let fix = format!(
+        "put right what is said there; or {PROGRAM} roster export {place} --after FILE --out F; root sign; roster import"
+    );
+    Some(Finding::fail("roster", what, reason, fix))
 }
 
 fn registry(registry: &Value, place: &str) -> Finding {
@@ -202,6 +212,7 @@ mod tests {
             ("root_fingerprint", Value::Null, "WARN  root", "root trust"),
             ("roster", Value::Null, "WARN  roster", "roster export --dir /c"),
             ("roster", json!({ "expired": true }), "FAIL  roster", "root sign"),
+            ("waiting_roster", json!({ "error": "lost" }), "FAIL  roster", "--after FILE"),
             ("roster", json!({ "expires_soon": true }), "WARN  roster", "two thirds"),
             ("registry", Value::Null, "WARN  registry", "registry build TABLE.csv"),
             ("task", paused, "WARN  task", "task resume --dir /c"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use collegium_shared::{
     crypto::{Digest, SigningKey},
     hand_over::{SignedHandOver, countersigned_digest},
-    journal::{Entry, JournalError},
+    journal::JournalError,
     protocol::{Manifest, Metrics},
     signed::Signed,
 };
@@ -83,9 +83,8 @@ impl Driver {
         next: SigningKey,
     ) -> Result<(), JournalError> {
         let (at, hand_over) = (self.now(), Box::new(hand_over));
-        let event = Event::Network(NetworkEvent::SigningKeyChanged { hand_over });
-        let entry = Entry { at, event };
-        self.log.change_key(&entry, next)?;
+        let event = |taken| Event::Network(NetworkEvent::SigningKeyChanged { hand_over, taken });
+        let entry = self.log.change_key(at, next, event)?;
         self.folded(&entry);
         Ok(())
     }

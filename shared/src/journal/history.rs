@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::{
     checkpoint::{BadCheckpoint, Checkpoint, MAX_NOTE},
     frames::{Broken, Frame, Frames, Kind, Section, seal_within},
-    keys::{self, Change},
+    keys::{self, Change, Said},
     tree::{BUNDLE, Ranges, Tree, index},
 };
 use crate::{
@@ -195,10 +195,12 @@ impl History {
                 }
                 Ok(Some(Frame { kind: Kind::Seal, payload, .. })) => {
                     let note = String::from_utf8(payload).unwrap_or_default();
+                    // A change is alone in its batch, so this is the root before it.
+                    let before = batch.change.is_some().then(|| self.root());
                     let sealed = self.accept(&mut batch, offset, &note)?;
                     check_anchor(&sealed, anchor)?;
-                    if let Some(change) = batch.change.take() {
-                        self.accept_change(&change, &note)?;
+                    if let Some((change, before)) = batch.change.take().zip(before) {
+                        self.accept_change(&change, &note, &sealed.origin, &before)?;
                     }
                     self.seal_at(frames.offset(), note);
                 }
@@ -262,10 +264,21 @@ impl History {
         }
     }
 
-    /// Takes a change of the log's key from the key before, which sealed it.
-    fn accept_change(&mut self, change: &HandOver, note: &str) -> Result<(), Finding> {
+    /// Takes a change of the log's key from the key before, which sealed it, if the new key signed that
+    /// it takes over the entries with the root `before`. Without that, whoever stole an old key could
+    /// put its public hand-over at the end of a log of their own.
+    fn accept_change(
+        &mut self,
+        change: &Said,
+        note: &str,
+        origin: &str,
+        before: &Digest,
+    ) -> Result<(), Finding> {
         let (size, index) = (self.size(), self.size() - 1);
-        let HandOver { old, new, .. } = *change;
+        let HandOver { old, new, .. } = change.hand_over;
+        change
+            .takes(origin, index, before)
+            .map_err(|reason| Finding::KeyChange { index, reason })?;
         if self.changes.last().is_some_and(|before| before.new != old) {
             return Err(Finding::KeyChange { index, reason: BadHandOver::OtherKey });
         }
@@ -424,8 +437,8 @@ impl History {
 #[derive(Default)]
 struct Batch {
     leaves: Vec<(Digest, u64)>,
-    /// The change of the log's key that the last of them says.
-    change: Option<HandOver>,
+    /// The change of the log's key that one of them says.
+    change: Option<Said>,
 }
 
 impl Batch {
@@ -433,13 +446,15 @@ impl Batch {
         self.leaves.push((leaf, start));
     }
 
-    /// A change is the last entry of its batch: what follows would be under neither key.
+    /// A change is the only entry of its batch: what follows would be under neither key, and what the new
+    /// key takes over is what the seal before counts.
     fn note_change(&mut self, index: u64, payload: &[u8]) -> Result<(), Finding> {
         let found = |reason| Finding::KeyChange { index, reason };
-        if self.change.is_some() {
-            return Err(found(BadHandOver::OtherKey));
+        let said = keys::said(payload).transpose().map_err(found)?;
+        if self.leaves.len() > 1 && (said.is_some() || self.change.is_some()) {
+            return Err(found(BadHandOver::NotAlone));
         }
-        self.change = keys::hand_over(payload).transpose().map_err(found)?;
+        self.change = said;
         Ok(())
     }
 }

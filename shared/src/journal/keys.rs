@@ -1,12 +1,13 @@
 //! Changes of the key that signs a log's seals. The one kind of entry that the journal itself reads:
-//! `{"event":{"type":"signing_key_changed","hand_over":{...}}}`, sealed by the old key and last in its
-//! batch; every later seal is the new key's. Knows nothing of who has to agree to a change.
+//! `{"event":{"type":"signing_key_changed","hand_over":{...},"taken":"..."}}`, sealed by the old key and
+//! alone in its batch; every later seal is the new key's, and `taken` is that key's word on all entries
+//! before. Knows nothing of who has to agree to a change.
 
 use serde::Deserialize;
 
 use crate::{
-    crypto::VerifyingKey,
-    hand_over::{BadHandOver, HandOver, SignedHandOver},
+    crypto::{Digest, Signature, VerifyingKey},
+    hand_over::{BadHandOver, HandOver, SignedHandOver, log_taken_digest},
 };
 
 /// The event's type.
@@ -21,6 +22,22 @@ pub(super) struct Change {
     pub new: VerifyingKey,
 }
 
+/// What an entry says that changes the key.
+pub(super) struct Said {
+    pub hand_over: HandOver,
+    taken: Option<Signature>,
+}
+
+impl Said {
+    /// Whether the new key takes over the log of `origin` with `size` entries and this root before.
+    pub(super) fn takes(&self, origin: &str, size: u64, root: &Digest) -> Result<(), BadHandOver> {
+        let digest = log_taken_digest(origin, size, root);
+        let taken = self.taken.as_ref().ok_or(BadHandOver::OtherLog)?;
+        let new = &self.hand_over.new;
+        new.verify(digest.as_bytes(), taken).map_err(|_| BadHandOver::OtherLog)
+    }
+}
+
 #[derive(Deserialize)]
 struct Envelope {
     event: Event,
@@ -30,19 +47,21 @@ struct Envelope {
 #[serde(tag = "type")]
 enum Event {
     #[serde(rename = "signing_key_changed")]
-    Changed { hand_over: Box<SignedHandOver> },
+    Changed { hand_over: Box<SignedHandOver>, taken: Option<Signature> },
     #[serde(other)]
     Other,
 }
 
-/// The hand-over in an entry that says that the log's key changed; none in every other entry.
-pub(super) fn hand_over(payload: &[u8]) -> Option<Result<HandOver, BadHandOver>> {
+/// What an entry says that changes the log's key; none of every other entry.
+pub(super) fn said(payload: &[u8]) -> Option<Result<Said, BadHandOver>> {
     // Nearly every entry is another one, and not read for that.
     if !payload.windows(TYPE.len()).any(|part| part == TYPE.as_bytes()) {
         return None;
     }
     match serde_json::from_slice::<Envelope>(payload).ok()?.event {
-        Event::Changed { hand_over } => Some(hand_over.verify().cloned()),
+        Event::Changed { hand_over, taken } => {
+            Some(hand_over.verify().cloned().map(|hand_over| Said { hand_over, taken }))
+        }
         Event::Other => None,
     }
 }
@@ -60,7 +79,7 @@ mod tests {
             br#"{"event":{"type":"noted","inner":{"type":"signing_key_changed"}}}"#,
         ];
         for payload in none {
-            assert!(hand_over(payload).is_none(), "{payload:?}");
+            assert!(said(payload).is_none(), "{payload:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Finding, History, Journal, JournalError};
 use crate::{
     clock::Timestamp,
-    crypto::{Digest, SigningKey},
+    crypto::{Digest, Signature, SigningKey},
 };
 
 /// The envelope's version. Events grow by optional fields; a new number is for a new envelope.
@@ -47,13 +47,18 @@ impl<E: Serialize + DeserializeOwned> Log<E> {
     }
 
     /// Records a change of the log's key: see [`Journal::change_key`]. The event is the variant
-    /// `signing_key_changed` of `E`, with the field `hand_over`.
+    /// `signing_key_changed` of `E`, with the fields `hand_over` and `taken`, the signature that `event`
+    /// is called with. Returns the entry.
     pub fn change_key(
         &mut self,
-        entry: &Entry<E>,
+        at: Timestamp,
         next: SigningKey,
-    ) -> Result<Digest, JournalError> {
-        self.journal.change_key(&encode(entry)?, next)
+        event: impl FnOnce(Signature) -> E,
+    ) -> Result<Entry<E>, JournalError> {
+        let taken = self.journal.take_over(&next)?;
+        let entry = Entry { at, event: event(taken) };
+        self.journal.change_key(&encode(&entry)?, next)?;
+        Ok(entry)
     }
 
     /// Makes everything appended durable and returns the new root: see [`Journal::commit`].

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     clock::Timestamp,
     crypto::VerifyingKey,
-    hand_over::{Holder, SignedHandOver},
+    hand_over::{BadHandOver, Holder, SignedHandOver},
     merkle,
 };
 
@@ -408,13 +408,13 @@ fn proofs_convince_a_verifier_that_has_only_checkpoints() {
 
 // --- The key changes -----------------------------------------------------------------------------
 
-/// The entry that hands the log over.
-fn handing_over(old: &SigningKey, new: &SigningKey) -> Vec<u8> {
+/// The entry that hands a log over that the new key takes as `journal` is now.
+fn handing_over(journal: &mut Journal, old: &SigningKey, new: &SigningKey) -> Vec<u8> {
     let holder = Holder::Coordinator(ORIGIN.into());
     let hand_over = SignedHandOver::sign(holder, old, new, Timestamp::EPOCH);
-    json!({ "v": 1, "event": { "type": "signing_key_changed", "hand_over": hand_over } })
-        .to_string()
-        .into_bytes()
+    let taken = journal.take_over(new).unwrap();
+    let event = json!({ "type": "signing_key_changed", "hand_over": hand_over, "taken": taken });
+    json!({ "v": 1, "event": event }).to_string().into_bytes()
 }
 
 /// A second key at the same place.
@@ -432,7 +432,7 @@ fn handed_over(before: &[u64], after: u64) -> Site {
     let site = Site::with(before);
     let next = successor(&site);
     let mut journal = Journal::open(next.dir.path(), ORIGIN, site.signer()).unwrap();
-    let entry = handing_over(&site.signer(), &next.signer());
+    let entry = handing_over(&mut journal, &site.signer(), &next.signer());
     journal.change_key(&entry, next.signer()).unwrap();
     for n in 0..after {
         journal.append(format!("after {n}").as_bytes()).unwrap();
@@ -473,14 +473,14 @@ fn a_log_goes_from_key_to_key_and_an_older_copy_of_the_checkpoint_stays_good() {
     let old_note = first.note();
     let second = successor(&first);
     let mut journal = Journal::open(second.dir.path(), ORIGIN, first.signer()).unwrap();
-    let entry = handing_over(&first.signer(), &second.signer());
+    let entry = handing_over(&mut journal, &first.signer(), &second.signer());
     journal.change_key(&entry, second.signer()).unwrap();
     drop(journal);
     let third = successor(&second);
     let mut journal = Journal::open(third.dir.path(), ORIGIN, second.signer()).unwrap();
     journal.append(b"between").unwrap();
     journal.commit().unwrap();
-    let entry = handing_over(&second.signer(), &third.signer());
+    let entry = handing_over(&mut journal, &second.signer(), &third.signer());
     journal.change_key(&entry, third.signer()).unwrap();
     drop(journal);
     assert_eq!(audited(&third).unwrap().size(), 5);
@@ -498,8 +498,9 @@ fn only_the_key_before_hands_a_log_over() {
     let site = Site::with(&[2]);
     let (thief, next) = (Site::new(), Site::new());
     let mut journal = site.open();
-    let by_thief = handing_over(&thief.signer(), &next.signer());
-    let other = handing_over(&site.signer(), &thief.signer());
+    let by_thief = handing_over(&mut journal, &thief.signer(), &next.signer());
+    let other = handing_over(&mut journal, &site.signer(), &thief.signer());
+    let genuine = handing_over(&mut journal, &site.signer(), &next.signer());
     for entry in [b"no hand-over".to_vec(), by_thief.clone(), other.clone()] {
         let refused = journal.change_key(&entry, next.signer());
         assert!(matches!(refused, Err(JournalError::NoHandOver)));
@@ -520,8 +521,7 @@ fn only_the_key_before_hands_a_log_over() {
             }
         }
     }
-    let mut changed: serde_json::Value =
-        serde_json::from_slice(&handing_over(&site.signer(), &next.signer())).unwrap();
+    let mut changed: serde_json::Value = serde_json::from_slice(&genuine).unwrap();
     changed["event"]["hand_over"]["body"]["new"] = json!(thief.verifier());
     let forged = successor(&site);
     let mut journal = Journal::open(forged.dir.path(), ORIGIN, site.signer()).unwrap();
@@ -548,11 +548,54 @@ fn the_old_key_adds_nothing_to_a_log_that_was_handed_over() {
 }
 
 #[test]
+fn a_stolen_old_key_and_the_genuine_change_make_no_other_log() {
+    let (site, next) = (Site::with(&[2, 1]), Site::new());
+    let mut journal = site.open();
+    let genuine = handing_over(&mut journal, &site.signer(), &next.signer());
+    drop(journal);
+    let mut without: serde_json::Value = serde_json::from_slice(&genuine).unwrap();
+    without["event"].as_object_mut().unwrap().remove("taken").unwrap();
+    let without = without.to_string().into_bytes();
+    // What the old key seals: batches, the last one with the change.
+    let found = |origin: &str, batches: &[&[&[u8]]]| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), origin, site.signer()).unwrap();
+        for batch in batches {
+            for entry in *batch {
+                journal.push(entry).unwrap();
+            }
+            journal.commit().unwrap();
+        }
+        drop(journal);
+        History::audit(dir.path(), &next.verifier()).map(|history| history.size())
+    };
+    let [one, two, three]: [&[u8]; 3] = [b"entry 0", b"entry 1", b"entry 2"];
+    assert_eq!(found(ORIGIN, &[&[one, two], &[three], &[&genuine]]).unwrap(), 4);
+    let refused = |origin, batches: &[&[&[u8]]], reason| {
+        let finding = found(origin, batches).unwrap_err();
+        assert!(
+            matches!(finding, Finding::KeyChange { reason: r, .. } if r == reason),
+            "{finding}"
+        );
+    };
+    refused(ORIGIN, &[&[one, two], &[b"forged"], &[&genuine]], BadHandOver::OtherLog);
+    refused(ORIGIN, &[&[one, two], &[three, b"more"], &[&genuine]], BadHandOver::OtherLog);
+    refused(ORIGIN, &[&[one, two], &[&genuine]], BadHandOver::OtherLog);
+    refused(ORIGIN, &[&[&genuine]], BadHandOver::OtherLog);
+    refused("example.org/other", &[&[one, two], &[three], &[&genuine]], BadHandOver::OtherLog);
+    refused(ORIGIN, &[&[one, two], &[three], &[&without]], BadHandOver::OtherLog);
+    refused(ORIGIN, &[&[one, two], &[three, &genuine]], BadHandOver::NotAlone);
+    refused(ORIGIN, &[&[one, two], &[three], &[&genuine, b"more"]], BadHandOver::NotAlone);
+}
+
+#[test]
 fn a_hand_over_that_a_crash_cut_off_never_was() {
     let (site, next) = (Site::with(&[2]), Site::new());
     let (before, note) = (site.log().len(), site.note());
-    let entry = handing_over(&site.signer(), &next.signer());
-    site.open().change_key(&entry, next.signer()).unwrap();
+    let mut journal = site.open();
+    let entry = handing_over(&mut journal, &site.signer(), &next.signer());
+    journal.change_key(&entry, next.signer()).unwrap();
+    drop(journal);
     let whole = site.log();
     assert!(matches!(site.finding(), Finding::HandedOver { index: 2, .. }));
     for cut in [before, before + 1, (before + whole.len()) / 2, whole.len() - 1] {
