@@ -78,7 +78,7 @@ mod tests {
 
     use collegium_shared::{
         audit,
-        crypto::SigningKey,
+        crypto::{Digest, SigningKey},
         documents::{SignedDocument, UnsignedDocument},
     };
 
@@ -177,8 +177,34 @@ mod tests {
         }
     }
 
+    /// The member `a` of the roster, as if it had enrolled.
+    fn enrol(site: &Site) {
+        let mut driver = site.open(&site.dir);
+        let member = driver.state.roster.as_deref().unwrap().members()[0].clone();
+        let (token_sha256, expires_at) = (Digest::of(b"token"), driver.now());
+        let invited = NetworkEvent::Invited {
+            institution: member.institution.clone(),
+            legal_entity: member.legal_entity,
+            token_sha256,
+            expires_at,
+        };
+        let enrolled = NetworkEvent::Enrolled {
+            institution: member.institution,
+            identity: member.identity,
+            tls_key: Digest::of(b"tls"),
+            token_sha256,
+            certificate_expires_at: expires_at,
+            authority: None,
+        };
+        for event in [invited, enrolled] {
+            driver.record(Event::Network(event)).unwrap();
+        }
+        driver.once(AdminRequest::Status).unwrap().unwrap();
+    }
+
     /// The root's roster for a next key that was lost since.
     fn naming_a_lost_key(site: &Site) -> SignedDocument {
+        enrol(site);
         site.ask(AdminRequest::RotateKey);
         let next = files(&site.dir).next;
         let document = naming(site, SigningKey::load(&next).unwrap().verifying_key());
