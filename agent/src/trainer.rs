@@ -7,12 +7,17 @@ use collegium_shared::architecture::{Evaluation, Hyper, SharedSets, SharedStatis
 use crate::{
     model::{
         Effort, ModelError, checked,
-        features::{Counts, Design, Statistics, training_counts},
+        features::{Counts, Design, Statistics, sigmoid, training_counts},
         finite,
-        kt_logistic::{Dataset, predict},
+        kt_logistic::Dataset,
     },
     records::Learner,
 };
+
+/// Learners whose features are computed at once, and answers that are evaluated at once: between them
+/// the thread may have to rest.
+const LEARNERS: usize = 256;
+const ANSWERS: usize = 8_192;
 
 /// A stage of a task with everything that it needs. The order of the values that each returns is
 /// that of `architecture::segments`.
@@ -84,20 +89,20 @@ impl Trainer {
             Work::Support { items, competencies } => self.support(items, competencies),
             Work::Statistics { shared } => self.statistics(shared),
             Work::Totals { shared, statistics } => {
-                let train = &self.prepare(shared, statistics).train;
+                let train = &self.prepare(shared, statistics, effort)?.train;
                 let mut values = vec![train.len() as f64];
                 values.extend_from_slice(train.curvature());
                 values
             }
             Work::Train { shared, statistics, totals, hyper, start, candidate } => {
-                let prepared = self.prepare(shared, statistics);
+                let prepared = self.prepare(shared, statistics, effort)?;
                 let start = checked(start, prepared.held_out.parameters())?;
                 let mut values = prepared.train.contribution(&start, totals, hyper, effort)?;
-                values.extend(prepared.evaluate(candidate)?.values());
+                values.extend(prepared.evaluate(candidate, effort)?.values());
                 values
             }
             Work::Evaluate { shared, statistics, candidate } => {
-                self.prepare(shared, statistics).evaluate(candidate)?.values()
+                self.prepare(shared, statistics, effort)?.evaluate(candidate, effort)?.values()
             }
         };
         effort.step()?;
@@ -124,37 +129,55 @@ impl Trainer {
     }
 
     /// Features and tensors, made once for each set of published counts.
-    fn prepare(&mut self, shared: &SharedSets, statistics: &SharedStatistics) -> &Prepared {
+    fn prepare(
+        &mut self,
+        shared: &SharedSets,
+        statistics: &SharedStatistics,
+        effort: &Effort,
+    ) -> Result<&Prepared, ModelError> {
         let same = |p: &Prepared| p.shared == *shared && p.statistics == *statistics;
         let prepared = match self.prepared.take().filter(same) {
             Some(prepared) => prepared,
-            None => self.compute(shared, statistics),
+            None => self.compute(shared, statistics, effort)?,
         };
-        self.prepared.insert(prepared)
+        Ok(self.prepared.insert(prepared))
     }
 
-    fn compute(&self, shared: &SharedSets, counts: &SharedStatistics) -> Prepared {
+    fn compute(
+        &self,
+        shared: &SharedSets,
+        counts: &SharedStatistics,
+        effort: &Effort,
+    ) -> Result<Prepared, ModelError> {
         let statistics = Statistics::new(counts, &self.own);
         let of = |held_out: bool| {
-            let learners = self.learners.iter().filter(|l| l.held_out == held_out);
-            Design::new(learners, &statistics, &shared.competencies)
+            let all: Vec<_> = self.learners.iter().filter(|l| l.held_out == held_out).collect();
+            let mut design = Design::new([], &statistics, &shared.competencies);
+            for some in all.chunks(LEARNERS) {
+                effort.step()?;
+                let some = some.iter().copied();
+                design.append(&Design::new(some, &statistics, &shared.competencies));
+            }
+            Ok::<_, ModelError>(design)
         };
-        Prepared {
+        Ok(Prepared {
             shared: shared.clone(),
             statistics: counts.clone(),
-            train: Dataset::new(&of(false), statistics.base()),
-            held_out: of(true),
-        }
+            train: Dataset::new(&of(false)?, statistics.base()),
+            held_out: of(true)?,
+        })
     }
 }
 
 impl Prepared {
-    fn evaluate(&self, candidate: &[f32]) -> Result<Evaluation, ModelError> {
+    fn evaluate(&self, candidate: &[f32], effort: &Effort) -> Result<Evaluation, ModelError> {
         let weights = checked(candidate, self.held_out.parameters())?;
         let mut evaluation = Evaluation::default();
-        let answers = self.held_out.rows().map(|row| row.correct);
-        for (p, correct) in predict(&self.held_out, &weights).into_iter().zip(answers) {
-            evaluation.observe(p, correct);
+        for (number, row) in self.held_out.rows().enumerate() {
+            if number % ANSWERS == 0 {
+                effort.step()?;
+            }
+            evaluation.observe(sigmoid(row.logit(&weights)), row.correct);
         }
         Ok(evaluation)
     }

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     evaluate::pooled,
     import::{Mapping, read_all},
-    model::features::tests::assert_close,
+    model::features::tests::{assert_close, synthetic, synthetic_competencies},
 };
 
 /// What a coordinator knows after a task.
@@ -248,6 +248,23 @@ fn what_few_institutions_have_stays_out_of_the_sums() {
     assert_eq!(run.shared.items.len(), 20);
     assert_eq!(run.statistics.items.len(), 20);
     assert_eq!(run.weights.len(), 17 + 3 * run.shared.competencies.len());
+}
+
+#[test]
+fn features_and_evaluations_end_with_the_stage() {
+    let learners = synthetic();
+    let shared = SharedSets { items: Vec::new(), competencies: synthetic_competencies() };
+    let statistics = training_counts(&learners);
+    let (go, stop) = (Effort::new(Arc::default(), 100), Effort::new(Arc::new(true.into()), 100));
+    let mut trainer = Trainer::new(learners);
+    let totals = Work::Totals { shared: &shared, statistics: &statistics };
+    assert!(matches!(trainer.run_stage(totals, &stop), Err(ModelError::Cancelled)));
+    assert!(trainer.prepared.is_none(), "no features were computed in vain");
+    trainer.run_stage(totals, &go).unwrap();
+    let prepared = trainer.prepared.unwrap();
+    let candidate = vec![0.0; prepared.held_out.parameters()];
+    assert!(matches!(prepared.evaluate(&candidate, &stop), Err(ModelError::Cancelled)));
+    assert!(prepared.evaluate(&candidate, &go).is_ok());
 }
 
 #[test]
