@@ -21,6 +21,9 @@ pub const DEFAULT_LISTEN: &str = "0.0.0.0:8470";
 /// The longest that a poll may stay open: proxies commonly cut a silent request after a minute.
 const MAX_PATIENCE: u64 = 55;
 
+/// The longest that a peer may keep the coordinator waiting.
+const MAX_STALL: u64 = 3_600;
+
 /// The coordinator's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +75,7 @@ pub struct Limits {
     handshakes: usize,
     handshakes_per_address: usize,
     uploads_kept_mib: u32,
+    stall_seconds: u64,
 }
 
 impl Default for Limits {
@@ -85,6 +89,7 @@ impl Default for Limits {
             handshakes: limits.handshakes,
             handshakes_per_address: limits.handshakes_per_address,
             uploads_kept_mib: 64,
+            stall_seconds: limits.stall_time.as_secs(),
         }
     }
 }
@@ -98,6 +103,7 @@ impl Limits {
             strangers_per_address: self.strangers_per_address,
             handshakes: self.handshakes,
             handshakes_per_address: self.handshakes_per_address,
+            stall_time: self.stall_time(),
             ..listener::Limits::default()
         }
     }
@@ -105,6 +111,11 @@ impl Limits {
     /// Bytes of summed uploads of the open round that stay on disk.
     pub fn uploads_kept(&self) -> u64 {
         u64::from(self.uploads_kept_mib) << 20
+    }
+
+    /// How long a peer may keep this side waiting before it is cut.
+    pub fn stall_time(&self) -> Duration {
+        Duration::from_secs(self.stall_seconds)
     }
 
     fn has_zero(&self) -> bool {
@@ -185,6 +196,8 @@ impl Config {
             Err(format!("poll_patience_seconds: use 1 to {MAX_PATIENCE}"))
         } else if self.limits.has_zero() {
             Err("limits: each must be at least 1".into())
+        } else if !(1..=MAX_STALL).contains(&self.limits.stall_seconds) {
+            Err(format!("limits: stall_seconds: use 1 to {MAX_STALL}"))
         } else {
             Ok(())
         }
@@ -203,6 +216,7 @@ pub fn sample(listen: SocketAddr, names: &[String], origin: &str) -> String {
         handshakes,
         handshakes_per_address,
         uploads_kept_mib,
+        stall_seconds,
     } = Limits::default();
     let Listener { signed_requests } = Listener::default();
     format!(
@@ -244,6 +258,9 @@ handshakes_per_address = {handshakes_per_address}
 # MiB of masked uploads of the open round that stay on disk although they are summed; above that, and
 # above four uploads, the running sum is written and they are deleted.
 uploads_kept_mib = {uploads_kept_mib}
+# How long a connection may keep the coordinator waiting before it is cut: for its first call, for the
+# rest of a message, or for taking an answer (a second more for each 16 KiB of it).
+stall_seconds = {stall_seconds}
 
 [log]
 # error, warn, info, debug, trace, or directives such as "info,collegium_coordinator=debug".
@@ -303,6 +320,7 @@ mod tests {
             ("poll_patience_seconds = 90\n", "poll_patience_seconds"),
             ("[limits]\nconnections = 0\n", "limits"),
             ("[limits]\nconections = 5\n", "conections"),
+            ("[limits]\nstall_seconds = 0\n", "stall_seconds"),
             ("[log]\nformat = \"xml\"\n", "xml"),
             ("[log]\nlevel = \"=loud\"\n", "log.level"),
             ("[ops]\nlisten = \"0.0.0.0:8472\"\n", "allow_remote"),

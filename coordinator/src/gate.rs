@@ -13,11 +13,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use collegium_proto::{
-    MAX_MESSAGE,
-    convert::{CallProof, Malformed, Speaker, has_one_message, write_time},
-};
-use collegium_shared::{clock::Clock, crypto::Digest};
+use collegium_proto::convert::{CallProof, Malformed, Speaker, has_one_message, write_time};
+use collegium_shared::{clock::Clock, crypto::Digest, ids::InstitutionId};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tonic::{Status, body::Body};
@@ -25,7 +22,7 @@ use tower::{Layer, Service};
 
 use crate::{
     driver::Handle,
-    listener::{ConnectionInfo, Peer},
+    listener::{ConnectionInfo, Counted, Counts, Peer},
 };
 use signatures::{SignatureError, Signatures};
 
@@ -33,10 +30,13 @@ use signatures::{SignatureError, Signatures};
 pub const MAX_ENROLMENT: usize = 24 << 10;
 /// The most bytes of a message that does not grow with the number of institutions.
 const MAX_SHORT: usize = 64 << 10;
+/// The most bytes of shares for 256 institutions, or of them: less than half of it is used.
+const MAX_SHARES: usize = 128 << 10;
+/// Calls of one institution at the same time, over all its connections, until their answers are taken:
+/// an agent has one that waits and a few that do not.
+const CALLS: usize = 16;
 /// What gRPC puts before each message: a flag and its length.
 const GRPC_PREFIX: usize = 5;
-/// How long one message may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Calls that need no identity.
 const ENROLMENT: &str = "/collegium.v1.Enrolment/";
 
@@ -46,17 +46,24 @@ pub struct Gate {
     clock: Clock,
     /// None if calls without a client certificate are not taken.
     signatures: Option<Mutex<Signatures>>,
+    calls: Counts<InstitutionId>,
+    /// How long one message may take to arrive.
+    patience: Duration,
 }
 
+/// One of the calls that an institution may have open.
+type Open = Counted<InstitutionId>;
+
 impl Gate {
-    /// `signed_requests` lets calls in that are signed, over connections without a certificate.
-    pub fn new(handle: Handle, clock: Clock, signed_requests: bool) -> Self {
+    /// `signed_requests` lets calls in that are signed, over connections without a certificate. A
+    /// message may take `patience` to arrive.
+    pub fn new(handle: Handle, clock: Clock, signed_requests: bool, patience: Duration) -> Self {
         let signatures = signed_requests.then(|| Mutex::new(Signatures::new(clock.now())));
-        Self { handle, clock, signatures }
+        Self { handle, clock, signatures, calls: Counts::new(CALLS), patience }
     }
 
-    /// The request as it may go on to be decoded.
-    async fn pass(&self, request: Request<Body>) -> Result<Request<Body>, Status> {
+    /// The request as it may go on to be decoded, and its place among its institution's calls.
+    async fn pass(&self, request: Request<Body>) -> Result<(Request<Body>, Option<Open>), Status> {
         speaks_our_protocol(&request)?;
         let (mut head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
@@ -66,20 +73,25 @@ impl Gate {
             Some(ConnectionInfo { peer: Some(_), .. }) => (longest(&path), None),
             _ => (longest(&path), Some(self.signed(&head.headers, &path, info.as_ref())?)),
         };
+        let caller = proof.as_ref().map(|(_, info)| info).or(info.as_ref());
+        let open = match caller.and_then(|info| info.peer.as_ref()) {
+            Some(peer) => Some(self.calls.take(peer.institution.clone()).ok_or_else(too_many)?),
+            None => None,
+        };
         if !has_one_message(&path) {
             if let Some((_, info)) = proof {
                 head.extensions.insert(info);
             }
-            return Ok(Request::from_parts(head, body));
+            return Ok((Request::from_parts(head, body), open));
         }
-        let message = read(body, limit).await?;
+        let message = read(body, limit, self.patience).await?;
         if let Some((content, info)) = proof {
             if Digest::of(&message) != content {
                 return Err(Status::unauthenticated("the message is not the one that was signed"));
             }
             head.extensions.insert(info);
         }
-        Ok(Request::from_parts(head, Body::new(Full::new(message))))
+        Ok((Request::from_parts(head, Body::new(Full::new(message))), open))
     }
 
     /// Who signed this call: the digest of what was signed, and the connection as one of this
@@ -124,7 +136,13 @@ impl Gate {
 /// The most bytes of a call's message: only shares grow with the number of institutions.
 fn longest(path: &str) -> usize {
     let method = path.rsplit('/').next().unwrap_or_default();
-    if matches!(method, "SubmitShare" | "SubmitReveal") { MAX_MESSAGE } else { MAX_SHORT }
+    if matches!(method, "SubmitShare" | "SubmitReveal") { MAX_SHARES } else { MAX_SHORT }
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted(format!(
+        "this institution has {CALLS} open calls, or answers that it has not taken, which is the most here"
+    ))
 }
 
 /// Refuses another major version: the two would misunderstand each other.
@@ -150,9 +168,9 @@ fn own() -> Speaker {
 }
 
 /// One message of at most `limit` bytes, in reasonable time.
-async fn read(body: Body, limit: usize) -> Result<Bytes, Status> {
+async fn read(body: Body, limit: usize, patience: Duration) -> Result<Bytes, Status> {
     let body = Limited::new(body, limit + GRPC_PREFIX).collect();
-    match tokio::time::timeout(PATIENCE, body).await {
+    match tokio::time::timeout(patience, body).await {
         Ok(Ok(message)) => Ok(message.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Status::out_of_range(format!(
             "the message has more than {limit} bytes, which is the most here"
@@ -215,11 +233,18 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let gate = Arc::clone(&self.gate);
+        let conduct = request.extensions().get::<ConnectionInfo>().map(|info| info.conduct.clone());
         Box::pin(async move {
-            let mut response = match gate.pass(request).await {
-                Ok(request) => inner.call(request).await?,
-                Err(status) => status.into_http(),
+            if let Some(conduct) = &conduct {
+                conduct.called();
+            }
+            let (mut response, open) = match gate.pass(request).await {
+                Ok((request, open)) => (inner.call(request).await?, open.map(Arc::new)),
+                Err(status) => (status.into_http(), None),
             };
+            if let Some(conduct) = conduct {
+                response = response.map(|body| conduct.watch(body, open));
+            }
             own().write(response.headers_mut());
             write_time(response.headers_mut(), gate.clock.now());
             Ok(response)
@@ -230,6 +255,8 @@ where
 #[cfg(test)]
 mod tests {
     use collegium_proto::convert::Version;
+    use http_body_util::StreamBody;
+    use tokio_stream::StreamExt;
     use tonic::Code;
 
     use super::*;
@@ -264,7 +291,7 @@ mod tests {
     #[test]
     fn only_shares_may_be_long() {
         for method in ["SubmitShare", "SubmitReveal"] {
-            assert_eq!(longest(&format!("/collegium.v1.Federation/{method}")), MAX_MESSAGE);
+            assert_eq!(longest(&format!("/collegium.v1.Federation/{method}")), MAX_SHARES);
         }
         for path in ["/collegium.v1.Federation/Poll", "/collegium.v1.Federation/SubmitReady", ""] {
             assert_eq!(longest(path), MAX_SHORT);
@@ -274,8 +301,20 @@ mod tests {
     #[tokio::test]
     async fn a_message_is_read_up_to_its_limit() {
         let body = |length: usize| Body::new(Full::new(Bytes::from(vec![7; length])));
-        assert_eq!(read(body(10 + GRPC_PREFIX), 10).await.unwrap().len(), 15);
-        let status = read(body(11 + GRPC_PREFIX), 10).await.unwrap_err();
+        let patience = Duration::from_secs(60);
+        assert_eq!(read(body(10 + GRPC_PREFIX), 10, patience).await.unwrap().len(), 15);
+        let status = read(body(11 + GRPC_PREFIX), 10, patience).await.unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_drips_is_given_up() {
+        let drops = tokio_stream::iter(0..).then(async |_| {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Full::new(Bytes::from_static(b"x")).frame().await.unwrap()
+        });
+        let body = Body::new(StreamBody::new(Box::pin(drops)));
+        let status = read(body, usize::MAX >> 1, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
     }
 }

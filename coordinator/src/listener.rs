@@ -4,6 +4,7 @@
 
 mod admission;
 mod clients;
+mod conduct;
 pub(crate) mod traffic;
 
 use std::{
@@ -41,9 +42,12 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use crate::ca::{self, Ca, CaError, INSTITUTION_URI, InForce, ServerCertificate};
 pub use admission::Stay;
-use admission::{Counted, Counts, Handshake, Handshakes, source};
+pub(crate) use admission::{Counted, Counts};
+use admission::{Handshake, Handshakes, source};
 use clients::Clients;
 pub use clients::IsRevoked;
+pub use conduct::Conduct;
+use conduct::Watchdog;
 
 /// Why the port cannot be opened.
 #[derive(Debug, Error)]
@@ -81,6 +85,9 @@ pub struct Limits {
     pub handshake_time: Duration,
     /// How long a connection without a client certificate may stay: enrolment is one call.
     pub stranger_time: Duration,
+    /// How long a connection may keep this side waiting: for its first call, for room to write, and,
+    /// as long as its line is not slow, for the taking of a piece of an answer.
+    pub stall_time: Duration,
 }
 
 impl Default for Limits {
@@ -94,6 +101,7 @@ impl Default for Limits {
             handshakes_per_address: 128,
             handshake_time: Duration::from_secs(10),
             stranger_time: Duration::from_secs(60),
+            stall_time: Duration::from_secs(60),
         }
     }
 }
@@ -116,6 +124,7 @@ pub struct ConnectionInfo {
     pub stay: Option<Arc<Stay>>,
     /// Lives as long as the connection and the calls over it.
     pub alive: Arc<()>,
+    pub conduct: Arc<Conduct>,
 }
 
 /// Who sent this request; none if the connection carries no client certificate.
@@ -362,8 +371,10 @@ async fn handshake(
         Standing::Member { .. } => None,
         Standing::Stranger { stay, .. } => Some(Arc::clone(stay)),
     };
-    let info = ConnectionInfo { remote, peer, stay, alive: Arc::default() };
-    Ok(Connection { stream, info, standing, _permit: permit })
+    let conduct = Arc::new(Conduct::new(door.limits.stall_time));
+    let watchdog = Watchdog::new(Arc::clone(&conduct));
+    let info = ConnectionInfo { remote, peer, stay, alive: Arc::default(), conduct };
+    Ok(Connection { stream, info, standing, watchdog, _permit: permit })
 }
 
 fn member(door: &Door, institution: &InstitutionId) -> io::Result<Standing> {
@@ -398,6 +409,7 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
     standing: Standing,
+    watchdog: Watchdog,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -418,6 +430,16 @@ impl Connected for Connection {
 }
 
 impl Connection {
+    /// Ready with an error once the connection has to end.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let Poll::Ready(reason) = self.watchdog.poll(cx) {
+            let institution = self.info.peer.as_ref().map(|peer| peer.institution.as_str());
+            tracing::debug!(remote = %self.info.remote, institution, reason, "a connection was cut");
+            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
+        self.poll_stay(cx)
+    }
+
     /// Ready with an error once a stranger has stayed too long.
     fn poll_stay(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Standing::Stranger { until, stay } = &mut self.standing else { return Poll::Pending };
@@ -427,6 +449,19 @@ impl Connection {
         ready!(until.as_mut().poll(cx));
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
+
+    /// How a write went; one that has waited too long for room has failed.
+    fn pending<T>(
+        &mut self,
+        outcome: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        self.watchdog.written(&outcome);
+        match outcome {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => self.poll_end(cx).map(Err),
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -435,7 +470,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(error) = self.poll_stay(cx) {
+        if let Poll::Ready(error) = self.poll_end(cx) {
             return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
@@ -448,18 +483,21 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(error) = self.poll_stay(cx) {
+        if let Poll::Ready(error) = self.poll_end(cx) {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.pending(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.pending(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.pending(shut, cx)
     }
 }
 

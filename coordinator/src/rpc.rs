@@ -11,7 +11,7 @@ use std::{
 };
 
 use collegium_proto::{
-    MAX_MESSAGE,
+    CHUNK, MAX_MESSAGE,
     convert::{Documents, DownloadFrom, IdentityStep, Malformed, PollQuery, authorities_reply},
     v1::{
         self,
@@ -47,6 +47,8 @@ use crate::{
     views::{self, Dealings},
 };
 
+/// The most bytes of a request: a piece of an upload and what stands around it.
+const MAX_REQUEST: usize = CHUNK + (64 << 10);
 /// How long the connection of a process that has ended may take to be seen closed.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -59,18 +61,21 @@ pub struct Rpc {
     /// Of the newest round. Locked while they are read, because all members ask at the same moment.
     dealings: Arc<AsyncMutex<Option<(Digest, Dealings)>>>,
     uploads: Uploads,
+    /// Held while documents are read: a registry takes many times its length for a moment.
+    reading: Arc<AsyncMutex<()>>,
 }
 
 impl Rpc {
     pub fn new(handle: Handle, patience: watch::Receiver<Duration>) -> Self {
-        Self { handle, patience, dealings: Arc::default(), uploads: Uploads::default() }
+        let (dealings, uploads, reading) = Default::default();
+        Self { handle, patience, dealings, uploads, reading }
     }
 
     /// The services, bounded in message size.
     pub fn services(self) -> (EnrolmentServer<Self>, FederationServer<Self>) {
         let enrolment = EnrolmentServer::new(self.clone()).max_decoding_message_size(64 << 10);
         let federation = FederationServer::new(self)
-            .max_decoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_REQUEST)
             .max_encoding_message_size(MAX_MESSAGE);
         (enrolment, federation)
     }
@@ -256,10 +261,12 @@ impl Rpc {
         self.submit(from, message).await
     }
 
-    async fn documents(&self) -> Result<Documents, Status> {
+    async fn documents(&self) -> Result<v1::DocumentsReply, Status> {
+        let reading = Arc::clone(&self.reading).lock_owned().await;
         let network = self.handle.published().network;
         let blobs = self.handle.workshop.blobs.clone();
         blocking(move || {
+            let _reading = reading;
             let read = |digest: Digest| -> Result<SignedDocument, Status> {
                 let json =
                     blobs.read(&digest, MAX_DOCUMENT).map_err(|error| blob_status(&error))?;
@@ -276,7 +283,7 @@ impl Rpc {
             {
                 documents.registry = Some(signed);
             }
-            Ok(documents)
+            Ok((&documents).into())
         })
         .await?
     }
@@ -451,8 +458,7 @@ impl Federation for Rpc {
         request: Request<v1::DocumentsRequest>,
     ) -> Result<Response<v1::DocumentsReply>, Status> {
         self.member(&request)?;
-        let documents = Rpc::documents(self).await?;
-        Ok(Response::new((&documents).into()))
+        Rpc::documents(self).await.map(Response::new)
     }
 
     type DownloadStream = download::Chunks;

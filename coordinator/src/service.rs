@@ -44,7 +44,8 @@ const MAX_HEADERS: u32 = 16 << 10;
 /// What every call passes first.
 fn gate(config: &Config, handle: &Handle, clock: &Clock) -> GateLayer {
     let signed = config.listener.signed_requests;
-    GateLayer(Arc::new(Gate::new(handle.clone(), clock.clone(), signed)))
+    let patience = config.limits.stall_time();
+    GateLayer(Arc::new(Gate::new(handle.clone(), clock.clone(), signed, patience)))
 }
 
 /// How often, and after what pauses, a port that this process held before is asked for.
@@ -154,9 +155,11 @@ async fn serve_once(
     let incoming = incoming.map(move |made| made.map(|made| Counted::new(made, meters.clone())));
     let patience = operations.part(Config::poll_patience);
     let (enrolment, federation) = Rpc::new(handle, patience).services();
+    // A frame that drips in keeps its sender from answering a ping.
+    let stall = config.limits.stall_time();
     let server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_keepalive_interval(Some(stall / 2))
+        .http2_keepalive_timeout(Some(stall / 3))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)

@@ -10,6 +10,7 @@ pub mod harness;
 pub mod network;
 pub mod participant;
 pub mod proxies;
+pub mod raw_peer;
 pub mod simulator;
 #[cfg(test)]
 mod structure;

@@ -160,6 +160,12 @@ impl Participant {
         Ok(())
     }
 
+    /// The certificate and key of the enrolment, in PEM.
+    pub fn first_credentials(&self) -> anyhow::Result<(&str, &str)> {
+        let enrolled = self.enrolled.as_ref().context("this participant never enrolled")?;
+        Ok((&enrolled.first.0, &enrolled.first.1))
+    }
+
     /// Asks for a certificate and does not use it, as if the answer were lost.
     pub async fn renew_in_vain(&self) -> anyhow::Result<()> {
         let enrolled = self.enrolled.as_ref().context("this participant never enrolled")?;

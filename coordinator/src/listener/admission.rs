@@ -35,24 +35,24 @@ pub(super) fn source(remote: SocketAddr) -> IpAddr {
 }
 
 /// How many there are of each key, up to a limit. Keeps nothing of keys that have none.
-pub(super) struct Counts<K: Ord + Clone> {
+pub(crate) struct Counts<K: Ord + Clone> {
     most: usize,
     counts: Arc<Mutex<BTreeMap<K, usize>>>,
 }
 
 /// One of a key, until it is dropped.
-pub(super) struct Counted<K: Ord + Clone> {
+pub(crate) struct Counted<K: Ord + Clone> {
     key: K,
     counts: Arc<Mutex<BTreeMap<K, usize>>>,
 }
 
 impl<K: Ord + Clone> Counts<K> {
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { most, counts: Arc::default() }
     }
 
     /// Counts one more; none if there are enough.
-    pub(super) fn take(&self, key: K) -> Option<Counted<K>> {
+    pub(crate) fn take(&self, key: K) -> Option<Counted<K>> {
         let mut counts = lock(&self.counts);
         let count = counts.get(&key).copied().unwrap_or(0);
         if count >= self.most {

@@ -1,8 +1,8 @@
 //! A blob on its way out, piece by piece. A piece is read only when there is room for it, so a slow
-//! reader holds one piece and no thread, and one that takes nothing is cut. Whoever was cut goes on
-//! at its offset.
+//! reader holds one piece and no thread, and one that takes nothing is cut with its connection. Whoever
+//! was cut goes on at its offset.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use bytes::Bytes;
 use collegium_proto::{PORTION, convert::DownloadPiece, v1};
@@ -14,8 +14,6 @@ use super::blocking;
 
 /// What is read at once, for some messages, in bytes.
 const READ: usize = 4 * PORTION;
-/// How long a reader may take for one chunk.
-const STALL: Duration = Duration::from_secs(60);
 
 type Chunk = Result<v1::DownloadChunk, Status>;
 
@@ -65,13 +63,9 @@ async fn send(file: Arc<File>, mut offset: u64, total: u64, sender: mpsc::Sender
     }
 }
 
-/// Room for the next chunk; none if the reader went away or takes too long.
+/// Room for the next chunk; none if the reader went away.
 async fn room(sender: &mpsc::Sender<Chunk>) -> Option<OwnedPermit<Chunk>> {
-    let room = tokio::time::timeout(STALL, sender.clone().reserve_owned()).await;
-    if room.is_err() {
-        tracing::debug!("a download stood still and was cut");
-    }
-    room.ok()?.ok()
+    sender.clone().reserve_owned().await.ok()
 }
 
 /// The bytes from `offset` on, at most [`READ`]; none beyond the end.

@@ -30,3 +30,8 @@ fn processes_that_are_killed_at_their_edges_lose_nothing() {
 fn processes_whose_disk_is_full_wait_and_lose_nothing() {
     survive(12, Harm::Enospc);
 }
+
+#[test]
+fn processes_whose_disk_fails_wait_and_lose_nothing() {
+    survive(6, Harm::Eio);
+}

@@ -42,6 +42,7 @@ mod revocation;
 mod search;
 mod secrecy;
 mod secrecy_agents;
+mod slow_peers;
 mod strangers;
 mod sum;
 mod table;
