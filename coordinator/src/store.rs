@@ -4,7 +4,6 @@
 
 use std::{
     fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::mpsc,
     thread,
@@ -36,6 +35,8 @@ pub enum StoreError {
     /// sled 0.34 panics on some damaged files.
     #[error("the view: sled stopped on damaged files")]
     Panicked,
+    #[error("the view: a thread for sled cannot be started: {0}")]
+    Thread(io::Error),
     #[error("the view is not in the expected form: {0}")]
     Form(#[from] serde_json::Error),
 }
@@ -171,9 +172,15 @@ fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {
     guarded(|| sled::Config::new().path(dir).cache_capacity(1 << 20).open())
 }
 
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-    let called = catch_unwind(AssertUnwindSafe(call)).map_err(|_| StoreError::Panicked)?;
-    Ok(called?)
+/// Calls sled on a thread that ends with the call. A thread keeps what sled replaced until it has 64
+/// such things (crossbeam-epoch's bag), whatever their size, and gives them up when it ends: the threads
+/// that this process keeps would each come to hold dozens of snapshots. A panic ends that thread only.
+fn guarded<T: Send>(call: impl FnOnce() -> sled::Result<T> + Send) -> Result<T, StoreError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("view".to_owned()).spawn_scoped(scope, call);
+        let called = thread.map_err(StoreError::Thread)?.join();
+        Ok(called.map_err(|_| StoreError::Panicked)??)
+    })
 }
 
 /// Removes a view; it need not be there.
