@@ -2,13 +2,7 @@
 //! so that a start need not fold the whole journal. The only user of sled on this side, and never
 //! the truth: a view that is missing, damaged or ahead of the journal is thrown away and made again.
 
-use std::{
-    fs, io,
-    path::Path,
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{fs, io, path::Path, sync::mpsc, thread, time::Duration};
 
 use collegium_shared::crypto::Digest;
 use serde::{Deserialize, Serialize};

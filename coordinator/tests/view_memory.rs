@@ -1,5 +1,6 @@
 //! What the view holds in memory does not grow with the number of snapshots that were saved. A program
 //! of its own, because it measures its own process.
+#![expect(clippy::unwrap_used, reason = "a failed expectation is how a test says what it found")]
 
 use std::fs;
 

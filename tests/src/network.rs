@@ -22,8 +22,10 @@ use crate::{
 /// Within this time a single command has ended and a started daemon answers.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// What the units and images of `deploy/` set for the daemons: one heap of glibc's for all threads.
-pub const HEAPS: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+/// What the units and images of `deploy/` set for the daemons: one heap of glibc's for all threads, and no
+/// caches of freed memory beside it.
+pub const HEAPS: [(&str, &str); 2] =
+    [("MALLOC_ARENA_MAX", "1"), ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")];
 
 /// One coordinator and its agents, each with a directory of its own below one directory.
 pub struct Network {
@@ -148,7 +150,7 @@ impl Network {
 
     fn coordinator_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binaries.coordinator);
-        command.args(words).env(HEAPS.0, HEAPS.1);
+        command.args(words).envs(HEAPS);
         command
     }
 
@@ -174,7 +176,7 @@ impl Network {
     /// An agent command on the institution's directory, to be run by `harness::run` or `attempt`.
     pub fn agent_command(&self, institution: &InstitutionId, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binaries.agent);
-        command.args(words).arg("--dir").arg(self.agent_dir(institution)).env(HEAPS.0, HEAPS.1);
+        command.args(words).arg("--dir").arg(self.agent_dir(institution)).envs(HEAPS);
         // The proxy of whoever runs the tests does not lead to the loopback.
         for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
             command.env_remove(name);

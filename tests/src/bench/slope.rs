@@ -1,10 +1,14 @@
-//! Whether memory grows with the number of rounds: what each process holds after each look, and the
-//! slope of a line through that.
+//! Whether memory grows with the number of rounds: what each process holds at each look, beside the files
+//! that it has mapped, and the slope of a line through that.
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{consortium::Consortium, statistics::Line, usage::Usage};
+use super::{
+    consortium::Consortium,
+    statistics::{Line, Point},
+    usage::Usage,
+};
 
 /// What is measured.
 #[derive(Clone, Debug, Args)]
@@ -24,39 +28,46 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> anyhow::Result<Value> {
     let mut consortium = Consortium::start(options.institutions)?;
     let (coordinator, agents) = consortium.processes()?;
-    let agent = agents[0];
     consortium.start_task(options.parameters, options.warm_up + options.rounds)?;
-    let (mut rounds, mut held) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let (mut coordinator_held, mut agents_held): (Vec<Point>, Vec<Point>) = Default::default();
+    let mut last = u64::from(options.warm_up);
     consortium.await_task(|done| {
-        if done > u64::from(options.warm_up) && rounds.last() != Some(&done) {
-            rounds.push(done);
-            for (pid, held) in [coordinator, agent].into_iter().zip(&mut held) {
-                held.push(Usage::of(pid)?.resident as f64);
-            }
+        if done > last {
+            last = done;
+            let round = done as f64;
+            coordinator_held.push((round, Usage::of(coordinator)?.anonymous as f64));
+            agents_held.push((round, mean_held(&agents)?));
         }
         Ok(())
     })?;
     consortium.network.stop()?;
-    let looks = rounds.len();
-    let span = rounds.last().zip(rounds.first()).map_or(0, |(last, first)| last - first);
-    let per_look = span as f64 / (looks.max(2) - 1) as f64;
-    let [coordinator, agent] = held.map(|held| describe(&held, per_look));
+    let ends = coordinator_held.first().zip(coordinator_held.last());
     Ok(json!({
         "institutions": options.institutions,
         "parameters": options.parameters,
-        "rounds": span,
-        "looks": looks,
-        "coordinator": coordinator,
-        "agent": agent,
+        "rounds": ends.map(|(first, last)| last.0 - first.0),
+        "looks": coordinator_held.len(),
+        "coordinator": describe(&coordinator_held),
+        "agent": describe(&agents_held),
     }))
 }
 
-fn describe(held: &[f64], rounds_per_look: f64) -> Value {
-    let line = Line::through(held);
+/// What one of these processes holds on average, in bytes.
+fn mean_held(processes: &[u32]) -> anyhow::Result<f64> {
+    let mut sum = 0.0;
+    for pid in processes {
+        sum += Usage::of(*pid)?.anonymous as f64;
+    }
+    Ok(sum / processes.len() as f64)
+}
+
+fn describe(held: &[Point]) -> Value {
+    let line = Line::through_windows(held);
     json!({
-        "first_bytes": held.first(),
-        "last_bytes": held.last(),
-        "slope_bytes_per_round": line.map(|line| line.slope / rounds_per_look),
-        "slope_error_bytes_per_round": line.map(|line| line.error / rounds_per_look),
+        "first_bytes": held.first().map(|(_, held)| held),
+        "last_bytes": held.last().map(|(_, held)| held),
+        "slope_bytes_per_round": line.map(|line| line.slope),
+        "slope_error_bytes_per_round": line.map(|line| line.error),
+        "zero_within_noise": line.map(|line| line.is_flat()),
     })
 }

@@ -9,6 +9,9 @@ use anyhow::Context;
 pub(super) struct Usage {
     /// In RAM now, in bytes.
     pub(super) resident: u64,
+    /// The part of it that the process made itself: not the pages of programs and other files, which the
+    /// kernel reads when they are used and drops when it likes.
+    pub(super) anonymous: u64,
     /// The most that was in RAM, in bytes, since the start or the last [`forget_peak`].
     pub(super) peak: u64,
     /// Processor time so far, in its own code and in the kernel, in seconds.
@@ -25,7 +28,12 @@ impl Usage {
             let kib = kib.and_then(|kib| kib.trim().parse::<u64>().ok());
             kib.map(|kib| kib * 1024).with_context(|| format!("{path} has no {name}"))
         };
-        Ok(Self { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")?, cpu: cpu(pid)? })
+        Ok(Self {
+            resident: bytes("VmRSS:")?,
+            anonymous: bytes("RssAnon:")?,
+            peak: bytes("VmHWM:")?,
+            cpu: cpu(pid)?,
+        })
     }
 }
 
@@ -59,6 +67,8 @@ mod tests {
         let block = vec![1_u8; 64 << 20];
         let after = Usage::of(own).unwrap();
         assert!(after.peak >= before.resident + (32 << 20), "{before:?} {after:?}");
+        assert!(after.anonymous >= before.anonymous + (32 << 20), "{before:?} {after:?}");
+        assert!(after.anonymous < after.resident, "{after:?}");
         assert!(after.resident > 0 && after.cpu >= before.cpu);
         assert_eq!(block.iter().map(|b| u64::from(*b)).sum::<u64>(), 64 << 20);
     }
