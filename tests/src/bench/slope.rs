@@ -1,12 +1,12 @@
 //! Whether memory grows with the number of rounds: what each process holds at each look, beside the files
-//! that it has mapped, and the slope of a line through that.
+//! that it has mapped, and how that drifts.
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
     consortium::Consortium,
-    statistics::{Line, Point},
+    statistics::{Drift, Point},
     usage::Usage,
 };
 
@@ -62,12 +62,12 @@ fn mean_held(processes: &[u32]) -> anyhow::Result<f64> {
 }
 
 fn describe(held: &[Point]) -> Value {
-    let line = Line::through_windows(held);
+    let drift = Drift::of(held);
     json!({
         "first_bytes": held.first().map(|(_, held)| held),
         "last_bytes": held.last().map(|(_, held)| held),
-        "slope_bytes_per_round": line.map(|line| line.slope),
-        "slope_error_bytes_per_round": line.map(|line| line.error),
-        "zero_within_noise": line.map(|line| line.is_flat()),
+        "slope_bytes_per_round": drift.map(|drift| drift.slope),
+        "slope_error_bytes_per_round": drift.map(|drift| drift.error),
+        "zero_within_noise": drift.map(|drift| drift.is_zero()),
     })
 }

@@ -12,54 +12,47 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
 /// A point: where, and what was measured there.
 pub(super) type Point = (f64, f64);
 
-/// Windows of equal length that [`Line::through_windows`] makes of a series.
+/// Windows of as many looks each that [`Drift::of`] makes of a series.
 const WINDOWS: usize = 10;
-/// Two-sided 95 % of Student's t for that many points less two.
+/// Two-sided 95 % of Student's t for the nine steps between them: eight degrees of freedom.
 const STUDENT: f64 = 2.306;
 
-/// A straight line through points, by least squares.
+/// How what a process holds for good moves, as a random walk with drift. Memory comes and goes in steps, a
+/// heap's or a stack's, and keeps where it went: a line fitted through looks, as if each told something of
+/// its own, makes growth of any one step and an error that is many times too small.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Line {
+pub(super) struct Drift {
+    /// The mean step from one window to the next, for each unit of the place.
     pub(super) slope: f64,
-    /// The standard error of the slope, as if the residuals were independent.
+    /// The standard error of that mean.
     pub(super) error: f64,
 }
 
-impl Line {
-    /// None of fewer than three points, or if all are at one place.
-    fn through(points: &[Point]) -> Option<Self> {
-        let n = points.len() as f64;
-        let sum = |of: &dyn Fn(&Point) -> f64| points.iter().map(of).sum::<f64>();
-        let (mean_x, mean_y) = (sum(&|p| p.0) / n, sum(&|p| p.1) / n);
-        let sxx = sum(&|(x, _)| (x - mean_x).powi(2));
-        if points.len() < 3 || sxx == 0.0 {
-            return None;
-        }
-        let slope = sum(&|(x, y)| (x - mean_x) * (y - mean_y)) / sxx;
-        let squares = sum(&|(x, y)| (y - mean_y - slope * (x - mean_x)).powi(2));
-        Some(Self { slope, error: (squares / (n - 2.0) / sxx).sqrt() })
-    }
-
-    /// Through the means of ten windows. What a process holds now depends on what it held a moment ago:
-    /// through the looks themselves the error would come out several times too small, because they are
-    /// far from independent. None of fewer than two looks in each window.
-    pub(super) fn through_windows(series: &[Point]) -> Option<Self> {
-        let length = series.len() / WINDOWS;
-        if length < 2 {
+impl Drift {
+    /// Of the least that was held in each of ten windows: what is held for a moment is in none of them.
+    /// None of fewer than two looks in a window.
+    pub(super) fn of(series: &[Point]) -> Option<Self> {
+        let looks = series.len() / WINDOWS;
+        if looks < 2 {
             return None;
         }
         // The first looks are left out if they do not fill a window.
-        let windows = series[series.len() % WINDOWS..].chunks_exact(length);
-        let mean = |window: &[Point], of: fn(&Point) -> f64| {
-            window.iter().map(of).sum::<f64>() / window.len() as f64
-        };
-        let means: Vec<Point> = windows.map(|w| (mean(w, |p| p.0), mean(w, |p| p.1))).collect();
-        Self::through(&means)
+        let windows = &series[series.len() % WINDOWS..];
+        let span = windows[windows.len() - looks].0 - windows[0].0;
+        let least = windows
+            .chunks_exact(looks)
+            .map(|window| window.iter().map(|(_, held)| *held).fold(f64::INFINITY, f64::min));
+        let least: Vec<f64> = least.collect();
+        let steps: Vec<f64> = least.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let n = steps.len() as f64;
+        let mean = steps.iter().sum::<f64>() / n;
+        let squares: f64 = steps.iter().map(|step| (step - mean).powi(2)).sum();
+        let window = span / n;
+        Some(Self { slope: mean / window, error: (squares / (n - 1.0) / n).sqrt() / window })
     }
 
-    /// Whether no slope at all would give such a line in one of twenty cases or more often; of a line
-    /// through windows.
-    pub(super) fn is_flat(&self) -> bool {
+    /// Whether a walk without drift would come as far in one of twenty cases or more often.
+    pub(super) fn is_zero(&self) -> bool {
         self.slope.abs() <= STUDENT * self.error
     }
 }
@@ -75,40 +68,32 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
     }
 
-    fn series(values: impl IntoIterator<Item = f64>) -> Vec<Point> {
-        (0_u32..).map(f64::from).zip(values).collect()
+    /// What is held at 1,000 looks, two rounds apart.
+    fn series(held: impl Fn(u32) -> f64) -> Vec<Point> {
+        (0..1_000).map(|look| (f64::from(2 * look), held(look))).collect()
     }
 
     #[test]
-    fn a_line_has_its_slope_and_error() {
-        let exact = Line::through(&[(0.0, 1.0), (1.0, 3.0), (3.0, 7.0)]).unwrap();
-        assert_eq!(exact, Line { slope: 2.0, error: 0.0 });
-        let noisy = Line::through(&series([0.0, 1.0, 0.0, 1.0])).unwrap();
-        // Sxx = 5, Sxy = 1; residuals -0.2, 0.6, -0.6, 0.2: their squares sum to 0.8.
-        assert!((noisy.slope - 0.2).abs() < 1e-12);
-        assert!((noisy.error - (0.8_f64 / 2.0 / 5.0).sqrt()).abs() < 1e-12);
-        assert_eq!(Line::through(&series([1.0, 2.0])), None);
-        assert_eq!(Line::through(&[(1.0, 2.0); 5]), None);
+    fn a_drift_is_the_mean_step_and_its_error() {
+        let exact = Drift::of(&series(f64::from)).unwrap();
+        assert_eq!(exact, Drift { slope: 0.5, error: 0.0 });
+        assert!(!exact.is_zero());
+        assert_eq!(Drift::of(&series(|_| 7.0)).unwrap(), Drift { slope: 0.0, error: 0.0 });
+        assert_eq!(Drift::of(&series(f64::from)[..19]), None);
+        // One step of 9 in nine: a mean of 1, deviations of 8 and eight times -1, over 200 rounds.
+        let step = Drift::of(&series(|look| if look < 450 { 0.0 } else { 9.0 })).unwrap();
+        assert!((step.slope - 1.0 / 200.0).abs() < 1e-12, "{step:?}");
+        assert!((step.error - (72.0_f64 / 8.0 / 9.0).sqrt() / 200.0).abs() < 1e-12, "{step:?}");
     }
 
     #[test]
-    fn memory_that_keeps_what_it_had_is_not_taken_for_many_observations() {
-        // Moves of up to half a page that are half forgotten after ten looks: no slope, long runs.
-        let mut state = 1_u32;
-        let mut held = 0.0;
-        let wandering = series((0..1_000).map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            held = held * 0.93 + f64::from(state >> 16) / 65_536.0 - 0.5;
-            held
-        }));
-        let (looks, windows) =
-            (Line::through(&wandering).unwrap(), Line::through_windows(&wandering).unwrap());
-        assert!(windows.is_flat(), "{windows:?}");
-        assert!(windows.error > 2.5 * looks.error, "{windows:?} {looks:?}");
-        // A leak shows through the same noise.
-        let leaking: Vec<Point> = wandering.iter().map(|(x, y)| (*x, y + 0.005 * x)).collect();
-        let leak = Line::through_windows(&leaking).unwrap();
-        assert!(!leak.is_flat() && (leak.slope - windows.slope - 0.005).abs() < 1e-9, "{leak:?}");
-        assert_eq!(Line::through_windows(&series([0.0; 19])), None);
+    fn one_step_is_no_growth_and_a_staircase_is() {
+        let step = |look| if look < 333 { 0.0 } else { 65_536.0 };
+        assert!(Drift::of(&series(step)).unwrap().is_zero());
+        // 12 KB every sixteen rounds, under buffers of a megabyte that are there at every third look.
+        let stairs = |look| f64::from(look / 8) * 12_288.0;
+        let buffer = |look: u32| if look.is_multiple_of(3) { 0.0 } else { f64::from(1 << 20) };
+        let leak = Drift::of(&series(|look| stairs(look) + buffer(look))).unwrap();
+        assert!(!leak.is_zero() && (leak.slope - 768.0).abs() < 10.0, "{leak:?}");
     }
 }
