@@ -63,8 +63,8 @@ mod restored;
 
 /// Requests that wait for the owner at most; more callers wait in line.
 const QUEUE: usize = 1_024;
-/// Journal entries between two snapshots of the view. A snapshot holds the whole open round, megabytes with
-/// hundreds of institutions, and a start folds what came after it at some ten thousand entries a second.
+/// Journal entries between two snapshots of the view. A snapshot holds the whole open round, a megabyte and
+/// more with hundreds of institutions; a start reads every entry anyway, and folds those that came after.
 const SNAPSHOT_EVERY: u64 = 4_096;
 
 /// Why a request was not carried out.

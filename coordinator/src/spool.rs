@@ -19,6 +19,9 @@ use collegium_shared::{
 };
 use thiserror::Error;
 
+/// What is read of an upload at once, in bytes: whole words.
+const CHUNK: usize = 1 << 20;
+
 /// Why bytes of a round were not taken or not found.
 #[derive(Debug, Error)]
 pub enum SpoolError {
@@ -271,9 +274,14 @@ impl UploadFile {
     }
 }
 
-/// Reads to the end; every chunk but the last has 1 MiB.
+/// Reads to the end; every chunk but the last has [`CHUNK`] bytes.
 fn read_chunks(file: &mut File, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut chunk = vec![0; 1 << 20];
+    // A new upload has nothing yet, and many may begin at once.
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(CHUNK).min(CHUNK);
+    if length == 0 {
+        return Ok(());
+    }
+    let mut chunk = vec![0; length];
     loop {
         let mut filled = 0;
         while filled < chunk.len() {
