@@ -264,7 +264,11 @@ impl UploadFile {
         }
         let digest = hasher.finish();
         if digest == *announced {
-            faults::step("sync upload", || file.sync_data()).map_err(at(&path))?;
+            if let Err(error) = faults::step("sync upload", || file.sync_data()) {
+                // Its pages may be gone, and a second sync a success all the same: it is sent again.
+                let _ = fs::remove_file(&path);
+                return Err(at(&path)(error));
+            }
             let dir = path.parent().unwrap_or(&path);
             durable::sync_dir(dir).map_err(at(dir))?;
         } else {
@@ -299,6 +303,8 @@ fn read_chunks(file: &mut File, mut visit: impl FnMut(&[u8])) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::os::{fd::OwnedFd, unix::net::UnixStream};
+
     use super::*;
 
     fn files(dir: &Path) -> (RoundFiles, InstitutionId) {
@@ -328,6 +334,19 @@ mod tests {
         file.append(4, b"5678").unwrap();
         assert_eq!(file.finish(&digest).unwrap(), digest);
         assert_eq!(files.open_upload(&a, 8).unwrap().finish(&digest).unwrap(), digest);
+    }
+
+    #[test]
+    fn an_upload_that_could_not_be_synced_is_not_trusted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("upload-a");
+        fs::write(&path, b"").unwrap();
+        // A socket cannot be synced.
+        let file = File::from(OwnedFd::from(UnixStream::pair().unwrap().0));
+        let (hasher, received, length) = (Hasher::new(), 0, 0);
+        let upload = UploadFile { path: path.clone(), file, hasher, received, length };
+        assert!(matches!(upload.finish(&Digest::of(b"")), Err(SpoolError::Io { .. })));
+        assert!(!path.exists());
     }
 
     #[test]

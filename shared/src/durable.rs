@@ -122,7 +122,10 @@ impl Drop for Unfinished {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixStream},
+    };
 
     use super::*;
 
@@ -146,6 +149,16 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(Unfinished::create(dir.path()).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_could_not_be_synced_gets_no_name_and_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut unfinished = Unfinished::create(dir.path()).unwrap();
+        // A socket cannot be synced.
+        unfinished.file = File::from(OwnedFd::from(UnixStream::pair().unwrap().0));
+        unfinished.persist(&dir.path().join("f")).unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -24,9 +24,10 @@ where
     W: Future<Output = T>,
 {
     let (stop, asked) = oneshot::channel::<()>();
+    // Before anything is served: whoever sees that it is may ask at once.
+    let (mut terminate, mut interrupt) =
+        (catch(SignalKind::terminate()), catch(SignalKind::interrupt()));
     let signals = async {
-        let (mut terminate, mut interrupt) =
-            (catch(SignalKind::terminate()), catch(SignalKind::interrupt()));
         if terminate.is_some() && interrupt.is_some() {
             next(&mut terminate, &mut interrupt).await;
         }

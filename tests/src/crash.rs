@@ -4,6 +4,7 @@
 //! `storm` does the harm, `checks` reads the logs afterwards.
 
 mod checks;
+mod rare;
 mod stage;
 mod storm;
 
@@ -45,11 +46,22 @@ pub enum Return {
     Late,
 }
 
+/// What is going on when they are harmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum During {
+    Rounds,
+    /// A daemon's first start, each of them in a directory of its own.
+    FirstStarts,
+    /// The replacement of an agent's and of the coordinator's signing key.
+    Rotations,
+}
+
 /// What a run does.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Faults in all.
+    /// Faults in all. Outside of rounds there is one for each edge at most.
     pub faults: usize,
+    pub during: During,
     pub seed: Option<u64>,
     pub side: Side,
     pub harm: Harm,
@@ -59,6 +71,9 @@ pub struct Options {
     pub parameters: u32,
 }
 
+/// Side and edge, and how often rounds ended in which way around it.
+type Strikes = BTreeMap<(&'static str, String), BTreeMap<Outcome, usize>>;
+
 /// What came of a run.
 pub struct Report {
     pub seed: u64,
@@ -66,7 +81,7 @@ pub struct Report {
     pub faults: usize,
     /// Edges that were found, and how many of them were struck.
     pub edges: usize,
-    struck: BTreeMap<(&'static str, String), BTreeMap<Outcome, usize>>,
+    struck: Strikes,
     endings: BTreeMap<Outcome, usize>,
     /// Everything that must not be. Empty if all is well.
     pub violations: Vec<String>,
@@ -80,6 +95,20 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let clock = Clock::system();
     let start = clock.now();
     let dir = tempfile::tempdir()?;
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
+    if options.during != During::Rounds {
+        let found = rare::run(dir.path(), options, &mut rng);
+        let found = found.map_err(|error| error.context(leave(dir)))?;
+        return Ok(Report {
+            seed,
+            seconds: clock.now().since(start).as_secs_f32(),
+            faults: found.struck.values().map(|outcomes| outcomes.values().sum::<usize>()).sum(),
+            edges: found.edges,
+            struck: found.struck,
+            endings: found.endings,
+            violations: found.violations,
+        });
+    }
     let (edges, models) = undisturbed(&dir.path().join("undisturbed"), options)?;
     println!(
         "{} edges at the coordinator, {} at an agent",
@@ -87,7 +116,6 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         edges.agent.len()
     );
     let mut stage = Stage::set_up(&dir.path().join("struck"), options)?;
-    let rng = ChaCha12Rng::seed_from_u64(seed);
     let result = Storm::new(&mut stage, &edges, options, rng).rage();
     let kept = || format!("what is left is in {}", dir.path().display());
     let struck = match result {

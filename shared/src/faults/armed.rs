@@ -6,6 +6,7 @@
 //! COLLEGIUM_FAULT=enospc@N+M    the N-th storing step and the M after it fail: no space left; +M may
 //!                               be left out
 //! COLLEGIUM_FAULT=eio@N+M       the same with an input/output error
+//! COLLEGIUM_FAULT_WHILE=FILE    edges count, and are listed, only while FILE is there
 //! COLLEGIUM_EDGES=FILE          the name of every edge that is passed is appended to FILE as a line;
 //!                               those of storing steps start with "before" and end with " (stores)"
 //! ```
@@ -15,6 +16,7 @@ use std::{
     fmt::Display,
     fs::{File, OpenOptions},
     io::{self, Write},
+    path::PathBuf,
     sync::{Mutex, OnceLock, PoisonError},
 };
 
@@ -65,6 +67,7 @@ struct Passed {
 struct Armed {
     fault: Option<Fault>,
     edges: Option<File>,
+    trigger: Option<PathBuf>,
     passed: Mutex<Passed>,
 }
 
@@ -79,7 +82,8 @@ fn armed() -> &'static Armed {
             let file = OpenOptions::new().append(true).create(true).open(&path);
             file.unwrap_or_else(|error| refuse(&format!("COLLEGIUM_EDGES: {error}")))
         });
-        Armed { fault, edges, passed: Mutex::default() }
+        let trigger = env::var_os("COLLEGIUM_FAULT_WHILE").map(PathBuf::from);
+        Armed { fault, edges, trigger, passed: Mutex::default() }
     })
 }
 
@@ -100,6 +104,9 @@ pub(super) fn store(name: &impl Display) -> io::Result<()> {
 impl Armed {
     fn pass(&self, name: &impl Display, stores: bool) -> io::Result<()> {
         if self.fault.is_none() && self.edges.is_none() {
+            return Ok(());
+        }
+        if self.trigger.as_ref().is_some_and(|trigger| !trigger.exists()) {
             return Ok(());
         }
         let name = name.to_string();
@@ -144,7 +151,8 @@ mod tests {
     use super::*;
 
     fn armed(fault: &str) -> Armed {
-        Armed { fault: Fault::parse(fault), edges: None, passed: Mutex::default() }
+        let (edges, trigger, passed) = Default::default();
+        Armed { fault: Fault::parse(fault), edges, trigger, passed }
     }
 
     #[test]
@@ -173,6 +181,8 @@ mod tests {
             .collect();
         let full = Some(io::ErrorKind::StorageFull);
         assert_eq!(kinds, [None, full, full, None]);
+        let late = Armed { trigger: Some("/nowhere".into()), ..self::armed("eio@1") };
+        assert!(late.pass(&"x", true).is_ok());
         assert_eq!(self::armed("eio@1").pass(&"x", true).unwrap_err().raw_os_error(), Some(5));
     }
 }

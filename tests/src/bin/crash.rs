@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use collegium_tests::crash::{self, Harm, Options, Return, Side};
+use collegium_tests::crash::{self, During, Harm, Options, Return, Side};
 
 /// Runs a load test on a coordinator and its agents, harms them at every edge that they pass, and checks
 /// the logs of everybody afterwards. Fails if anything that was promised did not hold.
@@ -13,6 +13,9 @@ struct Cli {
     /// How many faults.
     #[arg(long, default_value_t = 500, alias = "kills")]
     faults: usize,
+    /// What is going on meanwhile; outside of rounds every edge is struck once, by a kill.
+    #[arg(long, value_enum, default_value = "rounds")]
+    during: During,
     /// Repeats a run, as far as processes can be made to repeat one.
     #[arg(long)]
     seed: Option<u64>,
@@ -31,8 +34,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let Cli { faults, seed, side, fault: harm, back, institutions, parameters } = Cli::parse();
-    let options = Options { faults, seed, side, harm, back, institutions, parameters };
+    let Cli { faults, during, seed, side, fault: harm, back, institutions, parameters } =
+        Cli::parse();
+    let options = Options { faults, during, seed, side, harm, back, institutions, parameters };
     match crash::run(&options) {
         Ok(report) => {
             print!("{report}");

@@ -40,7 +40,7 @@ impl Daemon {
         }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Coordinator => "coordinator",
             Self::Agent(name) => name.as_str(),
@@ -175,7 +175,7 @@ impl Stage {
     }
 }
 
-fn read_edges(path: &Path) -> anyhow::Result<BTreeMap<String, Edge>> {
+pub(super) fn read_edges(path: &Path) -> anyhow::Result<BTreeMap<String, Edge>> {
     let mut edges: BTreeMap<String, Edge> = BTreeMap::new();
     for line in fs::read_to_string(path)?.lines() {
         let (name, stores) = match line.strip_suffix(" (stores)") {

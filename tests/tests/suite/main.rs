@@ -22,6 +22,7 @@ mod diagnose;
 mod doctor;
 mod enrolment;
 mod fixtures;
+mod full_device;
 mod full_disk;
 mod identity_rotation;
 mod key_rotation;
