@@ -72,26 +72,25 @@ pub(super) fn run(dir: &Path, options: &Options, rng: &mut ChaCha12Rng) -> anyho
     let names: BTreeSet<_> = plan.iter().map(|s| (s.target.side(), s.edge.clone())).collect();
     let edges = names.len();
     println!("{} places to strike, at {edges} edges", plan.len());
-    while plan.len() > options.faults {
+    let (mut struck, mut faults) = (Strikes::new(), 0);
+    while faults < options.faults && !plan.is_empty() {
         let place = rng.next_u64() % plan.len() as u64;
-        plan.swap_remove(usize::try_from(place)?);
-    }
-    let mut struck = Strikes::new();
-    for (count, strike) in plan.into_iter().enumerate() {
+        let strike = plan.swap_remove(usize::try_from(place)?);
         let met = match options.during {
             During::Rotations => Rotation::new(&mut stage, &strike.subject).strike(&strike),
             _ => FirstStart::new(&stage, &strike.subject)?.strike(&strike),
         };
         let met = met.with_context(|| format!("after {strike:?}"))?;
         let side = strike.target.side();
-        if met {
-            let outcomes = struck.entry((side, strike.edge)).or_default();
-            *outcomes.entry(Outcome::Between).or_default() += 1;
-        } else {
+        if !met {
             println!("not passed this time: {} at the {side}", strike.edge);
+            continue;
         }
-        if (count + 1).is_multiple_of(25) {
-            println!("{} places tried", count + 1);
+        let outcomes = struck.entry((side, strike.edge)).or_default();
+        *outcomes.entry(Outcome::Between).or_default() += 1;
+        faults += 1;
+        if faults.is_multiple_of(25) {
+            println!("{faults} faults, {} places left", plan.len());
         }
     }
     start_agents(&mut stage)?;
