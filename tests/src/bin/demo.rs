@@ -1,6 +1,10 @@
 //! `cargo demo`: parses what was typed; everything else is `collegium_tests::demo`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use collegium_tests::demo::{self, Options, hosts};
@@ -24,7 +28,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(without_separator(std::env::args_os()));
     match cli.part {
         None => demo::run(&cli.options),
         Some(Part::Host { dirs }) => match hosts::run(dirs) {
@@ -34,5 +38,27 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// The alias ends in `--` already; whoever is used to `cargo run -- ARGUMENTS` types another one.
+fn without_separator(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let typed = |(place, argument): &(usize, OsString)| *place != 1 || argument != OsStr::new("--");
+    arguments.enumerate().filter(typed).map(|(_, argument)| argument)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_taken_with_and_without_a_separator() {
+        for line in ["demo --json", "demo -- --json"] {
+            let line = line.split(' ').map(OsString::from);
+            let cli = Cli::try_parse_from(without_separator(line)).unwrap();
+            assert!(cli.part.is_none());
+        }
+        let host = ["demo", "host", "a"].map(OsString::from).into_iter();
+        assert!(Cli::try_parse_from(without_separator(host)).unwrap().part.is_some());
     }
 }
