@@ -94,13 +94,25 @@ impl Health {
     /// Everything is open and served.
     pub fn serving(&self, daemon: Arc<dyn Daemon>) {
         let status = daemon.summary();
-        self.state.send_replace(State::Serving(daemon));
-        notify::ready(&status);
+        self.go_on(State::Serving(daemon), || notify::ready(&status));
     }
 
     /// The data are opened, at the start or after trouble with the storage.
     pub fn opening(&self) {
-        self.state.send_replace(State::Opening);
+        self.go_on(State::Opening, || {});
+    }
+
+    /// Changes the state and tells of it, unless the daemon stops. Told while the state is held: nobody
+    /// hears that the daemon is ready after hearing that it stops.
+    fn go_on(&self, next: State, tell: impl FnOnce()) {
+        self.state.send_if_modified(|state| {
+            let goes_on = !matches!(state, State::Stopping);
+            if goes_on {
+                *state = next;
+                tell();
+            }
+            goes_on
+        });
     }
 
     /// The daemon was asked to stop, and drains.
@@ -113,7 +125,13 @@ impl Health {
     pub async fn reloading<T>(&self, work: impl Future<Output = T>) -> T {
         notify::reloading();
         let done = work.await;
-        notify::ready(&self.summary());
+        let summary = self.summary();
+        // Held while it is told, as in `go_on`.
+        let state = self.state.borrow();
+        if !matches!(*state, State::Stopping) {
+            notify::ready(&summary);
+        }
+        drop(state);
         done
     }
 

@@ -182,3 +182,12 @@ async fn the_endpoint_moves_and_stays_where_the_new_address_is_taken() {
     endpoint.move_to(None).await.unwrap();
     assert_eq!(endpoint.address(), None);
 }
+
+#[tokio::test]
+async fn a_daemon_that_stops_is_not_ready_again() {
+    let health = health();
+    health.stopping();
+    health.reloading(async { health.serving(Arc::new(Scripted::default())) }).await;
+    health.opening();
+    assert_eq!(health.summary(), "stopping");
+}
