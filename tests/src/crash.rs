@@ -59,7 +59,7 @@ pub enum During {
 /// What a run does.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Faults in all. Outside of rounds there is one for each edge at most.
+    /// Faults in all. Outside of rounds there are two for each edge and kind of work at most.
     pub faults: usize,
     pub during: During,
     pub seed: Option<u64>,

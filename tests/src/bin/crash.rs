@@ -13,7 +13,8 @@ struct Cli {
     /// How many faults.
     #[arg(long, default_value_t = 500, alias = "kills")]
     faults: usize,
-    /// What is going on meanwhile; outside of rounds every edge is struck once, by a kill.
+    /// What is going on meanwhile; outside of rounds every edge is struck by a kill, at the first and at
+    /// the second time of passing it, and neither --side nor --fault nor --back counts.
     #[arg(long, value_enum, default_value = "rounds")]
     during: During,
     /// Repeats a run, as far as processes can be made to repeat one.

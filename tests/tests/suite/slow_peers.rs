@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use collegium_proto::{convert::PollQuery, v1};
-use collegium_shared::protocol::{Cohort, Deadlines, Phase};
+use collegium_shared::protocol::Cohort;
 use collegium_tests::{
     participant::Participant,
     raw_peer::{
@@ -14,14 +14,11 @@ use collegium_tests::{
     testbed::{LIMIT, Testbed},
 };
 use prost::Message;
-use tokio::task::JoinSet;
 
-use crate::{
-    random::{anything, seed},
-    sum::check,
-};
+use crate::{random::seed, sum::a_round_completes};
 
 const MEMBERS: usize = 3;
+const COHORT: Cohort = Cohort { c_max: 0, min_honest: 2 };
 /// Between the bytes of those that drip.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What a member that holds as much as it can may make the coordinator's memory grow by.
@@ -50,24 +47,6 @@ fn path(call: &str) -> String {
     format!("/collegium.v1.Federation/{call}")
 }
 
-/// All members play a round, and the sum is exact.
-async fn a_round_completes(bed: &Testbed) {
-    let limits = Deadlines { ready: 60, share: 60, upload: 60, vote: 60, reveal: 60 };
-    bed.start_task(1, Some(Cohort { c_max: 0, min_honest: 2 }), limits).await.unwrap();
-    let seed = seed();
-    let mut playing = JoinSet::new();
-    for mut seat in bed.seats(|place| anything(seed, place)) {
-        playing.spawn(async move {
-            seat.play(Phase::Ended).await.unwrap();
-            seat
-        });
-    }
-    let seats = playing.join_all().await;
-    let opened = bed.sum(0).await.unwrap();
-    assert_eq!(opened.survivors.len(), MEMBERS);
-    check(&opened, &seats);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_takes_no_answers_is_cut() {
     let bed = bed(1_000, 3).await;
@@ -88,7 +67,7 @@ async fn a_member_that_takes_no_answers_is_cut() {
         let taken: usize = of(DATA).map(|frame| frame.length).sum();
         assert_eq!(taken, 3 * usize::try_from(window).unwrap(), "and are not taken");
     }
-    a_round_completes(&bed).await;
+    a_round_completes(&bed, COHORT, seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +79,7 @@ async fn a_member_that_reads_nothing_is_cut() {
     // Each is answered, until there is no room for another answer, and then no ping is read either.
     let pinging = async { while peer.send(&pings).await.is_ok() {} };
     tokio::time::timeout(LIMIT, pinging).await.expect("the connection is cut");
-    a_round_completes(&bed).await;
+    a_round_completes(&bed, COHORT, seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,7 +123,7 @@ async fn a_member_that_drips_its_bytes_or_says_nothing_is_cut() {
     };
     let all = async { tokio::join!(silent, hello, between, message) };
     tokio::time::timeout(LIMIT * 2, all).await.expect("all are cut");
-    a_round_completes(&bed).await;
+    a_round_completes(&bed, COHORT, seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

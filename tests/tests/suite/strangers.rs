@@ -15,10 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use collegium_shared::{
-    protocol::{Cohort, Deadlines, Phase},
-    token::TokenFile,
-};
+use collegium_shared::{protocol::Cohort, token::TokenFile};
 use collegium_tests::{
     participant::channel,
     testbed::{LIMIT, Testbed},
@@ -36,15 +33,13 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::{
-    random::{anything, seed},
-    sum::check,
-};
+use crate::{random::seed, sum::a_round_completes};
 
 const GIB: u64 = 1 << 30;
 /// What strangers together may make the coordinator's memory grow by.
 const MOST_GROWTH: u64 = 64 << 20;
 const MEMBERS: usize = 4;
+const COHORT: Cohort = Cohort { c_max: 1, min_honest: 2 };
 const DIMENSION: usize = 10_000;
 
 /// One gRPC message of a gigabyte of zeros, made while it is sent.
@@ -111,23 +106,6 @@ async fn bed_apart() -> (Testbed, TokenFile) {
     (bed, invitation)
 }
 
-/// All members play a round, over connections that they make now, and the sum is exact.
-async fn a_round_completes(bed: &Testbed, seed: u64) {
-    let limits = Deadlines { ready: 60, share: 60, upload: 60, vote: 60, reveal: 60 };
-    bed.start_task(1, Some(Cohort { c_max: 1, min_honest: 2 }), limits).await.unwrap();
-    let mut playing = JoinSet::new();
-    for mut seat in bed.seats(|place| anything(seed, place)) {
-        playing.spawn(async move {
-            seat.play(Phase::Ended).await.unwrap();
-            seat
-        });
-    }
-    let seats = playing.join_all().await;
-    let opened = bed.sum(0).await.unwrap();
-    assert_eq!(opened.survivors.len(), MEMBERS);
-    check(&opened, &seats);
-}
-
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
@@ -150,7 +128,7 @@ async fn a_gigabyte_from_a_stranger_is_refused_early() {
     let growth = bed.peak_rss().unwrap() - before;
     println!("the coordinator's memory grew by {:.1} MiB", mib(growth));
     assert!(growth <= MOST_GROWTH, "{growth} bytes");
-    a_round_completes(&bed, seed()).await;
+    a_round_completes(&bed, COHORT, seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +146,9 @@ async fn a_thousand_strangers_do_not_disturb_a_round() {
         strangers.spawn(send_empty(channel));
     }
     let seed = seed();
-    tokio::time::timeout(LIMIT, a_round_completes(&bed, seed)).await.expect("a round in time");
+    tokio::time::timeout(LIMIT, a_round_completes(&bed, COHORT, seed))
+        .await
+        .expect("a round in time");
     let open = stalled.iter().flatten().count();
     let served = strangers.join_all().await.into_iter().filter(Option::is_some).count();
     let growth = bed.peak_rss().unwrap() - before;

@@ -58,6 +58,23 @@ impl Dropouts {
     }
 }
 
+/// All members play a round, and the sum is exact. Every phase has time enough for anybody.
+pub(crate) async fn a_round_completes(bed: &Testbed, cohort: Cohort, seed: u64) {
+    let deadlines = Dropouts::default().deadlines();
+    bed.start_task(1, Some(cohort), deadlines).await.unwrap();
+    let mut playing = JoinSet::new();
+    for mut seat in bed.seats(|place| anything(seed, place)) {
+        playing.spawn(async move {
+            seat.play(Phase::Ended).await.unwrap();
+            seat
+        });
+    }
+    let seats = playing.join_all().await;
+    let opened = bed.sum(0).await.unwrap();
+    assert_eq!(opened.survivors.len(), bed.members.len());
+    check(&opened, &seats);
+}
+
 /// Plays every seat as far as its phase and gives the seats back in order.
 async fn play_all(seats: Vec<Seat>, last: &[Phase]) -> Vec<Seat> {
     let mut playing = JoinSet::new();
