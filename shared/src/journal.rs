@@ -10,9 +10,10 @@
 //! Why a crash cannot hurt: entries and their seal go to disk in one write and one fsync, and
 //! the next batch is written only after that. So what follows the last seal was never
 //! acknowledged and is cut off at the next start, while anything broken before it is damage, and
-//! refused. The `checkpoint` file is renamed into place after the fsync and is not itself synced:
+//! refused. The `checkpoint` file is written over after the fsync and is not itself synced:
 //! it may be older than the log after a power cut, or empty on some file systems, but never
-//! claims more than is durable. Against someone who can write here it protects only as far as
+//! claims more than is durable. It is written over in its place, because a new file at each commit would
+//! be metadata that the next fsync of every program on this disk waits for. Against someone who can write here it protects only as far as
 //! they cannot sign: an older copy of the whole directory is caught by the checkpoints that
 //! others have countersigned, not by this file.
 //!
@@ -34,7 +35,7 @@ mod tree;
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io, mem,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -58,6 +59,8 @@ use frames::Kind;
 
 /// The most that one batch may hold, in bytes, so that appending without committing is noticed.
 pub const MAX_BATCH: usize = 64 << 20;
+/// What disks write as a whole, in bytes.
+const SECTOR: usize = 512;
 
 /// Why the journal could not be opened, written or read.
 #[derive(Debug, Error)]
@@ -342,13 +345,26 @@ impl Journal {
 
     /// Shows the newest seal to others. The seal in the log is what counts, so a failure here
     /// (a full disk) fails nothing: the next commit or start renews the copy.
+    ///
+    /// One write over the note before, if both fit a sector, which disks write as a whole; else a new
+    /// file in its place. A note is never shorter than the one before: the size only grows, and the rest
+    /// keeps its length.
     fn copy_checkpoint(&self) {
-        let copy = || -> io::Result<()> {
-            let mut file = Unfinished::create(&self.dir)?;
-            file.write_all(self.history.checkpoint().as_bytes())?;
-            file.rename(&self.dir.join(CHECKPOINT))
+        let (path, note) = (self.dir.join(CHECKPOINT), self.history.checkpoint().as_bytes());
+        let over = || {
+            let file = OpenOptions::new().write(true).open(&path)?;
+            faults::step("write checkpoint", || file.write_all_at(note, 0))
         };
-        if let Err(error) = copy() {
+        let anew = || {
+            let mut file = Unfinished::create(&self.dir)?;
+            file.write_all(note)?;
+            file.rename(&path)
+        };
+        let copied = match note.len() {
+            0..=SECTOR if path.exists() => over(),
+            _ => anew(),
+        };
+        if let Err(error) = copied {
             tracing::warn!(%error, "the copy of the newest checkpoint could not be written");
         }
     }

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    mem,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,8 @@ use crate::{
 pub const LOG: &str = "journal.log";
 /// A copy of the newest seal: the checkpoint that others see.
 pub const CHECKPOINT: &str = "checkpoint";
+/// How often a checkpoint that changes is read again.
+const READINGS: usize = 8;
 
 const RESTORE: &str =
     "keep this directory as evidence, restore it from a backup, then run: audit verify";
@@ -496,17 +499,31 @@ fn check_anchor(sealed: &Checkpoint, anchor: Option<&Checkpoint>) -> Result<(), 
 
 /// The text of a note file; empty if there is none.
 pub(super) fn read_note(path: &Path) -> Result<String, Finding> {
-    let mut bytes = Vec::new();
-    match fs::File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        file => file
-            .and_then(|file| file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes))
-            .map_err(at(path))?,
-    };
+    let mut bytes = read_start(path)?;
+    // The daemon may be writing over it.
+    for _ in 0..READINGS {
+        let before = mem::replace(&mut bytes, read_start(path)?);
+        if before == bytes {
+            break;
+        }
+    }
     // After a power cut some file systems show a renamed file as empty or as zeros.
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(String::new());
     }
     // Bytes that are no text make no valid note either.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// As much of a file as a note may be long and a byte more; nothing of one that is not there.
+fn read_start(path: &Path) -> Result<Vec<u8>, Finding> {
+    let mut bytes = Vec::new();
+    match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        file => {
+            let read = |file: File| file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes);
+            file.and_then(read).map_err(at(path))?;
+        }
+    }
+    Ok(bytes)
 }
