@@ -3,6 +3,7 @@
 //! builds every gRPC status in one place.
 
 mod download;
+mod places;
 mod upload;
 
 use std::{
@@ -33,7 +34,7 @@ use collegium_shared::{
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::upload::Uploads;
+use self::{places::Places, upload::Uploads};
 use crate::{
     admin::MAX_DOCUMENT,
     credentials::{RenewalError, RenewalRequest, Standing},
@@ -61,14 +62,15 @@ pub struct Rpc {
     /// Of the newest round. Locked while they are read, because all members ask at the same moment.
     dealings: Arc<AsyncMutex<Option<(Digest, Dealings)>>>,
     uploads: Uploads,
+    downloads: Places,
     /// Held while documents are read: a registry takes many times its length for a moment.
     reading: Arc<AsyncMutex<()>>,
 }
 
 impl Rpc {
     pub fn new(handle: Handle, patience: watch::Receiver<Duration>) -> Self {
-        let (dealings, uploads, reading) = Default::default();
-        Self { handle, patience, dealings, uploads, reading }
+        let (dealings, uploads, downloads, reading) = Default::default();
+        Self { handle, patience, dealings, uploads, downloads, reading }
     }
 
     /// The services, bounded in message size.
@@ -472,7 +474,7 @@ impl Federation for Rpc {
             DownloadFrom::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
         let blobs = &self.handle.workshop.blobs;
         let (file, total) = blobs.open_blob(&from.digest).map_err(|error| blob_status(&error))?;
-        Ok(Response::new(download::stream(file, from.offset, total)))
+        Ok(Response::new(download::stream(file, from.offset, total, self.downloads.clone())))
     }
 }
 

@@ -10,7 +10,10 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::blocking;
+use super::{
+    blocking,
+    places::{Place, Places},
+};
 
 /// What is read at once, for some messages, in bytes.
 const READ: usize = 4 * PORTION;
@@ -20,14 +23,23 @@ type Chunk = Result<v1::DownloadChunk, Status>;
 /// What a call answers with.
 pub(super) type Chunks = ReceiverStream<Chunk>;
 
-/// Sends `file` of `total` bytes from `offset` on.
-pub(super) fn stream(file: File, offset: u64, total: u64) -> Chunks {
+/// Sends `file` of `total` bytes from `offset` on, once there is a place for it.
+pub(super) fn stream(file: File, offset: u64, total: u64, places: Places) -> Chunks {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(send(Arc::new(file), offset, total, sender));
+    tokio::spawn(async move {
+        let place = places.take(total.saturating_sub(offset)).await;
+        send(Arc::new(file), offset, total, sender, place).await;
+    });
     ReceiverStream::new(receiver)
 }
 
-async fn send(file: Arc<File>, mut offset: u64, total: u64, sender: mpsc::Sender<Chunk>) {
+async fn send(
+    file: Arc<File>,
+    mut offset: u64,
+    total: u64,
+    sender: mpsc::Sender<Chunk>,
+    moving: Place,
+) {
     loop {
         let Some(mut place) = room(&sender).await else { return };
         let file = Arc::clone(&file);
@@ -47,6 +59,7 @@ async fn send(file: Arc<File>, mut offset: u64, total: u64, sender: mpsc::Sender
             }
         };
         offset = offset.saturating_add(data.len() as u64);
+        moving.moved(data.len());
         let mut data = Bytes::from(data);
         loop {
             let portion = data.split_to(PORTION.min(data.len()));
@@ -105,11 +118,11 @@ mod tests {
         let total = bytes.len();
         for (offset, chunks) in [(0, 6), (1, 6), (PORTION, 5), (READ + PORTION + 4, 1), (total, 1)]
         {
-            let sent = stream(file(&bytes), offset as u64, total as u64);
+            let sent = stream(file(&bytes), offset as u64, total as u64, Places::default());
             let (count, sent) = whole(sent).await;
             assert!(count == chunks && sent == bytes[offset..], "from {offset}");
         }
-        let (count, sent) = whole(stream(file(b""), 0, 0)).await;
+        let (count, sent) = whole(stream(file(b""), 0, 0, Places::default())).await;
         assert!(count == 1 && sent.is_empty(), "an empty blob is one empty chunk");
     }
 
@@ -118,7 +131,7 @@ mod tests {
         let bytes = vec![1; 5 * READ];
         let file = file(&bytes);
         let shared = file.try_clone().unwrap();
-        let mut chunks = stream(file, 0, bytes.len() as u64);
+        let mut chunks = stream(file, 0, bytes.len() as u64, Places::default());
         assert!(chunks.next().await.unwrap().is_ok());
         // All but the first piece and the next, which may have been read already, is changed.
         shared.write_all_at(&vec![2; 3 * READ], 2 * READ as u64).unwrap();

@@ -23,7 +23,11 @@ use tokio::{
 use tokio_stream::StreamExt;
 use tonic::{Response, Status, Streaming};
 
-use super::{Rpc, blocking, driver_status, malformed_status, spool_status};
+use super::{
+    Rpc, blocking, driver_status, malformed_status,
+    places::{Place, Places},
+    spool_status,
+};
 use crate::{
     driver::DriverError,
     round::{Message, Refusal},
@@ -40,7 +44,10 @@ const LEAST: u64 = 30 << 10;
 
 /// Whose turn it is to write, by institution.
 #[derive(Clone, Default)]
-pub(super) struct Uploads(Arc<Mutex<BTreeMap<InstitutionId, Line>>>);
+pub(super) struct Uploads {
+    lines: Arc<Mutex<BTreeMap<InstitutionId, Line>>>,
+    places: Places,
+}
 
 /// The streams of one institution.
 #[derive(Clone)]
@@ -48,6 +55,8 @@ struct Line {
     /// Counts them; only the newest goes on.
     newest: Arc<watch::Sender<u64>>,
     turn: Arc<AsyncMutex<()>>,
+    /// Waits for the stream that was announced.
+    place: Arc<Mutex<Option<Place>>>,
 }
 
 /// The right to write the institution's upload. Goes wherever its file goes, so that nobody writes
@@ -59,13 +68,31 @@ struct Turn {
 }
 
 impl Uploads {
+    fn line(&self, of: &InstitutionId) -> Line {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Line {
+            newest: Arc::new(watch::Sender::new(0)),
+            turn: Arc::default(),
+            place: Arc::default(),
+        };
+        lines.entry(of.clone()).or_insert_with(new).clone()
+    }
+
+    /// Waits for a place for an upload of which so many bytes are still to come.
+    async fn announce(&self, from: &InstitutionId, bytes: u64) {
+        let place = self.places.take(bytes).await;
+        let line = self.line(from);
+        *line.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
+    /// The place of a stream, if it was announced.
+    fn announced(&self, from: &InstitutionId) -> Option<Place> {
+        self.line(from).place.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Cuts the institution's older streams and waits until none of them writes any more.
     async fn take_over(&self, from: &InstitutionId) -> Result<Turn, Status> {
-        let line = {
-            let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Line { newest: Arc::new(watch::Sender::new(0)), turn: Arc::default() };
-            lines.entry(from.clone()).or_insert_with(new).clone()
-        };
+        let line = self.line(from);
         let mut own = 0;
         line.newest.send_modify(|count| {
             *count += 1;
@@ -136,7 +163,7 @@ struct Receiving {
 
 impl Rpc {
     /// How many bytes of an institution's upload are here. Whoever asks is about to send the rest, so
-    /// an older stream ends first: the answer stays true.
+    /// an older stream ends first: the answer stays true. It comes when there is a place for the rest.
     pub(super) async fn received(&self, from: &InstitutionId, id: RoundId) -> Result<u64, Status> {
         self.target(from, &id)?;
         let turn = self.uploads.take_over(from).await?;
@@ -146,12 +173,15 @@ impl Rpc {
             return Ok(target.bytes);
         }
         let (spool, from) = (self.handle.workshop.spool.clone(), from.clone());
-        blocking(move || {
+        let who = from.clone();
+        let received = blocking(move || {
             let _turn = turn;
-            spool.round(&id)?.received(&from)
+            spool.round(&id)?.received(&who)
         })
         .await?
-        .map_err(|error| spool_status(&error))
+        .map_err(|error| spool_status(&error))?;
+        self.uploads.announce(&from, target.bytes.saturating_sub(received)).await;
+        Ok(received)
     }
 
     pub(super) async fn take_upload(
@@ -159,6 +189,7 @@ impl Rpc {
         from: InstitutionId,
         mut pieces: Streaming<v1::UploadChunk>,
     ) -> Result<Response<v1::Ack>, Status> {
+        let place = self.uploads.announced(&from);
         let turn = self.uploads.take_over(&from).await?;
         let mut receiving = Receiving { file: None, turn };
         let mut target: Option<Target> = None;
@@ -173,6 +204,7 @@ impl Rpc {
             // A round that ended takes its files with it.
             self.open_round(Some(&target.id))?;
             if !arrived.data.is_empty() {
+                place.iter().for_each(|place| place.moved(arrived.bytes));
                 receiving = self.append(&from, target, receiving, arrived.data).await?;
             }
             match (arrived.header, arrived.end) {
