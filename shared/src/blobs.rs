@@ -2,22 +2,29 @@
 //! of files that never change; knows nothing of what they hold or who may read them. One process
 //! writes (the owner of the journal beside it); any number may read.
 
+mod hashing;
 mod partial;
 
 use std::{
-    fs::{self, File},
+    collections::VecDeque,
+    fs::{self, File, Metadata},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use thiserror::Error;
 
+use self::hashing::Hashing;
 use crate::{
     crypto::{Digest, Hasher},
     durable::{self, Unfinished},
     faults,
 };
 
+/// Of how many blobs that this process wrote it is remembered.
+const REMEMBERED: usize = 4;
 /// Bytes that are read at once of a blob that is only checked.
 const PIECE: usize = 1 << 18;
 
@@ -50,6 +57,25 @@ fn at(path: &Path) -> impl Fn(io::Error) -> BlobError {
 #[derive(Clone)]
 pub struct Blobs {
     dir: PathBuf,
+    /// The newest that this process wrote, and hashed while it wrote them.
+    written: Arc<Mutex<VecDeque<(Digest, Version)>>>,
+}
+
+/// What changes when a file is replaced or written to: inode, length, and the times of the last change
+/// of content and of anything, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version([i128; 4]);
+
+impl Version {
+    fn of(file: &Metadata) -> Self {
+        let nanos = |seconds, nanos| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        Self([
+            file.ino().into(),
+            file.len().into(),
+            nanos(file.mtime(), file.mtime_nsec()),
+            nanos(file.ctime(), file.ctime_nsec()),
+        ])
+    }
 }
 
 impl Blobs {
@@ -57,12 +83,12 @@ impl Blobs {
     pub fn open(dir: &Path) -> Result<Self, BlobError> {
         durable::create_dir(dir).map_err(at(dir))?;
         durable::remove_unfinished(dir).map_err(at(dir))?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self::existing(dir))
     }
 
     /// The store in `dir` as it is, for reading beside the process that owns it.
     pub fn existing(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), written: Arc::default() }
     }
 
     /// Stores `bytes`; durable when this returns. Storing the same bytes again does no work.
@@ -80,7 +106,7 @@ impl Blobs {
     /// Starts a blob of at most `limit` bytes that arrives in pieces.
     pub fn writer(&self, limit: u64) -> Result<Writer, BlobError> {
         let file = Unfinished::create(&self.dir).map_err(at(&self.dir))?;
-        Ok(Writer { blobs: self.clone(), file, hasher: Hasher::new(), length: 0, limit })
+        Ok(Writer { blobs: self.clone(), file, hashing: Hashing::new(limit), length: 0, limit })
     }
 
     /// The blob's file, at its start, and its length in bytes. The content is not checked here:
@@ -133,14 +159,22 @@ impl Blobs {
     }
 
     /// The blob's file, at its start, and its length, if it has at most `limit` bytes: one pass over
-    /// it checked its hash. Takes little memory, however long the blob.
+    /// it checked its hash, or this process wrote it just now and nobody touched it since. Takes
+    /// little memory, however long the blob.
     pub fn open_checked(&self, digest: &Digest, limit: u64) -> Result<(File, u64), BlobError> {
         let (file, length) = self.open_blob(digest)?;
         if length > limit {
             return Err(BlobError::TooLarge { limit });
         }
-        self.verify(digest)?;
+        let version = Version::of(&file.metadata().map_err(at(&self.path(digest)))?);
+        if !self.written().contains(&(*digest, version)) {
+            self.verify(digest)?;
+        }
         Ok((file, length))
+    }
+
+    fn written(&self) -> MutexGuard<'_, VecDeque<(Digest, Version)>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a blob of this name is here (its content is not checked).
@@ -178,7 +212,7 @@ impl Blobs {
 pub struct Writer {
     blobs: Blobs,
     file: Unfinished,
-    hasher: Hasher,
+    hashing: Hashing,
     length: u64,
     limit: u64,
 }
@@ -190,8 +224,8 @@ impl Writer {
         if length > self.limit {
             return Err(BlobError::TooLarge { limit: self.limit });
         }
+        self.hashing.update(piece).map_err(at(&self.blobs.dir))?;
         self.file.write_all(piece).map_err(at(&self.blobs.dir))?;
-        self.hasher.update(piece);
         self.length = length;
         Ok(())
     }
@@ -203,12 +237,16 @@ impl Writer {
 
     /// Stores the blob under its digest, durably; refused if the sender announced another.
     pub fn finish(self, expected: Option<Digest>) -> Result<Digest, BlobError> {
-        let found = self.hasher.finish();
+        let found = self.hashing.finish().map_err(at(&self.blobs.dir))?;
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Err(BlobError::Unexpected { expected, found });
         }
         let path = self.blobs.path(&found);
         self.file.persist(&path).map_err(at(&path))?;
+        let version = Version::of(&fs::metadata(&path).map_err(at(&path))?);
+        let mut written = self.blobs.written();
+        written.push_front((found, version));
+        written.truncate(REMEMBERED);
         Ok(found)
     }
 }
@@ -293,6 +331,35 @@ mod tests {
         let digest = blobs.put(b"model").unwrap();
         let refused = blobs.open_checked(&digest, 4);
         assert!(matches!(refused, Err(BlobError::TooLarge { limit: 4 })));
+    }
+
+    #[test]
+    fn what_this_process_wrote_is_believed_until_somebody_touches_it() {
+        let (_dir, blobs) = store();
+        let mut writer = blobs.writer(5).unwrap();
+        writer.append(b"model").unwrap();
+        let digest = writer.finish(None).unwrap();
+        let version = blobs.written()[0].1;
+        blobs.open_checked(&digest, 5).unwrap();
+        fs::write(blobs.path(&digest), b"mo_el").unwrap();
+        let damaged = |blobs: &Blobs| {
+            matches!(blobs.open_checked(&digest, 5), Err(BlobError::Damaged { .. }))
+        };
+        assert!(damaged(&blobs), "written over");
+        // Only what is remembered is believed.
+        let touched = Version::of(&fs::metadata(blobs.path(&digest)).unwrap());
+        assert!(touched != version);
+        blobs.written()[0].1 = touched;
+        assert!(!damaged(&blobs) && damaged(&Blobs::existing(&blobs.dir)));
+        fs::remove_file(blobs.path(&digest)).unwrap();
+        fs::write(blobs.path(&digest), b"mo_el").unwrap();
+        assert!(damaged(&blobs), "replaced");
+        for number in 0..9 {
+            let mut writer = blobs.writer(1).unwrap();
+            writer.append(&[number]).unwrap();
+            writer.finish(None).unwrap();
+        }
+        assert_eq!(blobs.written().len(), REMEMBERED);
     }
 
     #[test]

@@ -208,7 +208,11 @@ impl Rpc {
                 receiving = self.append(&from, target, receiving, arrived.data).await?;
             }
             match (arrived.header, arrived.end) {
-                (Some(header), _) => return self.finish(from, target, receiving, header).await,
+                (Some(header), _) => {
+                    // Another may come while this one is made durable.
+                    drop(place);
+                    return self.finish(from, target, receiving, header).await;
+                }
                 (None, Some(end)) => return Err(end),
                 (None, None) => {}
             }
