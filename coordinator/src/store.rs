@@ -112,10 +112,13 @@ impl Store {
 
     /// sled shows some damaged files as an empty database: one that is empty has at least this.
     fn mark(&self) -> Result<(), StoreError> {
-        if guarded(|| self.db.open()?.insert(MARK, VERSION))?.is_none() {
-            self.flush()?;
-        }
-        Ok(())
+        guarded(|| {
+            let db = self.db.open()?;
+            if db.insert(MARK, VERSION)?.is_none() {
+                db.flush()?;
+            }
+            Ok(())
+        })
     }
 
     /// Opens the view as it is and reads it, without repairing anything.
@@ -148,22 +151,22 @@ impl Store {
         bytes.map(|bytes| Ok(serde_json::from_slice(&bytes)?)).transpose()
     }
 
-    /// Replaces the snapshot. Not flushed at once: losing it costs a longer start.
+    /// Replaces the snapshot, durably.
     pub fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(snapshot)?;
-        guarded(|| self.db.open()?.insert(KEY, bytes))?;
-        Ok(())
-    }
-
-    /// Makes what was saved durable.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        guarded(|| self.db.open()?.flush())?;
+        guarded(|| {
+            let db = self.db.open()?;
+            db.insert(KEY, bytes)?;
+            db.flush()
+        })?;
         Ok(())
     }
 }
 
+/// Without sled's own flusher, which syncs twice a second whether there is anything to sync or not.
 fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {
-    guarded(|| sled::Config::new().path(dir).cache_capacity(1 << 20).open())
+    let config = sled::Config::new().path(dir).cache_capacity(1 << 20).flush_every_ms(None);
+    guarded(|| config.open())
 }
 
 /// Calls sled on a thread that ends with the call. A thread keeps what sled replaced until it has 64

@@ -122,6 +122,5 @@ pub fn rebuild(dir: &Path, key: &VerifyingKey) -> Result<Rebuilt, RebuildError> 
 /// Writes a view of a state that was just folded, durably.
 pub fn write(view: &Path, history: &History, network: Network) -> Result<(), StoreError> {
     let store = Store::open(view)?;
-    store.save(&Snapshot::new(history.size(), history.root(), network))?;
-    store.flush()
+    store.save(&Snapshot::new(history.size(), history.root(), network))
 }

@@ -67,10 +67,10 @@ impl Moves {
     /// The move of parameter `index`: a multiple of 2^(floor(log2(bound)) - 11) in
     /// [-2^floor(log2(bound)), 2^floor(log2(bound))).
     pub fn value(&self, index: u64) -> f64 {
-        let bits = splitmix64(self.seed, index) >> (u64::BITS - MOVE_BITS);
-        let half = 1_i32 << (MOVE_BITS - 1);
-        let level = i32::try_from(bits).map_or(0, |level| level - half);
-        f64::from(level) * self.unit
+        let [high, low, ..] = splitmix64(self.seed, index).to_be_bytes();
+        let level = u16::from_be_bytes([high, low]) >> (u16::BITS - MOVE_BITS);
+        let half = f64::from(1_u16 << (MOVE_BITS - 1));
+        (f64::from(level) - half) * self.unit
     }
 
     /// Appends the moves of `count` parameters from `first` on.

@@ -605,3 +605,33 @@ fn a_hand_over_that_a_crash_cut_off_never_was() {
         assert!(Journal::open(site.dir.path(), ORIGIN, next.signer()).is_err());
     }
 }
+
+#[test]
+fn a_checkpoint_within_a_sector_is_written_over_and_a_longer_one_is_replaced() {
+    use std::os::unix::fs::MetadataExt;
+
+    let long = format!("example.org/{}", "x".repeat(MAX_ORIGIN - 12));
+    for (origin, stays) in [(ORIGIN, true), (&long, false)] {
+        let site = Site::new();
+        let mut journal = Journal::open(site.dir.path(), origin, site.signer()).unwrap();
+        let inode = || fs::metadata(site.path(CHECKPOINT)).unwrap().ino();
+        let mut before = inode();
+        // The size comes to have one digit more on the way.
+        for size in 1..=11 {
+            journal.append(b"x").unwrap();
+            journal.commit().unwrap();
+            let note = Checkpoint::open(&String::from_utf8(site.note()).unwrap(), &site.verifier());
+            assert_eq!(note.unwrap().size, size);
+            let now = inode();
+            assert_eq!(now == before, stays, "{origin}");
+            before = now;
+        }
+    }
+    // One that somebody removed comes back.
+    let site = Site::with(&[1]);
+    let mut journal = site.open();
+    fs::remove_file(site.path(CHECKPOINT)).unwrap();
+    journal.append(b"x").unwrap();
+    journal.commit().unwrap();
+    assert_eq!(site.note(), journal.history().checkpoint().as_bytes());
+}
