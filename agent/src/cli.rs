@@ -155,6 +155,20 @@ enum PolicyCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Show what differs between the file and what was signed.
+    Diff {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sign the file as it is, with the institution's identity key; the agent goes by it from then on.
+    Sign {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -244,6 +258,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Reenrol { place, token_file } => reenrol::run(&place.dir, &token_file),
         Command::Policy(PolicyCommand::Init { place }) => policy_init(&place.dir),
+        Command::Policy(PolicyCommand::Diff { place, json }) => {
+            ask(&place.dir, Request::PolicyDiff, json)
+        }
+        Command::Policy(PolicyCommand::Sign { place, json }) => {
+            ask(&place.dir, Request::SignPolicy, json)
+        }
         Command::Data(command) => data(command),
         Command::Run { place } => serve(&place.dir),
         Command::Status { place, json } => ask(&place.dir, Request::Status, json),
@@ -277,7 +297,7 @@ fn enroll(request: enrol::Request) -> anyhow::Result<()> {
     print(&format!("fingerprint    {}\n", enrolled.fingerprint))?;
     print("Tell the consortium this fingerprint by a channel that the coordinator does not\n")?;
     print("control: it is compared before the roster is signed.\n")?;
-    print("next           policy init, data import, run\n")?;
+    print("next           policy init, policy sign, data import, run\n")?;
     Ok(())
 }
 
@@ -286,6 +306,7 @@ fn policy_init(dir: &Path) -> anyhow::Result<()> {
     Policy::init(dir)?;
     print(&format!("wrote          {}\n", dir.join(crate::policy::FILE).display()))?;
     print("Read it and set what this institution consents to.\n")?;
+    print("next           policy sign\n")?;
     Ok(())
 }
 

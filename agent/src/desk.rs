@@ -16,6 +16,7 @@ use tokio::task;
 
 use crate::{
     availability::{self, Availability},
+    consent::{self, Change, Review},
     evaluate::{self, Quality},
     home::{Home, unpoisoned},
     import::{self, Mapping},
@@ -50,6 +51,10 @@ pub enum Request {
         reason: Option<String>,
     },
     Resume,
+    /// What differs between the policy's file and what was signed.
+    PolicyDiff,
+    /// Signs the policy's file as it is.
+    SignPolicy,
     /// Makes the next identity key.
     RotateIdentity,
     /// Reads the configuration again; only a running agent can.
@@ -110,6 +115,8 @@ impl Desk {
             Request::Summary => desk.summary(),
             Request::Pause { reason } => desk.changed(availability::pause(&desk.home, reason)?),
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
+            Request::PolicyDiff => desk.policy_diff(),
+            Request::SignPolicy => desk.sign_policy(),
             Request::RotateIdentity => desk.rotate_identity(),
             Request::Reload => {
                 bail!("no agent runs here: it reads its configuration when it starts")
@@ -137,6 +144,37 @@ impl Desk {
             text += &format!("{:<15}{round} is finished first\n", "");
         }
         Ok(Answer { text, json: serde_json::to_value(&availability)? })
+    }
+
+    fn policy_diff(&self) -> anyhow::Result<Answer> {
+        let review = Review::of(&self.home)?;
+        let text = match &review.signed {
+            None => format!("{}nothing was signed before\n", listed(&review)),
+            Some(signed) if review.is_signed() => {
+                format!("the policy is the one that was signed at {}\n", signed.signed_at)
+            }
+            Some(signed) if review.changes.is_empty() => {
+                let at = signed.signed_at;
+                format!("the settings are those signed at {at}, in another text: sign it again\n")
+            }
+            Some(signed) => format!("{}since {}\n", listed(&review), signed.signed_at),
+        };
+        Ok(Answer { text, json: reviewed(&review) })
+    }
+
+    fn sign_policy(&self) -> anyhow::Result<Answer> {
+        let review = Review::of(&self.home)?;
+        let mut text = listed(&review);
+        if review.is_signed() {
+            text += "the policy was signed already\n";
+        } else {
+            consent::sign(&self.home, &review)?;
+            if let Some(live) = &self.live {
+                live.wake();
+            }
+            text += &format!("{:<15}{}\n", "signed", review.policy.digest);
+        }
+        Ok(Answer { text, json: reviewed(&review) })
     }
 
     fn rotate_identity(&self) -> anyhow::Result<Answer> {
@@ -309,6 +347,23 @@ impl Desk {
         });
         Ok(Answer { text, json })
     }
+}
+
+/// The changes of a policy, a line each.
+fn listed(review: &Review) -> String {
+    let shown = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+    let line = |(name, change): (&String, &Change)| {
+        format!("{name:<15}{} -> {}\n", shown(&change.from), shown(&change.to))
+    };
+    review.changes.iter().map(line).collect()
+}
+
+fn reviewed(review: &Review) -> Value {
+    json!({
+        "policy": review.policy.digest,
+        "signed": review.signed,
+        "changes": review.changes,
+    })
 }
 
 fn with_known(all: usize, in_registry: Option<usize>) -> String {

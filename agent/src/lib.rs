@@ -5,6 +5,7 @@
 pub mod availability;
 pub mod cli;
 pub mod config;
+pub mod consent;
 pub mod credentials;
 pub mod desk;
 pub mod diagnose;

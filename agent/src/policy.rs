@@ -1,17 +1,25 @@
 //! What this institution consents to: `policy.toml`, written on site. No policy, no training, and
-//! its word wins over every plan.
+//! its word wins over every plan. That it was signed is `consent`'s affair.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
-use collegium_shared::{crypto::Digest, protocol::Plan};
-use serde::Deserialize;
+use collegium_shared::{clock::Timestamp, crypto::Digest, files::read_bounded, protocol::Plan};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
+
+use crate::windows::{Window, Windows};
 
 /// The file's name in the agent's directory.
 pub const FILE: &str = "policy.toml";
 
+/// The longest policy, in bytes: its settings fit an entry of the log.
+const MAX_BYTES: u64 = 16 << 10;
+const WORD: u64 = 4;
+const MIB: u64 = 1 << 20;
+
 /// The institution's conditions for taking part.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// The tasks that may run: names, or a prefix followed by `*`.
@@ -24,6 +32,18 @@ pub struct Policy {
     pub n_min: u16,
     /// The fewest honest institutions in a sum.
     pub min_honest: u16,
+    /// The fewest learners whose records a round may use.
+    #[serde(default)]
+    pub min_learners: u64,
+    /// The most that one round may send, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_upload_mib: Option<u32>,
+    /// The times of the week at which a plan may be accepted; at any time if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hours: Vec<Window>,
+    /// Where the hours are those of the clock: a name of the time zone database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
     /// SHA-256 of the file that it was read from.
     #[serde(skip, default = "unread")]
     pub digest: Digest,
@@ -46,11 +66,20 @@ pub enum PolicyError {
     Io { path: String, source: io::Error },
     #[error("{path}: {reason}")]
     Malformed { path: String, reason: String },
+    #[error(
+        "{path} was never signed, and what is not signed is not gone by: read it, then run: collegium-agent policy sign"
+    )]
+    Unsigned { path: String },
+    #[error(
+        "{path} is not as it was when it was signed at {signed_at}: nothing is trained until it is; see the difference with: collegium-agent policy diff, then run: collegium-agent policy sign"
+    )]
+    Changed { path: String, signed_at: Timestamp },
 }
 
 /// The commented file that `policy init` writes.
 pub const SAMPLE: &str = r#"# What this institution consents to. The agent refuses every plan that asks for more, and its word
-# wins over the coordinator's. Without this file nothing is trained. Read again at each plan.
+# wins over the coordinator's. Without this file nothing is trained, nor after a change until the file is
+# signed again, with: collegium-agent policy sign. Read again at each plan.
 
 # Which training tasks: names, or a prefix followed by *.
 tasks = ["*"]
@@ -65,6 +94,17 @@ c_max = 1
 # The fewest institutions in a round, and the fewest honest ones in any sum that is opened.
 n_min = 7
 min_honest = 5
+
+# The fewest learners whose records a round may use. With fewer in the vault this institution stays out.
+min_learners = 20
+
+# The most that one round may send, in MiB (one number of a model is 4 bytes). No limit without it.
+#max_upload_mib = 64
+
+# When a plan may be accepted, and in which time zone that is. At any time without it. A round that was
+# begun is finished.
+#hours = ["Mon-Fri 18:00-06:00", "Sat-Sun 00:00-24:00"]
+#time_zone = "Europe/Berlin"
 "#;
 
 impl Policy {
@@ -72,14 +112,16 @@ impl Policy {
     pub fn load(dir: &Path) -> Result<Self, PolicyError> {
         let file = dir.join(FILE);
         let path = file.display().to_string();
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
+        let bytes = match read_bounded(&file, MAX_BYTES) {
+            Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(PolicyError::Missing { path });
             }
             Err(source) => return Err(PolicyError::Io { path, source }),
         };
-        Self::parse(&text).map_err(|reason| PolicyError::Malformed { path, reason })
+        let parsed = String::from_utf8(bytes).map_err(|_| "it is no text".to_owned());
+        let parsed = parsed.and_then(|text| Self::parse(&text));
+        parsed.map_err(|reason| PolicyError::Malformed { path, reason })
     }
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -88,7 +130,39 @@ impl Policy {
         if policy.min_honest < 2 {
             return Err("min_honest must be at least 2: a sum of one is no secret".into());
         }
+        policy.windows().map_err(|error| format!("hours: {error}"))?;
         Ok(policy)
+    }
+
+    /// When plans may be accepted, if not always.
+    fn windows(&self) -> Result<Option<Windows>, crate::windows::BadWindow> {
+        if self.hours.is_empty() {
+            return Ok(None);
+        }
+        Windows::new(self.hours.clone(), self.time_zone.as_deref()).map(Some)
+    }
+
+    /// Every setting by its name, as the log keeps it.
+    pub fn settings(&self) -> BTreeMap<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(settings)) => settings.into_iter().collect(),
+            // Names, numbers and lists of names always have a JSON form.
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// What stands against accepting a plan now that would use the records of so many learners (none:
+    /// of nobody).
+    pub fn obstacle(&self, learners: Option<u64>, now: Timestamp) -> Option<String> {
+        let by = "this institution's policy";
+        if let Some(few) = learners.filter(|few| *few < self.min_learners) {
+            let least = self.min_learners;
+            return Some(format!(
+                "{by} wants records of at least {least} learners; there are {few}"
+            ));
+        }
+        let opens = self.windows().ok().flatten()?.closed_until(now)?;
+        Some(format!("{by} allows no round at this hour; the next one from {opens} on"))
     }
 
     /// Writes the commented sample, unless there is a policy already.
@@ -121,6 +195,10 @@ impl Policy {
         if cohort.min_honest < self.min_honest {
             return Err(format!("min_honest {} (it needs {})", cohort.min_honest, self.min_honest));
         }
+        let sends = plan.encoding.dimension() as u64 * WORD;
+        if let Some(most) = self.max_upload_mib.filter(|most| sends > u64::from(*most) * MIB) {
+            return Err(format!("sending {sends} bytes in one round (at most {most} MiB)"));
+        }
         Ok(())
     }
 }
@@ -149,6 +227,36 @@ mod tests {
         assert!(Policy::parse(&more).unwrap_err().contains("epsilon"));
         let lone = SAMPLE.replace("min_honest = 5", "min_honest = 1");
         assert!(Policy::parse(&lone).unwrap_err().contains("min_honest"));
+    }
+
+    #[test]
+    fn hours_are_checked_when_they_are_read() {
+        let with = |more: &str| Policy::parse(&format!("{SAMPLE}\n{more}\n"));
+        assert!(with("hours = [\"Mon 08:00-09:00\"]").unwrap_err().contains("time_zone"));
+        assert!(with("hours = [\"whenever\"]").unwrap_err().contains("whenever"));
+        let policy = with("hours = [\"Mon 08:00-09:00\"]\ntime_zone = \"UTC\"").unwrap();
+        // 1970 began on a Thursday; the first Monday is the fifth day.
+        let monday = |hour: i64| Timestamp::from_millis((4 * 24 + hour) * 3_600_000);
+        assert_eq!(policy.obstacle(None, monday(8)), None);
+        assert!(policy.obstacle(None, monday(9)).unwrap().contains("at this hour"));
+    }
+
+    #[test]
+    fn too_few_learners_stand_in_the_way() {
+        let policy = Policy::parse(SAMPLE).unwrap();
+        let now = Timestamp::EPOCH;
+        assert!(policy.obstacle(Some(19), now).unwrap().contains("at least 20 learners"));
+        assert_eq!(policy.obstacle(Some(20), now), None);
+        assert_eq!(policy.obstacle(None, now), None, "no learner has any part in it");
+    }
+
+    #[test]
+    fn every_setting_has_a_name_in_the_log() {
+        let policy = Policy::parse(SAMPLE).unwrap();
+        let settings = policy.settings();
+        let names: Vec<&str> = settings.keys().map(String::as_str).collect();
+        let expected = ["architectures", "c_max", "min_honest", "min_learners", "n_min", "tasks"];
+        assert_eq!(names, expected);
     }
 
     #[test]

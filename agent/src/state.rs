@@ -12,10 +12,14 @@ use collegium_shared::{
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
     protocol::Metrics,
+    signed::Signed,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::session::{History, SessionEvent};
+use crate::{
+    consent::{Changes, Consent},
+    session::{History, SessionEvent},
+};
 
 /// How many conflicts evidence is kept of, a file of some MiB each at most: a coordinator that is caught
 /// so often is known, and fills no disk.
@@ -75,9 +79,15 @@ pub enum LocalEvent {
         refused: Option<u64>,
         snapshot: Digest,
     },
-    /// The policy that plans were checked against from here on.
+    /// Of the first versions, which went by policies that nobody had signed.
     PolicyRead {
         policy: Digest,
+    },
+    /// The institution signed its policy, which plans are checked against from here on.
+    PolicySigned {
+        consent: Box<Signed<Consent>>,
+        /// What differs from the one that was signed before.
+        changes: Changes,
     },
     /// The coordinator asked for something that this institution did not do.
     Refused {
@@ -170,7 +180,8 @@ pub struct AgentState {
     registry: Option<InForce>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authorities: Option<InForce>,
-    policy: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    consent: Option<Box<Consent>>,
     snapshot: Option<Digest>,
     imports: u64,
     model: Option<Installed>,
@@ -226,7 +237,7 @@ impl AgentState {
                 self.snapshot = Some(*snapshot);
                 self.imports += 1;
             }
-            LocalEvent::CertificateReplaced { .. } => {}
+            LocalEvent::CertificateReplaced { .. } | LocalEvent::PolicyRead { .. } => {}
             LocalEvent::AuthoritiesAccepted { authorities, version, .. } => {
                 self.authorities = Some(InForce { digest: *authorities, version: *version });
             }
@@ -234,7 +245,9 @@ impl AgentState {
                 self.hand_over = Some(hand_over.clone());
             }
             LocalEvent::SigningKeyChanged { .. } => self.hand_over = None,
-            LocalEvent::PolicyRead { policy } => self.policy = Some(*policy),
+            LocalEvent::PolicySigned { consent, .. } => {
+                self.consent = Some(Box::new(consent.body.clone()));
+            }
             LocalEvent::Refused { round, plan, reason } => self.refuse(round, plan, reason, at),
             LocalEvent::ConflictSeen { round, plan, reason, .. } => {
                 self.refuse(round, plan, reason, at);
@@ -294,9 +307,9 @@ impl AgentState {
         self.hand_over.as_deref()
     }
 
-    /// The policy that was last gone by.
-    pub fn policy(&self) -> Option<Digest> {
-        self.policy
+    /// The policy that was signed last.
+    pub fn consent(&self) -> Option<&Consent> {
+        self.consent.as_deref()
     }
 
     /// What the vault held after the last import.
@@ -382,6 +395,21 @@ mod tests {
         SignedHandOver::sign(holder, &key(), &key(), Timestamp::EPOCH)
     }
 
+    fn policy_signed(policy: Digest) -> LocalEvent {
+        let key = SigningKey::from_pkcs8(SigningKey::generate_pkcs8().unwrap().expose()).unwrap();
+        let (from, to) = (serde_json::Value::Null, serde_json::json!(["a", "b-*"]));
+        let consent = Consent {
+            institution: name(),
+            policy,
+            settings: [("tasks".to_owned(), to.clone())].into(),
+            signed_at: Timestamp::from_millis(3),
+        };
+        LocalEvent::PolicySigned {
+            consent: Box::new(Signed::sign(consent, &key)),
+            changes: [("tasks".to_owned(), crate::consent::Change { from, to })].into(),
+        }
+    }
+
     #[test]
     fn a_change_of_the_key_is_read_back() {
         let changed = LocalEvent::SigningKeyChanged {
@@ -426,6 +454,7 @@ mod tests {
                 snapshot: digest,
             },
             LocalEvent::PolicyRead { policy: digest },
+            policy_signed(digest),
             LocalEvent::Refused { round: round.clone(), plan: digest, reason: reason.clone() },
             LocalEvent::ConflictSeen {
                 round,
@@ -475,6 +504,7 @@ mod tests {
             assert_eq!(AgentState::replay(&log).unwrap(), state, "after entry {index}");
         }
         assert_eq!(state.imports(), 2);
+        assert_eq!(state.consent().unwrap().policy, Digest::of(b"d"));
         assert_eq!(state.model().unwrap().0.version, 2);
         assert_eq!(state.previous().unwrap().version, 1);
         assert_eq!(state.newest_version("t"), Some(2));

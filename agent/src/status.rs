@@ -18,9 +18,10 @@ use tokio::sync::Notify;
 
 use crate::{
     availability::Availability,
+    consent::policy_in_force,
     home::{Home, HomeError, unpoisoned},
     link::{Heard, Speaker, Traffic},
-    policy::{Policy, PolicyError},
+    policy::PolicyError,
     rotation,
     state::LastRefusal,
 };
@@ -198,7 +199,13 @@ pub struct RosterStatus {
 pub enum PolicyStatus {
     Present,
     Missing,
-    Unusable { reason: String },
+    /// It was never signed, or changed since.
+    Unsigned {
+        reason: String,
+    },
+    Unusable {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -274,9 +281,12 @@ impl Status {
             certificate: CertificateStatus::of(home),
             coordinator: coordinator(home.config.coordinator.as_str(), contact, live),
             roster,
-            policy: match Policy::load(home.dir()) {
+            policy: match policy_in_force(home) {
                 Ok(_) => PolicyStatus::Present,
                 Err(PolicyError::Missing { .. }) => PolicyStatus::Missing,
+                Err(error @ (PolicyError::Unsigned { .. } | PolicyError::Changed { .. })) => {
+                    PolicyStatus::Unsigned { reason: error.to_string() }
+                }
                 Err(error) => PolicyStatus::Unusable { reason: error.to_string() },
             },
             data: DataStatus { rows: snapshot.rows, learners: snapshot.learners, imports },
@@ -422,8 +432,9 @@ fn roster_line(roster: &RosterStatus) -> String {
 
 fn policy_line(policy: &PolicyStatus) -> String {
     match policy {
-        PolicyStatus::Present => "present".into(),
+        PolicyStatus::Present => "signed".into(),
         PolicyStatus::Missing => "missing: nothing is trained; write one with policy init".into(),
+        PolicyStatus::Unsigned { reason } => format!("not in force: {reason}"),
         PolicyStatus::Unusable { reason } => format!("unusable: {reason}"),
     }
 }

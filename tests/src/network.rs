@@ -291,11 +291,12 @@ impl Network {
         Ok(())
     }
 
-    /// Replaces the institution's sample policy.
+    /// Replaces the institution's sample policy, and signs it.
     pub fn set_policy(&self, institution: &InstitutionId, policy: &str) -> anyhow::Result<()> {
         self.agent(institution, &["policy", "init"])?;
         let path = self.agent_dir(institution).join("policy.toml");
-        fs::write(&path, policy).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&path, policy).with_context(|| format!("cannot write {}", path.display()))?;
+        self.agent(institution, &["policy", "sign"]).map(drop)
     }
 
     /// Imports a table of records that the mapping beside it describes.

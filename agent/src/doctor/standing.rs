@@ -34,10 +34,15 @@ fn policy(policy: &Value, dir: &Path, place: &str) -> Finding {
     const CHECK: &str = "policy";
     let file = dir.join(crate::policy::FILE);
     match text(&policy["state"]) {
-        "present" => Finding::ok(CHECK, format!("{} is good", file.display())),
+        "present" => Finding::ok(CHECK, format!("{} is good and signed", file.display())),
         "missing" => {
             let fix = format!("{PROGRAM} policy init {place}, then edit {}", file.display());
             Finding::warn(CHECK, "there is none", "without a policy nothing is trained", fix)
+        }
+        "unsigned" => {
+            let fix = format!("read {}, then: {PROGRAM} policy sign {place}", file.display());
+            let why = "nothing is trained until the file is as it was signed";
+            Finding::warn(CHECK, "it is not signed", why, fix)
         }
         _ => {
             let fix = format!("correct {}", file.display());

@@ -25,6 +25,7 @@ use tokio::{task, time::Instant};
 use super::{Failure, Runner, effort};
 use crate::{
     availability::Availability,
+    consent::policy_in_force,
     home::Home,
     link::LinkError,
     model::{Effort, ModelError},
@@ -81,12 +82,11 @@ impl Runner {
             return Ok(false);
         };
         let home = Arc::clone(&self.home);
-        let policy = match Self::blocking(move || Policy::load(home.dir())).await? {
+        let policy = match Self::blocking(move || policy_in_force(&home)).await? {
             Ok(policy) => policy,
             Err(error) => return self.without_policy(view, &error).await,
         };
-        let policy_digest = policy.digest;
-        let (step, reusable) = match self.consult(view, roster, policy).await? {
+        let (step, reusable) = match self.consult(view, roster, policy.clone()).await? {
             (Ok(step), reusable) => (step, reusable),
             (Err(refusal), _) => return self.refuse(view, &refusal).await,
         };
@@ -95,12 +95,8 @@ impl Runner {
                 self.away = true;
                 return Ok(false);
             }
-            if let Some(obstacle) = self.obstacle(view).await? {
+            if let Some(obstacle) = self.obstacle(view, &policy).await? {
                 return self.refuse_because(view, obstacle).await;
-            }
-            if self.home.book.read(|state| state.policy()) != Some(policy_digest) {
-                let read = LocalEvent::PolicyRead { policy: policy_digest };
-                self.record(vec![read.into()]).await?;
             }
         }
         let events = step.events.iter().cloned().map(AgentEvent::from).collect();
@@ -150,7 +146,11 @@ impl Runner {
 
     /// What stands against a plan that the machine would accept, and that only this agent's files
     /// show.
-    async fn obstacle(&mut self, view: &RoundView) -> Result<Option<String>, Failure> {
+    async fn obstacle(
+        &mut self,
+        view: &RoundView,
+        policy: &Policy,
+    ) -> Result<Option<String>, Failure> {
         let plan = &view.plan.body;
         if self.registry.as_ref().is_none_or(|(digest, _)| *digest != plan.registry) {
             self.fetch_documents().await?;
@@ -165,6 +165,10 @@ impl Runner {
             let reason =
                 "there are no learner records; import some, with: collegium-agent data import";
             return Ok(Some(reason.to_owned()));
+        }
+        let learners = reads_records.then_some(held.learners);
+        if let Some(reason) = policy.obstacle(learners, self.home.clock.now()) {
+            return Ok(Some(reason));
         }
         let limits = self.home.limits();
         let answers = if reads_records { held.rows } else { 0 };

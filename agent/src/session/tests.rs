@@ -66,6 +66,10 @@ impl World {
             c_max: 1,
             n_min: 4,
             min_honest: 2,
+            min_learners: 0,
+            max_upload_mib: None,
+            hours: Vec::new(),
+            time_zone: None,
             digest: Digest::of(b"policy"),
         };
         Self { coordinator, keys, roster, before: None, policy, now: at(10) }

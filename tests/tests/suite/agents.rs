@@ -168,6 +168,52 @@ fn without_a_policy_an_institution_trains_nothing_and_says_so() {
 }
 
 #[test]
+fn a_policy_that_was_changed_is_not_gone_by_until_it_is_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, names) = three(dir.path());
+    let (changed, others) = (&names[0], &names[1..]);
+    let policy = network.agent_dir(changed).join("policy.toml");
+    // Stricter, and still not signed: that is for the institution to say.
+    fs::write(&policy, POLICY.replace("min_honest = 2", "min_honest = 2\nmin_learners = 1"))
+        .unwrap();
+    network.start_task(&task("kt", 1, 2)).unwrap();
+    network.wait_for_task(TASK).unwrap();
+    let status = network.agent_status(changed).unwrap();
+    assert_eq!(status["policy"]["state"], "unsigned", "{status}");
+    let refusal = status["last_refusal"]["reason"].as_str().unwrap();
+    assert!(refusal.contains("is not as it was when it was signed"), "{status}");
+    let trained = |network: &Network, name: &InstitutionId| {
+        kinds(network, name).iter().filter(|kind| *kind == "committed").count()
+    };
+    assert_eq!(trained(&network, changed), 0);
+    assert!(others.iter().all(|name| trained(&network, name) > 0));
+
+    let diff = network.agent(changed, &["policy", "diff"]).unwrap().stdout;
+    let diff = String::from_utf8(diff).unwrap();
+    assert!(diff.contains("min_learners   0 -> 1\nsince "), "{diff}");
+    let said = network.agent(changed, &["policy", "sign", "--json"]).unwrap().stdout;
+    let said: Value = serde_json::from_slice(&said).unwrap();
+    assert_eq!(said["changes"]["min_learners"]["to"], 1, "{said}");
+    assert_eq!(network.agent_status(changed).unwrap()["policy"]["state"], "present");
+    let signed: Vec<_> = kinds(&network, changed);
+    assert_eq!(signed.iter().filter(|kind| *kind == "policy_signed").count(), 2, "{signed:?}");
+    network.start_task(&task("kt-2", 1, 60)).unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    assert_eq!(ended["rounds_failed"], 0, "{ended}");
+    assert!(trained(&network, changed) > 0);
+
+    // What the vault does not have is not asked for twice.
+    fs::write(&policy, POLICY.replace("min_honest = 2", "min_honest = 2\nmin_learners = 9999"))
+        .unwrap();
+    network.agent(changed, &["policy", "sign"]).unwrap();
+    network.start_task(&task("kt-3", 1, 2)).unwrap();
+    network.wait_for_task(TASK).unwrap();
+    let status = network.agent_status(changed).unwrap();
+    let refusal = status["last_refusal"]["reason"].as_str().unwrap();
+    assert!(refusal.contains("at least 9999 learners"), "{status}");
+}
+
+#[test]
 fn fedavg_by_name_trains_through_the_same_rounds() {
     let dir = tempfile::tempdir().unwrap();
     let (mut network, _) = three(dir.path());
