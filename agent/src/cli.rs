@@ -24,6 +24,7 @@ use collegium_shared::{
 
 use crate::{
     desk::{self, Request},
+    egress::Word,
     enrol,
     home::{Home, HomeError},
     policy::Policy,
@@ -112,6 +113,30 @@ enum Command {
     Resume {
         #[command(flatten)]
         place: Place,
+    },
+    /// Show exactly what the round under way would send.
+    PreviewEgress {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let go what the policy holds.
+    Approve {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep what the policy holds: this institution leaves the round.
+    Reject {
+        #[command(flatten)]
+        place: Place,
+        /// Why, for the audit log; name no person.
+        #[arg(long)]
+        reason: String,
+        #[arg(long)]
+        json: bool,
     },
     /// Recommend items to a learner.
     Recommend {
@@ -271,6 +296,13 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Pause { place, reason } => ask(&place.dir, Request::Pause { reason }, false),
         Command::Resume { place } => ask(&place.dir, Request::Resume, false),
+        Command::PreviewEgress { place, json } => ask(&place.dir, Request::PreviewEgress, json),
+        Command::Approve { place, json } => {
+            ask(&place.dir, Request::DecideEgress(Word::Approved), json)
+        }
+        Command::Reject { place, reason, json } => {
+            ask(&place.dir, Request::DecideEgress(Word::Rejected { reason }), json)
+        }
         Command::Recommend { place, learner, count, json } => {
             ask(&place.dir, Request::Recommend { learner, count }, json)
         }

@@ -17,6 +17,7 @@ use tokio::task;
 use crate::{
     availability::{self, Availability},
     consent::{self, Change, Review},
+    egress::{self, Word},
     evaluate::{self, Quality},
     home::{Home, unpoisoned},
     import::{self, Mapping},
@@ -55,6 +56,10 @@ pub enum Request {
     PolicyDiff,
     /// Signs the policy's file as it is.
     SignPolicy,
+    /// What the round under way would send.
+    PreviewEgress,
+    /// A person's word on it.
+    DecideEgress(Word),
     /// Makes the next identity key.
     RotateIdentity,
     /// Reads the configuration again; only a running agent can.
@@ -117,6 +122,11 @@ impl Desk {
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
             Request::PolicyDiff => desk.policy_diff(),
             Request::SignPolicy => desk.sign_policy(),
+            Request::PreviewEgress => {
+                let preview = egress::preview(&desk.home)?;
+                Ok(Answer { text: preview.to_string(), json: serde_json::to_value(&preview)? })
+            }
+            Request::DecideEgress(word) => desk.decide_egress(word),
             Request::RotateIdentity => desk.rotate_identity(),
             Request::Reload => {
                 bail!("no agent runs here: it reads its configuration when it starts")
@@ -175,6 +185,16 @@ impl Desk {
             text += &format!("{:<15}{}\n", "signed", review.policy.digest);
         }
         Ok(Answer { text, json: reviewed(&review) })
+    }
+
+    fn decide_egress(&self, word: Word) -> anyhow::Result<Answer> {
+        let round = egress::decide(&self.home, word.clone())?;
+        if let Some(live) = &self.live {
+            live.wake();
+        }
+        let name = if word == Word::Approved { "approved" } else { "rejected" };
+        let text = format!("{name:<15}round {round}\n");
+        Ok(Answer { text, json: json!({ "round": round, "word": word }) })
     }
 
     fn rotate_identity(&self) -> anyhow::Result<Answer> {

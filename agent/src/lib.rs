@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod desk;
 pub mod diagnose;
 pub mod doctor;
+pub mod egress;
 pub mod enrol;
 pub mod evaluate;
 pub mod home;

@@ -41,6 +41,9 @@ pub struct Policy {
     /// The times of the week at which a plan may be accepted; at any time if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hours: Vec<Window>,
+    /// Whether every upload waits until a person approves it.
+    #[serde(default)]
+    pub hold: bool,
     /// Where the hours are those of the clock: a name of the time zone database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
@@ -100,6 +103,10 @@ min_learners = 20
 
 # The most that one round may send, in MiB (one number of a model is 4 bytes). No limit without it.
 #max_upload_mib = 64
+
+# Whether a person has to approve everything before it leaves: see what would, with preview-egress, then
+# approve or reject. A round waits for that no longer than its READY phase.
+hold = false
 
 # When a plan may be accepted, and in which time zone that is. At any time without it. A round that was
 # begun is finished.
@@ -255,7 +262,8 @@ mod tests {
         let policy = Policy::parse(SAMPLE).unwrap();
         let settings = policy.settings();
         let names: Vec<&str> = settings.keys().map(String::as_str).collect();
-        let expected = ["architectures", "c_max", "min_honest", "min_learners", "n_min", "tasks"];
+        let expected =
+            ["architectures", "c_max", "hold", "min_honest", "min_learners", "n_min", "tasks"];
         assert_eq!(names, expected);
     }
 

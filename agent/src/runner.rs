@@ -417,7 +417,11 @@ impl Runner {
         let held = self.held.as_ref().map(|view| (view.id().clone(), view.phase));
         let polled = tokio::select! {
             polled = self.stop.or(self.link.poll(&self.cursor, held, self.away)) => polled?,
-            () = self.live.woken() => return Ok(()),
+            () = self.live.woken() => {
+                // What was passed over or held may go on now.
+                self.cursor.clear();
+                return Ok(());
+            }
             () = self.link.swapped() => return Ok(()),
         };
         if self.live.answered(self.home.clock.now(), polled.notice.clone()) {

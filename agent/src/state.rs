@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     consent::{Changes, Consent},
+    egress::Word,
     session::{History, SessionEvent},
 };
 
@@ -88,6 +89,12 @@ pub enum LocalEvent {
         consent: Box<Signed<Consent>>,
         /// What differs from the one that was signed before.
         changes: Changes,
+    },
+    /// A person at the institution decided on what a held round would send.
+    EgressDecided {
+        round: RoundId,
+        commitment: Digest,
+        word: Word,
     },
     /// The coordinator asked for something that this institution did not do.
     Refused {
@@ -180,8 +187,13 @@ pub struct AgentState {
     registry: Option<InForce>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authorities: Option<InForce>,
+    /// The policy that was last gone by, which the first versions did not sign.
+    policy: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     consent: Option<Box<Consent>>,
+    /// What was last said of an input that was held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    word: Option<(Digest, Word)>,
     snapshot: Option<Digest>,
     imports: u64,
     model: Option<Installed>,
@@ -237,7 +249,7 @@ impl AgentState {
                 self.snapshot = Some(*snapshot);
                 self.imports += 1;
             }
-            LocalEvent::CertificateReplaced { .. } | LocalEvent::PolicyRead { .. } => {}
+            LocalEvent::CertificateReplaced { .. } => {}
             LocalEvent::AuthoritiesAccepted { authorities, version, .. } => {
                 self.authorities = Some(InForce { digest: *authorities, version: *version });
             }
@@ -245,8 +257,13 @@ impl AgentState {
                 self.hand_over = Some(hand_over.clone());
             }
             LocalEvent::SigningKeyChanged { .. } => self.hand_over = None,
+            LocalEvent::PolicyRead { policy } => self.policy = Some(*policy),
             LocalEvent::PolicySigned { consent, .. } => {
+                self.policy = Some(consent.body.policy);
                 self.consent = Some(Box::new(consent.body.clone()));
+            }
+            LocalEvent::EgressDecided { commitment, word, .. } => {
+                self.word = Some((*commitment, word.clone()));
             }
             LocalEvent::Refused { round, plan, reason } => self.refuse(round, plan, reason, at),
             LocalEvent::ConflictSeen { round, plan, reason, .. } => {
@@ -310,6 +327,11 @@ impl AgentState {
     /// The policy that was signed last.
     pub fn consent(&self) -> Option<&Consent> {
         self.consent.as_deref()
+    }
+
+    /// What a person said of the input with this commitment.
+    pub fn word(&self, commitment: &Digest) -> Option<&Word> {
+        self.word.as_ref().filter(|(of, _)| of == commitment).map(|(_, word)| word)
     }
 
     /// What the vault held after the last import.
@@ -455,6 +477,16 @@ mod tests {
             },
             LocalEvent::PolicyRead { policy: digest },
             policy_signed(digest),
+            LocalEvent::EgressDecided {
+                round: round.clone(),
+                commitment: digest,
+                word: Word::Approved,
+            },
+            LocalEvent::EgressDecided {
+                round: round.clone(),
+                commitment: digest,
+                word: Word::Rejected { reason: reason.clone() },
+            },
             LocalEvent::Refused { round: round.clone(), plan: digest, reason: reason.clone() },
             LocalEvent::ConflictSeen {
                 round,
@@ -505,6 +537,8 @@ mod tests {
         }
         assert_eq!(state.imports(), 2);
         assert_eq!(state.consent().unwrap().policy, Digest::of(b"d"));
+        assert!(matches!(state.word(&Digest::of(b"d")), Some(Word::Rejected { .. })));
+        assert_eq!(state.word(&Digest::of(b"another")), None);
         assert_eq!(state.model().unwrap().0.version, 2);
         assert_eq!(state.previous().unwrap().version, 1);
         assert_eq!(state.newest_version("t"), Some(2));

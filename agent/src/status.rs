@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::{
     availability::Availability,
     consent::policy_in_force,
+    egress,
     home::{Home, HomeError, unpoisoned},
     link::{Heard, Speaker, Traffic},
     policy::PolicyError,
@@ -129,6 +130,8 @@ pub struct Status {
     pub availability: Availability,
     pub data: DataStatus,
     pub round: Option<RoundStatus>,
+    /// The round that a person has to approve or reject.
+    pub held: Option<RoundId>,
     pub model: Option<ModelStatus>,
     pub last_refusal: Option<LastRefusal>,
     /// Not known while the daemon does not run.
@@ -291,6 +294,7 @@ impl Status {
             },
             data: DataStatus { rows: snapshot.rows, learners: snapshot.learners, imports },
             round,
+            held: egress::waiting(home),
             model,
             last_refusal,
             traffic: live.map(|live| TrafficStatus {
@@ -389,6 +393,10 @@ impl fmt::Display for Status {
         line("data", format!("{rows} answers of {learners} learners, {} imports", data.imports))?;
         if let Some(round) = &self.round {
             line("round", format!("{} ({})", round.id, round.phase))?;
+        }
+        if let Some(round) = &self.held {
+            let what = "is held: see preview-egress, then approve or reject";
+            line("approval", format!("round {round} {what}"))?;
         }
         line("model", self.model.as_ref().map_or("none yet".into(), model_line))?;
         if let Some(refusal) = &self.last_refusal {

@@ -26,6 +26,7 @@ use super::{Failure, Runner, effort};
 use crate::{
     availability::Availability,
     consent::policy_in_force,
+    egress::{self, Standing, Word},
     home::Home,
     link::LinkError,
     model::{Effort, ModelError},
@@ -102,7 +103,7 @@ impl Runner {
         let events = step.events.iter().cloned().map(AgentEvent::from).collect();
         self.record(events).await?;
         let adopted = self.tidy(&step.events, reusable).await?;
-        self.act(step.action, view, adopted).await
+        self.act(step.action, view, adopted, policy.hold).await
     }
 
     /// Asks the machine; signatures of a whole list are checked there, so not on this thread.
@@ -254,6 +255,7 @@ impl Runner {
         action: Action,
         view: &Arc<RoundView>,
         adopted: Option<Fixed>,
+        hold: bool,
     ) -> Result<bool, Failure> {
         if let Action::Wait | Action::Finish = action {
             return Ok(false);
@@ -264,6 +266,18 @@ impl Runner {
         let Some(attempt) = self.attempt() else { return Ok(false) };
         let list = statements_root(&view.list);
         let round = view.id().clone();
+        if action == Action::Ready {
+            match self.home.book.read(|state| egress::standing(state, &attempt.commitment, hold)) {
+                Standing::Free | Standing::Decided(Word::Approved) => {}
+                Standing::Waiting => {
+                    tracing::warn!(%round, "held: see preview-egress, then approve or reject");
+                    return Ok(false);
+                }
+                Standing::Decided(Word::Rejected { reason }) => {
+                    return Err(Failure::Leave(format!("rejected on site: {reason}")));
+                }
+            }
+        }
         tracing::info!(%round, phase = ?view.phase, "taking part");
         let done = match action {
             Action::Wait | Action::Finish | Action::Prepare => Ok(()),

@@ -69,6 +69,7 @@ impl World {
             min_learners: 0,
             max_upload_mib: None,
             hours: Vec::new(),
+            hold: false,
             time_zone: None,
             digest: Digest::of(b"policy"),
         };

@@ -167,26 +167,38 @@ fn without_a_policy_an_institution_trains_nothing_and_says_so() {
     }
 }
 
+/// Needs all three institutions.
+fn for_all(name: &str, ready: u32) -> String {
+    task(name, 1, ready).replace("min_honest = 2", "min_honest = 3")
+}
+
+/// Waits until the agent refused something for this reason.
+fn refused(network: &Network, name: &InstitutionId, reason: &str) {
+    let refused = eventually(LIMIT, reason, || {
+        let status = network.agent_status(name)?;
+        let said = status["last_refusal"]["reason"].as_str().unwrap_or_default();
+        Ok(said.contains(reason).then_some(()))
+    });
+    refused.unwrap();
+}
+
+/// Changes the institution's policy by one more setting.
+fn set(network: &Network, name: &InstitutionId, setting: &str) {
+    let policy = POLICY.replace("min_honest = 2", &format!("min_honest = 2\n{setting}"));
+    fs::write(network.agent_dir(name).join("policy.toml"), policy).unwrap();
+}
+
 #[test]
 fn a_policy_that_was_changed_is_not_gone_by_until_it_is_signed() {
     let dir = tempfile::tempdir().unwrap();
     let (mut network, names) = three(dir.path());
-    let (changed, others) = (&names[0], &names[1..]);
-    let policy = network.agent_dir(changed).join("policy.toml");
+    let changed = &names[0];
     // Stricter, and still not signed: that is for the institution to say.
-    fs::write(&policy, POLICY.replace("min_honest = 2", "min_honest = 2\nmin_learners = 1"))
-        .unwrap();
-    network.start_task(&task("kt", 1, 2)).unwrap();
-    network.wait_for_task(TASK).unwrap();
-    let status = network.agent_status(changed).unwrap();
-    assert_eq!(status["policy"]["state"], "unsigned", "{status}");
-    let refusal = status["last_refusal"]["reason"].as_str().unwrap();
-    assert!(refusal.contains("is not as it was when it was signed"), "{status}");
-    let trained = |network: &Network, name: &InstitutionId| {
-        kinds(network, name).iter().filter(|kind| *kind == "committed").count()
-    };
-    assert_eq!(trained(&network, changed), 0);
-    assert!(others.iter().all(|name| trained(&network, name) > 0));
+    set(&network, changed, "min_learners = 1");
+    network.start_task(&for_all("kt", 2)).unwrap();
+    refused(&network, changed, "is not as it was when it was signed");
+    assert_eq!(network.agent_status(changed).unwrap()["policy"]["state"], "unsigned");
+    assert!(!kinds(&network, changed).contains(&"committed".to_owned()));
 
     let diff = network.agent(changed, &["policy", "diff"]).unwrap().stdout;
     let diff = String::from_utf8(diff).unwrap();
@@ -195,22 +207,63 @@ fn a_policy_that_was_changed_is_not_gone_by_until_it_is_signed() {
     let said: Value = serde_json::from_slice(&said).unwrap();
     assert_eq!(said["changes"]["min_learners"]["to"], 1, "{said}");
     assert_eq!(network.agent_status(changed).unwrap()["policy"]["state"], "present");
-    let signed: Vec<_> = kinds(&network, changed);
+    let signed = kinds(&network, changed);
     assert_eq!(signed.iter().filter(|kind| *kind == "policy_signed").count(), 2, "{signed:?}");
-    network.start_task(&task("kt-2", 1, 60)).unwrap();
-    let ended = network.wait_for_task(TASK).unwrap();
-    assert_eq!(ended["rounds_failed"], 0, "{ended}");
-    assert!(trained(&network, changed) > 0);
-
-    // What the vault does not have is not asked for twice.
-    fs::write(&policy, POLICY.replace("min_honest = 2", "min_honest = 2\nmin_learners = 9999"))
-        .unwrap();
-    network.agent(changed, &["policy", "sign"]).unwrap();
-    network.start_task(&task("kt-3", 1, 2)).unwrap();
     network.wait_for_task(TASK).unwrap();
-    let status = network.agent_status(changed).unwrap();
-    let refusal = status["last_refusal"]["reason"].as_str().unwrap();
-    assert!(refusal.contains("at least 9999 learners"), "{status}");
+    assert!(kinds(&network, changed).contains(&"committed".to_owned()));
+
+    set(&network, changed, "min_learners = 9999");
+    network.agent(changed, &["policy", "sign"]).unwrap();
+    network.start_task(&for_all("kt-2", 2)).unwrap();
+    refused(&network, changed, "at least 9999 learners");
+}
+
+#[test]
+fn what_the_policy_holds_leaves_when_a_person_approves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut network, names) = three(dir.path());
+    let holding = &names[0];
+    set(&network, holding, "hold = true");
+    network.agent(holding, &["policy", "sign"]).unwrap();
+    let ask = |network: &Network, words: &[&str]| -> Value {
+        serde_json::from_slice(&network.agent(holding, words).unwrap().stdout).unwrap()
+    };
+    let held = |network: &Network, before: &Value| {
+        let held = eventually(LIMIT, "a round is held", || {
+            let held = network.agent_status(holding)?["held"].clone();
+            Ok((!held.is_null() && held != *before).then_some(held))
+        });
+        held.unwrap()
+    };
+    network.start_task(&for_all("kt", 3600)).unwrap();
+    let round = held(&network, &Value::Null);
+    let shown = ask(&network, &["preview-egress", "--json"]);
+    assert_eq!((&shown["round"], &shown["standing"]["state"]), (&round, &"waiting".into()));
+    assert!(shown["tensors"][0]["norm"].as_f64().unwrap() > 0.0, "{shown}");
+    // It is what is committed to, and nothing of the round has left.
+    let before = kinds(&network, holding);
+    assert!(before.contains(&"committed".to_owned()) && !before.contains(&"listed".to_owned()));
+    let status = network.status().unwrap();
+    assert_eq!(status["round"]["phase"], "ready", "{status}");
+
+    // A restart forgets nothing and sends nothing.
+    network.agent_process(holding).unwrap().kill().unwrap();
+    network.start_agent(holding).unwrap();
+    assert_eq!(held(&network, &Value::Null), round);
+    assert_eq!(ask(&network, &["preview-egress", "--json"])["commitment"], shown["commitment"]);
+
+    assert_eq!(ask(&network, &["approve", "--json"])["round"], round);
+    // The next round of the task is held again; this one is not wanted.
+    let next = held(&network, &round);
+    let said = ask(&network, &["reject", "--reason", "not this one", "--json"]);
+    assert_eq!(said["round"], next);
+    let left = eventually(LIMIT, "the round is left", || {
+        let kinds = kinds(&network, holding);
+        Ok(kinds.contains(&"round_left".to_owned()).then_some(kinds))
+    });
+    let left = left.unwrap();
+    let count = |kind: &str| left.iter().filter(|found| *found == kind).count();
+    assert_eq!((count("egress_decided"), count("sending")), (2, 1), "{left:?}");
 }
 
 #[test]
