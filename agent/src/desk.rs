@@ -21,6 +21,7 @@ use crate::{
     evaluate::{self, Quality},
     home::{Home, unpoisoned},
     import::{self, Mapping},
+    policy::{Policy, PolicyError},
     recommend::{Options, Recommender},
     rotation,
     state::LocalEvent,
@@ -285,7 +286,14 @@ impl Desk {
         mapping: &Path,
         institution: Option<&str>,
     ) -> anyhow::Result<Answer> {
-        let imported = import::read(file, &Mapping::load(mapping)?, institution)?;
+        let mapping = Mapping::load(mapping)?;
+        match Policy::load(self.home.dir()) {
+            Ok(policy) => policy.permit(mapping.attributes()).map_err(anyhow::Error::msg)?,
+            // Records alone train nothing.
+            Err(PolicyError::Missing { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let imported = import::read(file, &mapping, institution)?;
         let summary = &imported.summary;
         {
             let mut vault = self.home.vault();

@@ -35,6 +35,9 @@ pub struct Policy {
     /// The fewest learners whose records a round may use.
     #[serde(default)]
     pub min_learners: u64,
+    /// The group attributes of learners that an import may keep; any without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Vec<String>>,
     /// The most that one round may send, in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_upload_mib: Option<u32>,
@@ -101,6 +104,9 @@ min_honest = 5
 # The fewest learners whose records a round may use. With fewer in the vault this institution stays out.
 min_learners = 20
 
+# The group attributes of learners (for the bias audit, such as "sex") that an import may keep.
+attributes = []
+
 # The most that one round may send, in MiB (one number of a model is 4 bytes). No limit without it.
 #max_upload_mib = 64
 
@@ -155,6 +161,18 @@ impl Policy {
             Ok(Value::Object(settings)) => settings.into_iter().collect(),
             // Names, numbers and lists of names always have a JSON form.
             _ => BTreeMap::new(),
+        }
+    }
+
+    /// Whether an import may keep these group attributes; the reason if not.
+    pub fn permit(&self, attributes: &[String]) -> Result<(), String> {
+        let Some(permitted) = &self.attributes else { return Ok(()) };
+        match attributes.iter().find(|attribute| !permitted.contains(attribute)) {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "this institution's policy does not permit keeping the attribute {other:?}: take it out of \
+                 the mapping, or add it to attributes in {FILE} and sign that"
+            )),
         }
     }
 
@@ -258,12 +276,34 @@ mod tests {
     }
 
     #[test]
+    fn only_named_attributes_are_kept() {
+        let with = |list: &str| SAMPLE.replace("attributes = []", list);
+        let permit = |list: &str, asked: &[&str]| {
+            let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+            Policy::parse(&with(list)).unwrap().permit(&asked)
+        };
+        assert!(permit("attributes = []", &[]).is_ok());
+        let refused = permit("attributes = [\"sex\"]", &["sex", "religion"]).unwrap_err();
+        assert!(refused.contains("religion") && !refused.contains("sex"), "{refused}");
+        assert!(permit("attributes = [\"sex\"]", &["sex"]).is_ok());
+        assert!(permit("", &["sex"]).is_ok(), "not said");
+    }
+
+    #[test]
     fn every_setting_has_a_name_in_the_log() {
         let policy = Policy::parse(SAMPLE).unwrap();
         let settings = policy.settings();
         let names: Vec<&str> = settings.keys().map(String::as_str).collect();
-        let expected =
-            ["architectures", "c_max", "hold", "min_honest", "min_learners", "n_min", "tasks"];
+        let expected = [
+            "architectures",
+            "attributes",
+            "c_max",
+            "hold",
+            "min_honest",
+            "min_learners",
+            "n_min",
+            "tasks",
+        ];
         assert_eq!(names, expected);
     }
 

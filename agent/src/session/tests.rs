@@ -67,6 +67,7 @@ impl World {
             n_min: 4,
             min_honest: 2,
             min_learners: 0,
+            attributes: None,
             max_upload_mib: None,
             hours: Vec::new(),
             hold: false,

@@ -104,6 +104,21 @@ fn records_that_cannot_be_used_are_refused_by_file_and_reason() {
 }
 
 #[test]
+fn attributes_that_the_policy_does_not_permit_are_not_imported() {
+    let agent = Agent::enrolled();
+    assert!(agent.run(&["policy", "init"]).status.success());
+    let rows = "student,question,correct,position,skill,sex\ns1,q1,1,1,algebra,f\n";
+    let mapping = format!("attributes = [\"sex\"]\n{MAPPING}");
+    fails(&agent.import("one.csv", rows, &mapping), 1, &["\"sex\"", "policy.toml"]);
+    assert_eq!(agent.answers(), 0);
+    let path = agent.home().join("policy.toml");
+    let policy = fs::read_to_string(&path).unwrap();
+    fs::write(&path, policy.replace("attributes = []", "attributes = [\"sex\"]")).unwrap();
+    assert!(agent.import("one.csv", rows, &mapping).status.success());
+    assert_eq!(agent.answers(), 1);
+}
+
+#[test]
 fn an_unknown_key_in_the_agents_configuration_is_named() {
     let agent = Agent::enrolled();
     let path = agent.home().join("agent.toml");
