@@ -2,6 +2,7 @@
 //! the pure roles of secure aggregation, the journal and its audit log.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod accountant;
 pub mod architecture;
 pub mod audit;
 pub mod blobs;
