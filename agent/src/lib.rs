@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod prepare;
+pub mod privacy;
 pub mod recommend;
 pub mod records;
 mod renewal;

@@ -24,7 +24,7 @@ pub use mechanisms::{DistributedNoise, discrete_gaussian, gaussian, sampled_gaus
 
 /// The orders alpha at which divergences are known. Integers, because the sampled Gaussian has a sum of
 /// positive terms there; up to 256, because the best order of small budgets is large. With these, however
-/// much noise there is, epsilon is hardly shown below ln(1 / delta) / 255 (0.05 at delta 1e-6).
+/// much noise there is, epsilon is not shown below (ln(1 / delta) - ln 256) / 255 (0.03 at delta 1e-6).
 pub const ORDERS: RangeInclusive<u32> = 2..=256;
 const COUNT: usize = 255;
 

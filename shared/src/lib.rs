@@ -18,6 +18,7 @@ pub mod durable;
 pub mod faults;
 pub mod files;
 pub mod hand_over;
+pub mod headroom;
 pub mod ids;
 pub mod journal;
 pub mod merkle;

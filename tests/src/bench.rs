@@ -4,6 +4,7 @@
 mod consortium;
 mod idle;
 mod mask;
+mod noise;
 mod peer;
 mod round;
 mod slope;
@@ -34,6 +35,8 @@ enum Benchmark {
     Round(round::Options),
     /// Masking beside raw AES-256-GCM over as many zeros.
     Mask(mask::Options),
+    /// Discrete Gaussian noise: nanoseconds a draw, beside the exact sampler.
+    Noise(noise::Options),
     /// What daemons need while nothing happens.
     Idle(idle::Options),
     /// Whether memory grows over many rounds.
@@ -60,6 +63,7 @@ impl Cli {
         match &self.benchmark {
             Benchmark::Round(options) => round::run(options),
             Benchmark::Mask(options) => mask::run(options),
+            Benchmark::Noise(options) => noise::run(options),
             Benchmark::Idle(options) => idle::run(options),
             Benchmark::Slope(options) => slope::run(options),
         }
