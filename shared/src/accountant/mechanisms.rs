@@ -12,7 +12,7 @@ pub fn gaussian(noise: f64) -> Result<Spent, AccountantError> {
 }
 
 /// The discrete Gaussian N_Z(0, `variance`) on each coordinate of an integer vector whose L2 sensitivity
-/// is `sensitivity`: no more than the continuous one (Canonne, Kamath and Steinke 2020, Theorem 14).
+/// is `sensitivity`: no more than the continuous one (Canonne, Kamath and Steinke 2020, for vectors too).
 pub fn discrete_gaussian(sensitivity: f64, variance: f64) -> Result<Spent, AccountantError> {
     check_sensitivity(sensitivity)?;
     gaussian(variance.sqrt() / sensitivity)
