@@ -105,10 +105,7 @@ impl From<RoundError> for Failure {
             RoundError::Link(error) => error.into(),
             RoundError::Files(error) => error.into(),
             RoundError::Computation(error) => Self::Fatal(error.into()),
-            RoundError::Deal(_)
-            | RoundError::Mask(_)
-            | RoundError::Bitmap(_)
-            | RoundError::NotListed => Self::Leave(error.to_string()),
+            RoundError::Statement(error) => Self::Leave(error.to_string()),
         }
     }
 }

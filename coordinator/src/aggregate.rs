@@ -12,9 +12,9 @@ use collegium_shared::{
     crypto::Digest,
     ids::InstitutionId,
     params::{EncodeError, Encoding},
-    protocol::{Metrics, Outcome, Ready, ShareHeader},
+    protocol::{Metrics, Outcome, Ready, RevealHeader, ShareHeader},
     roster::Registry,
-    secagg::{BadBitmap, Bitmap, Member, PIECE_WORDS, RecoverError, Unmasker},
+    secagg::{BadBitmap, Bitmap, Member, PIECE_WORDS, RecoverError, SharePiece, Unmasker},
     signed::Signed,
     tensors::{self, BadTensors, TensorFile},
 };
@@ -73,32 +73,18 @@ pub fn open_sum<'a>(
     empty: impl IntoIterator<Item = &'a str>,
     blobs: &Blobs,
 ) -> Result<Digest, AggregateError> {
-    let (Some(context), Some(Outcome::Survivors { survivors, .. })) =
-        (round.context(), round.proposal())
-    else {
-        return Err(AggregateError::Inconsistent("the round has no certified survivors"));
-    };
+    let survivors = survivors(round)?;
     let folded = accumulator.included().iter().copied();
     if accumulator.plan() != round.plan_digest() || !survivors.iter().eq(folded) {
         return Err(AggregateError::Inconsistent("the folded uploads are not the survivors"));
     }
-    let members = members(round);
-    let sharers = Bitmap::of(members.len(), round.dealt().keys().copied())?;
     let leaves = leaves(round, files)?;
-    let mut pieces = Vec::new();
-    for (&holder, header) in round.reveals() {
-        let who = &header.body.institution;
-        let revealed = files.read_reveal(&header.body)?;
-        let find = |dealer| leaves.iter().find(|(d, _)| *d == dealer).map(|(_, l)| l.as_slice());
-        let fits = round.fits(who, &revealed, find);
-        let fitting = revealed.into_iter().zip(fits).filter(|(_, fits)| *fits);
-        pieces.extend(fitting.map(|(piece, _)| (holder, piece)));
-    }
-    let unmasker =
-        Unmasker::recover(&context, &members, &sharers, survivors, round.quorum(), &pieces)
-            .map_err(|error| name_dealer(round, error))?;
+    let read = |(&holder, header): (&Position, &Signed<RevealHeader>)| {
+        files.read_reveal(&header.body).map(|revealed| (holder, revealed))
+    };
+    let revealed = round.reveals().iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let mut words = accumulator.into_words();
-    unmask(&unmasker, &mut words);
+    unmask(&unmasker(round, &leaves, revealed)?, &mut words);
     let encoding = &round.plan().encoding;
     let mut segments = BTreeMap::new();
     let mut rest = words.as_slice();
@@ -115,6 +101,37 @@ pub fn open_sum<'a>(
         segment.decode_sum(&words[first..first + values.len()], values);
         Ok(())
     })
+}
+
+/// What takes the masks off the sum over U, from the share hashes of every dealer and the revealed shares
+/// of every holder. A share that does not fit what its dealer signed is left out.
+pub fn unmasker(
+    round: &Round,
+    leaves: &[(Position, Vec<Digest>)],
+    revealed: Vec<(Position, Vec<SharePiece>)>,
+) -> Result<Unmasker, AggregateError> {
+    let (context, survivors) = (round.context(), survivors(round)?);
+    let context = context.ok_or(AggregateError::Inconsistent("the round has no context"))?;
+    let members = members(round);
+    let sharers = Bitmap::of(members.len(), round.dealt().keys().copied())?;
+    let mut pieces = Vec::new();
+    for (holder, revealed) in revealed {
+        let Some(header) = round.reveals().get(&holder) else { continue };
+        let find = |dealer| leaves.iter().find(|(d, _)| *d == dealer).map(|(_, l)| l.as_slice());
+        let fits = round.fits(&header.body.institution, &revealed, find);
+        let fitting = revealed.into_iter().zip(fits).filter(|(_, fits)| *fits);
+        pieces.extend(fitting.map(|(piece, _)| (holder, piece)));
+    }
+    Unmasker::recover(&context, &members, &sharers, survivors, round.quorum(), &pieces)
+        .map_err(|error| name_dealer(round, error))
+}
+
+/// U, once a quorum has certified it.
+fn survivors(round: &Round) -> Result<&Bitmap, AggregateError> {
+    match round.proposal() {
+        Some(Outcome::Survivors { survivors, .. }) => Ok(survivors),
+        _ => Err(AggregateError::Inconsistent("the round has no certified survivors")),
+    }
 }
 
 /// Takes the masks off, on all processors if it is worth a thread.

@@ -40,13 +40,14 @@ use crate::{
     ca::{Ca, InForce},
     config::Config,
     credentials::{NotHeard, RenewalError, RenewalRequest},
+    draft,
     enrol::CheckedEnrolment,
     identities::IdentityError,
     listener::Peer,
     metrics::Meters,
     network::{Enrolled, Event, Network, NetworkEvent},
     presence::Presence,
-    round::{Admission, Message, Refusal, Round, RoundEvent},
+    round::{Admission, Message, Refusal, RoundEvent},
     signing,
     spool::{Spool, SpoolError},
     status,
@@ -569,7 +570,7 @@ impl Driver {
         if roster.expires_at() <= now {
             return Ok(None);
         }
-        let expected = waiting::expected(&self.state.network, task, roster, now);
+        let expected = draft::expected(&self.state.network, task, roster, now);
         let n_min = task.cohort().n_min();
         if expected.len() < n_min {
             // Only a new roster can bring more, except where dealers were left out for good.
@@ -584,25 +585,8 @@ impl Driver {
             return Ok(None);
         }
         let n_max = u32::try_from(expected.len().max(1)).unwrap_or(u32::MAX);
-        let (encoding, layout) =
-            aggregate::vector(task, &stage, registry, &self.workshop.blobs, n_max)?;
-        let spec = task.spec();
-        let plan = Plan {
-            round: task.round_id(),
-            architecture: spec.architecture.id().to_owned(),
-            layout,
-            inputs: task.inputs(&stage),
-            stage,
-            hyper: spec.hyper.clone(),
-            encoding,
-            cohort: task.cohort(),
-            roster: roster.digest(),
-            registry: task.registry(),
-            deadlines: spec.deadlines,
-            aborted: task.aborted().cloned(),
-            before: self.state.network.round().and_then(Round::before),
-            issued_at: now,
-        };
+        let vector = aggregate::vector(task, &stage, registry, &self.workshop.blobs, n_max)?;
+        let plan = draft::plan(&self.state.network, task, roster, stage, vector, now);
         Ok(Some((plan, expected, away)))
     }
 

@@ -13,6 +13,7 @@ pub mod config;
 pub mod credentials;
 pub mod diagnose;
 pub mod doctor;
+pub mod draft;
 pub mod driver;
 pub mod enrol;
 pub mod gate;

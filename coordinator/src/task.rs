@@ -9,7 +9,7 @@ use collegium_shared::{
     crypto::Digest,
     ids::{InstitutionId, RoundId, TaskId},
     params::MAX_DIMENSION,
-    protocol::{Certificate, Cohort, Deadlines, Ending, Inputs, Metrics, Phase},
+    protocol::{Certificate, Cohort, Deadlines, Ending, Inputs, Manifest, Metrics, Phase},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -361,6 +361,35 @@ impl Task {
             Some(c) if c.step < self.spec.rounds => Next::Round(Stage::Train { step: c.step + 1 }),
             Some(_) => Next::End(TaskEnding::Completed),
         }
+    }
+
+    /// What is signed of the candidate when it is released as `version`; none while its lineage is
+    /// incomplete.
+    pub fn manifest(
+        &self,
+        version: u32,
+        metrics: Metrics,
+        released_at: Timestamp,
+    ) -> Option<Manifest> {
+        let candidate = self.candidate()?;
+        let made = candidate.made.as_ref()?;
+        Some(Manifest {
+            architecture: self.spec.architecture.id().to_owned(),
+            version,
+            round: made.round.clone(),
+            weights: candidate.weights,
+            layout: candidate.layout,
+            support: self.support()?,
+            statistics: self.statistics()?,
+            cohort: self.cohort,
+            parent: self.releases.last().map(|release| release.manifest),
+            plan: made.plan,
+            roster: made.roster,
+            registry: self.registry,
+            uploads: made.uploads.clone(),
+            metrics,
+            released_at,
+        })
     }
 
     /// Whether the metrics of the candidate after `step` are known.

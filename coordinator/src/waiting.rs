@@ -3,30 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use collegium_shared::{clock::Timestamp, ids::InstitutionId, roster::VerifiedRoster};
 use serde_json::{Value, json};
 
 use crate::{
+    draft,
     driver::Driver,
-    network::Network,
     round::named,
-    task::{Next, Paused, Task},
+    task::{Next, Paused},
 };
-
-/// The members that a round of this task may ask.
-pub(crate) fn expected(
-    network: &Network,
-    task: &Task,
-    roster: &VerifiedRoster,
-    now: Timestamp,
-) -> BTreeSet<InstitutionId> {
-    roster
-        .active(now)
-        .map(|member| member.institution.clone())
-        .filter(|institution| !task.excluded().contains(institution))
-        .filter(|institution| !network.is_revoked(institution))
-        .collect()
-}
 
 /// What the task waits for before its next round; none if there is no task or nothing is missing.
 pub(crate) fn of(driver: &Driver) -> Option<String> {
@@ -41,7 +25,7 @@ pub(crate) fn of(driver: &Driver) -> Option<String> {
     let Some(roster) = driver.state.roster.as_deref().filter(|r| now < r.expires_at()) else {
         return Some("waiting for a roster that has not expired".to_owned());
     };
-    let expected = expected(network, task, roster, now);
+    let expected = draft::expected(network, task, roster, now);
     let needed = task.cohort().n_min();
     let members = expected.len();
     if members < needed {

@@ -30,30 +30,10 @@ impl Driver {
     ) -> Result<NetworkEvent, AggregateError> {
         let missing = AggregateError::Inconsistent("the candidate's lineage is incomplete");
         let task = self.state.network.task().ok_or(AggregateError::Inconsistent("no task"))?;
-        let Some(candidate) = task.candidate() else { return Err(missing) };
-        let Some(made) = &candidate.made else {
+        if task.candidate().is_some_and(|candidate| candidate.made.is_none()) {
             return Ok(NetworkEvent::StartEvaluated { metrics });
-        };
-        let (Some(support), Some(statistics)) = (task.support(), task.statistics()) else {
-            return Err(missing);
-        };
-        let manifest = Manifest {
-            architecture: task.spec().architecture.id().to_owned(),
-            version: step,
-            round: made.round.clone(),
-            weights: candidate.weights,
-            layout: candidate.layout,
-            support,
-            statistics,
-            cohort: task.cohort(),
-            parent: task.releases().last().map(|release| release.manifest),
-            plan: made.plan,
-            roster: made.roster,
-            registry: task.registry(),
-            uploads: made.uploads.clone(),
-            metrics,
-            released_at: self.now(),
-        };
+        }
+        let manifest = task.manifest(step, metrics, self.now()).ok_or(missing)?;
         let signed = Signed::sign(manifest, &self.key);
         let json = serde_json::to_vec(&signed)
             .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;

@@ -1,0 +1,54 @@
+//! The next plan, from what is recorded: who may be asked, and what is asked for. Pure; whether a round
+//! may begin now is the owner's to say.
+
+use std::collections::BTreeSet;
+
+use collegium_shared::{
+    architecture::Stage, clock::Timestamp, crypto::Digest, ids::InstitutionId, params::Encoding,
+    protocol::Plan, roster::VerifiedRoster,
+};
+
+use crate::{network::Network, round::Round, task::Task};
+
+/// The members that a round of this task may ask.
+pub fn expected(
+    network: &Network,
+    task: &Task,
+    roster: &VerifiedRoster,
+    now: Timestamp,
+) -> BTreeSet<InstitutionId> {
+    roster
+        .active(now)
+        .map(|member| member.institution.clone())
+        .filter(|institution| !task.excluded().contains(institution))
+        .filter(|institution| !network.is_revoked(institution))
+        .collect()
+}
+
+/// The plan of the task's next round, for a stage whose sums have this encoding and layout.
+pub fn plan(
+    network: &Network,
+    task: &Task,
+    roster: &VerifiedRoster,
+    stage: Stage,
+    (encoding, layout): (Encoding, Option<Digest>),
+    now: Timestamp,
+) -> Plan {
+    let spec = task.spec();
+    Plan {
+        round: task.round_id(),
+        architecture: spec.architecture.id().to_owned(),
+        layout,
+        inputs: task.inputs(&stage),
+        stage,
+        hyper: spec.hyper.clone(),
+        encoding,
+        cohort: task.cohort(),
+        roster: roster.digest(),
+        registry: task.registry(),
+        deadlines: spec.deadlines,
+        aborted: task.aborted().cloned(),
+        before: network.round().and_then(Round::before),
+        issued_at: now,
+    }
+}
