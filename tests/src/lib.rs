@@ -11,6 +11,7 @@ pub mod network;
 pub mod participant;
 pub mod proxies;
 pub mod raw_peer;
+pub mod simulate;
 pub mod simulator;
 #[cfg(test)]
 mod structure;
