@@ -22,7 +22,7 @@ mod shrink;
 mod wire;
 mod world;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use collegium_shared::crypto::Digest;
 use serde::{Deserialize, Serialize};
@@ -70,9 +70,12 @@ pub struct Report {
     pub seed: u64,
     pub operations: u64,
     pub worlds: u64,
-    /// Sums that were opened, and models that were released.
-    pub sums: u64,
+    /// How rounds ended.
+    pub rounds: BTreeMap<&'static str, u64>,
+    /// Models that were released.
     pub releases: u64,
+    /// How often what went wrong.
+    pub seen: BTreeMap<&'static str, u64>,
     pub violations: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -80,11 +83,14 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, operations, worlds, sums, releases, .. } = self;
-        writeln!(
-            f,
-            "seed {seed}: {operations} operations in {worlds} worlds, {sums} sums opened, {releases} models released"
-        )?;
+        let Self { seed, operations, worlds, releases, .. } = self;
+        writeln!(f, "seed {seed}: {operations} operations in {worlds} worlds")?;
+        let list = |counts: &BTreeMap<&str, u64>| {
+            let counts: Vec<_> = counts.iter().map(|(what, n)| format!("{what} {n}")).collect();
+            counts.join(", ")
+        };
+        writeln!(f, "rounds: {}; models released {releases}", list(&self.rounds))?;
+        writeln!(f, "{}", list(&self.seen))?;
         let Some(Failure { violation, replay }) = &self.failure else {
             return writeln!(f, "every invariant held");
         };
@@ -160,8 +166,12 @@ fn run_world(
     }
     report.worlds += 1;
     report.operations += world.operations;
-    report.sums += world.watch.sums;
     report.releases += world.watch.releases;
+    let add = |to: &mut BTreeMap<_, u64>, from: &BTreeMap<&'static str, u64>| {
+        from.iter().for_each(|(what, n)| *to.entry(*what).or_default() += n);
+    };
+    add(&mut report.rounds, &world.watch.endings);
+    add(&mut report.seen, &world.seen);
     Ok(violation)
 }
 

@@ -29,7 +29,7 @@ use rand_chacha::{ChaCha12Rng, rand_core::Rng};
 use super::{
     coordinator::{COHORT, Outcome},
     disk::{Disk, Halt, Journal},
-    invariants::{Invariants, Sent},
+    invariants::{Drawn, Invariants, Sent},
     mutations::Mutation,
     wire::{Request, Response, Said, bytes},
 };
@@ -255,7 +255,8 @@ impl Agent {
             self.files.retain(keep);
             return Ok(());
         };
-        if !listed && !self.files.secrets.contains_key(&round) {
+        let Files { inputs, secrets } = &self.files;
+        if !listed && !secrets.contains_key(&round) && inputs.contains_key(&round) {
             self.draw(&round, commitment, watch)?;
         }
         if self.files.fit(&round, &commitment) {
@@ -297,8 +298,12 @@ impl Agent {
 
     /// Makes events durable in one batch, then folds them.
     fn record(&mut self, events: &[AgentEvent]) -> Result<(), Failure> {
+        let mut events = events.to_vec();
+        if self.is(Mutation::LogsSecret) {
+            events.iter_mut().for_each(|event| self.let_slip(event));
+        }
         let at = self.now();
-        for event in events {
+        for event in &events {
             self.journal.append(at, event)?;
         }
         self.journal.commit(&mut self.disk)?;
@@ -306,15 +311,18 @@ impl Agent {
         Ok(())
     }
 
-    fn leave(&mut self, reason: &str) -> Result<(), Failure> {
-        let session = self.state.history().session().filter(|session| !session.over());
-        let Some(round) = session.map(|session| session.id().clone()) else { return Ok(()) };
-        let mut reason = reason.to_owned();
-        if let Some(secrets) =
-            self.files.secrets.get(&round).filter(|_| self.is(Mutation::LogsSecret))
+    fn let_slip(&self, event: &mut AgentEvent) {
+        if let AgentEvent::Session(SessionEvent::RoundLeft { round, reason }) = event
+            && let Some(secrets) = self.files.secrets.get(round)
         {
             reason.push_str(&hex::encode(secrets.rho));
         }
+    }
+
+    fn leave(&mut self, reason: &str) -> Result<(), Failure> {
+        let session = self.state.history().session().filter(|session| !session.over());
+        let Some(round) = session.map(|session| session.id().clone()) else { return Ok(()) };
+        let reason = reason.to_owned();
         self.record(&[SessionEvent::RoundLeft { round, reason }.into()])?;
         self.files.retain(None);
         Ok(())
@@ -333,7 +341,8 @@ impl Agent {
         }
         let mut rho = [0; 32];
         self.rng.fill_bytes(&mut rho);
-        watch.drawn(self.index, &rho);
+        let (agent, durable) = (self.index, self.journal.len());
+        watch.drawn(Drawn { agent, durable, round: round.clone(), commitment, rho });
         self.disk.store()?;
         self.files.secrets.insert(round.clone(), Secrets { rho, commitment });
         Ok(self.disk.edge()?)
@@ -619,6 +628,9 @@ impl Agent {
                 (commitment, self.records)
             }
         };
+        if self.is(Mutation::DrawsFirst) {
+            self.draw(&round, commitment, watch)?;
+        }
         let committed = SessionEvent::Committed { round: round.clone(), commitment, snapshot };
         self.record(&[committed.into()])?;
         self.draw(&round, commitment, watch)

@@ -178,6 +178,7 @@ impl Coordinator {
         self.heard.clear();
         self.state = Published { network: Arc::new(network), ..Published::default() };
         self.load_roster()?;
+        self.published = self.state.clone();
         if let Some(entries) = self.restored {
             if self.journal.len() == entries {
                 self.record_restoration(entries)?;
@@ -186,8 +187,8 @@ impl Coordinator {
             }
             go!(self.disk.store());
             self.restored = None;
+            self.published = self.state.clone();
         }
-        self.published = self.state.clone();
         if self.state.network.open_round().is_some() {
             self.record(Event::Round(RoundEvent::Resumed))?;
         }

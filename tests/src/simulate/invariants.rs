@@ -18,7 +18,8 @@
 //! 10. *secrets*: no entry of a journal holds a secret of the institution that wrote it. (That secrets have
 //!     no `Debug` is the compiler's to check.)
 //!
-//! Besides: *masks*, no two inputs are ever hidden by the same mask; *sum*, a released sum is the sum of
+//! Besides: *masks*, keys are drawn after the input is committed to, and no two inputs are ever hidden by the
+//! same mask; *sum*, a released sum is the sum of
 //! what its survivors committed to; *differences*, no institution votes for two sums of the same records
 //! that nearly the same institutions are in; *ends*, a healed federation finishes its task.
 
@@ -72,6 +73,24 @@ pub enum Invariant {
     Ends,
 }
 
+impl Invariant {
+    pub const ALL: [Self; 13] = [
+        Self::Forward,
+        Self::OneMessage,
+        Self::DurableFirst,
+        Self::Quorum,
+        Self::Lineage,
+        Self::Replay,
+        Self::Identity,
+        Self::Masked,
+        Self::Secrets,
+        Self::Masks,
+        Self::Sum,
+        Self::Differences,
+        Self::Ends,
+    ];
+}
+
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -121,6 +140,16 @@ pub(super) struct Sent {
     pub(super) input: Vec<u32>,
 }
 
+/// What an agent drew for an attempt.
+pub(super) struct Drawn {
+    pub(super) agent: usize,
+    /// Entries of its journal that were durable then.
+    pub(super) durable: usize,
+    pub(super) round: RoundId,
+    pub(super) commitment: Digest,
+    pub(super) rho: [u8; 32],
+}
+
 /// An institution's part in one attempt, by its own journal.
 #[derive(Default)]
 struct Facts {
@@ -145,6 +174,8 @@ struct Summed {
 struct AgentTrace {
     state: AgentState,
     seen: usize,
+    /// The bytes of the last entry of them.
+    newest: Vec<u8>,
     facts: BTreeMap<RoundId, Facts>,
     last: BTreeMap<String, RoundId>,
     summed: Vec<Summed>,
@@ -157,6 +188,8 @@ struct AgentTrace {
 struct CoordinatorTrace {
     network: Network,
     seen: usize,
+    /// The bytes of the last entry of them.
+    newest: Vec<u8>,
     rounds: BTreeMap<RoundId, RoundTrace>,
     last: BTreeMap<String, RoundId>,
     accepted: BTreeSet<(InstitutionId, Mark)>,
@@ -173,6 +206,7 @@ pub(super) struct Invariants {
     /// Statements that came in over each institution's channel.
     arrived: BTreeSet<(InstitutionId, Mark)>,
     acknowledged: Vec<(InstitutionId, Mark)>,
+    drawn: Vec<Drawn>,
     sent: Vec<Sent>,
     /// By commitment, whoever made it.
     inputs: BTreeMap<Digest, Vec<u32>>,
@@ -180,7 +214,7 @@ pub(super) struct Invariants {
     masks: BTreeMap<(Digest, InstitutionId), Digest>,
     votes: BTreeMap<(Digest, InstitutionId), Outcome>,
     revealed: BTreeMap<(Digest, InstitutionId, u16), ShareKind>,
-    pub(super) sums: u64,
+    pub(super) endings: BTreeMap<&'static str, u64>,
     pub(super) releases: u64,
 }
 
@@ -199,12 +233,13 @@ impl Invariants {
             agents,
             arrived: BTreeSet::new(),
             acknowledged: Vec::new(),
+            drawn: Vec::new(),
             sent: Vec::new(),
             inputs: BTreeMap::new(),
             masks: BTreeMap::new(),
             votes: BTreeMap::new(),
             revealed: BTreeMap::new(),
-            sums: 0,
+            endings: BTreeMap::new(),
             releases: 0,
         }
     }
@@ -215,8 +250,9 @@ impl Invariants {
     }
 
     /// An agent drew the secret of an attempt.
-    pub(super) fn drawn(&mut self, agent: usize, rho: &[u8; 32]) {
-        self.agents[agent].secrets.push(hex::encode(rho));
+    pub(super) fn drawn(&mut self, drawn: Drawn) {
+        self.agents[drawn.agent].secrets.push(hex::encode(drawn.rho));
+        self.drawn.push(drawn);
     }
 
     pub(super) fn sent(&mut self, sent: Sent) {
@@ -264,6 +300,14 @@ impl Invariants {
                 format!("{who} was told that its {phase:?} statement is kept, but it is not")
             })?;
         }
+        for Drawn { agent, durable, round, commitment, .. } in std::mem::take(&mut self.drawn) {
+            self.read_agent(&agents[agent], agent, durable)?;
+            let facts = self.agents[agent].facts.get(&round);
+            let fixed = facts.is_some_and(|facts| facts.commitment == Some(commitment));
+            hold(fixed, Invariant::Masks, || {
+                format!("keys for round {round} were drawn before the input was committed to")
+            })?;
+        }
         for sent in std::mem::take(&mut self.sent) {
             self.read_agent(&agents[sent.agent], sent.agent, sent.durable)?;
             self.check_sent(&sent)?;
@@ -278,14 +322,13 @@ impl Invariants {
 
     fn check_coordinator(&mut self, coordinator: &Coordinator) -> Result<(), Violation> {
         let (seen, len) = (self.coordinator.seen, coordinator.journal.len());
-        hold(seen <= len, Invariant::DurableFirst, || {
-            format!("of {seen} durable entries of the coordinator {len} are left")
-        })?;
+        keeps(&coordinator.journal, seen, &self.coordinator.newest, "the coordinator")?;
         for entry in read(&coordinator.journal, seen)? {
             self.check_event(&entry.event, coordinator)?;
             self.coordinator.network.apply(&entry.event, entry.at);
         }
         self.coordinator.seen = len;
+        self.coordinator.newest = coordinator.journal.bytes(len.saturating_sub(1)).to_vec();
         let shown = &*coordinator.published.network;
         if *shown == self.coordinator.network {
             return Ok(());
@@ -312,10 +355,8 @@ impl Invariants {
     /// Folds the agent's durable entries up to `until`.
     fn read_agent(&mut self, agent: &Agent, index: usize, until: usize) -> Result<(), Violation> {
         let trace = &mut self.agents[index];
-        let (seen, len) = (trace.seen, agent.journal.len());
-        hold(seen <= len, Invariant::DurableFirst, || {
-            format!("of {seen} durable entries of {} {len} are left", agent.name)
-        })?;
+        let seen = trace.seen;
+        keeps(&agent.journal, seen, &trace.newest, agent.name.as_str())?;
         let new = until.saturating_sub(seen);
         for (place, entry) in (seen..).zip(read(&agent.journal, seen)?).take(new) {
             let text = String::from_utf8_lossy(agent.journal.bytes(place));
@@ -328,9 +369,21 @@ impl Invariants {
             }
             trace.state.apply(&entry.event, entry.at);
             trace.seen += 1;
+            trace.newest = agent.journal.bytes(place).to_vec();
         }
         Ok(())
     }
+}
+
+/// What was durable once stays: `seen` entries, of which `newest` is the last.
+fn keeps<E: Serialize + DeserializeOwned>(
+    journal: &Journal<E>,
+    seen: usize,
+    newest: &[u8],
+    whose: &str,
+) -> Result<(), Violation> {
+    let kept = seen == 0 || journal.bytes(seen - 1) == newest;
+    hold(kept, Invariant::DurableFirst, || format!("{whose} lost an entry that was durable"))
 }
 
 fn read<E: Serialize + DeserializeOwned>(

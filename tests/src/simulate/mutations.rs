@@ -45,6 +45,8 @@ pub enum Mutation {
     VotesTwice,
     /// An agent reveals the other share of each dealer.
     RevealsOtherShare,
+    /// An agent draws the keys of an attempt before it commits to its input.
+    DrawsFirst,
     /// An agent that has to send its upload again makes its input anew, behind the same commitment.
     ChangesInput,
     /// An agent sends its input without masks.
@@ -71,6 +73,7 @@ impl Mutation {
         Self::BelievesNames,
         Self::SendsBare,
         Self::LogsSecret,
+        Self::DrawsFirst,
         Self::ChangesInput,
         Self::FoldsTwice,
         Self::ForgetsSums,
@@ -92,7 +95,7 @@ impl Mutation {
             Self::BelievesNames => Invariant::Identity,
             Self::SendsBare => Invariant::Masked,
             Self::LogsSecret => Invariant::Secrets,
-            Self::ChangesInput => Invariant::Masks,
+            Self::DrawsFirst | Self::ChangesInput => Invariant::Masks,
             Self::FoldsTwice => Invariant::Sum,
             Self::ForgetsSums => Invariant::Differences,
             Self::IgnoresClock => Invariant::Ends,

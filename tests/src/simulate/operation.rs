@@ -94,6 +94,8 @@ pub enum Operation {
 /// What may go wrong in a world, besides the line.
 #[derive(Clone, Copy, Debug)]
 struct Weather {
+    /// Calls over a good line.
+    calls: u64,
     line: u64,
     crashes: u64,
     disks: u64,
@@ -104,15 +106,16 @@ struct Weather {
 impl Weather {
     /// From calm to everything at once.
     fn of(rng: &mut ChaCha12Rng) -> Self {
-        let calm = Self { line: 0, crashes: 0, disks: 0, restores: 0, clocks: 0 };
-        match rng.next_u64() % 8 {
+        let calm = Self { calls: 100, line: 0, crashes: 0, disks: 0, restores: 0, clocks: 0 };
+        match rng.next_u64() % 9 {
             0 => calm,
-            1 => Self { line: 30, ..calm },
+            1 => Self { line: 60, ..calm },
             2 => Self { crashes: 12, ..calm },
             3 => Self { restores: 10, crashes: 3, ..calm },
             4 => Self { disks: 8, crashes: 4, ..calm },
-            5 => Self { clocks: 6, line: 10, ..calm },
-            _ => Self { line: 20, crashes: 5, disks: 3, restores: 4, clocks: 2 },
+            5 => Self { clocks: 6, line: 20, ..calm },
+            6 => Self { calls: 20, line: 200, crashes: 3, restores: 3, ..calm },
+            _ => Self { line: 40, crashes: 5, disks: 3, restores: 4, clocks: 2, ..calm },
         }
     }
 }
@@ -125,8 +128,8 @@ pub(super) fn generate(rng: &mut ChaCha12Rng, count: usize) -> Vec<Operation> {
 }
 
 fn one(rng: &mut ChaCha12Rng, weather: Weather) -> Operation {
-    let Weather { line, crashes, disks, restores, clocks } = weather;
-    let weights = [100, 8, 6, 2 + line, line, crashes, disks, restores, clocks];
+    let Weather { calls, line, crashes, disks, restores, clocks } = weather;
+    let weights = [calls, 8, 6, 2 + line, line, crashes, disks, restores, clocks];
     let mut at = rng.next_u64() % weights.iter().sum::<u64>();
     let mut kind = 0;
     while at >= weights[kind] {

@@ -29,7 +29,7 @@ use super::{
     invariants::{Invariant, Invariants, Violation},
     mutations::Mutation,
     operation::Operation,
-    wire::{Content, Packet, Response},
+    wire::{Content, Packet, Request, Response},
 };
 
 /// Packets under way at most; the oldest is lost for one more.
@@ -68,6 +68,8 @@ pub(super) struct World {
     pub(super) watch: Invariants,
     /// Operations that were carried out, those at the end included.
     pub(super) operations: u64,
+    /// How often what happened.
+    pub(super) seen: BTreeMap<&'static str, u64>,
 }
 
 /// The generator of one node, or one purpose, of a world.
@@ -128,6 +130,7 @@ impl World {
             tasks: 0,
             watch: Invariants::new(own, keys),
             operations: 0,
+            seen: BTreeMap::new(),
         };
         world.sign_roster()?;
         Ok(world)
@@ -195,10 +198,20 @@ impl World {
     fn served<T>(&mut self, done: Outcome<T>) -> anyhow::Result<Option<T>> {
         match done? {
             Ok(given) => return Ok(Some(given)),
-            Err(Halt::Died) => self.coordinator.restart(0)?,
-            Err(Halt::Full) => self.coordinator.stall(),
+            Err(Halt::Died) => {
+                self.count("coordinator died");
+                self.coordinator.restart(0)?;
+            }
+            Err(Halt::Full) => {
+                self.count("coordinator had no room");
+                self.coordinator.stall();
+            }
         }
         Ok(None)
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 }
 
@@ -208,98 +221,103 @@ fn byte(index: usize) -> u8 {
 
 // --- Operations ------------------------------------------------------------------------------------
 
-/// Which node a number names.
-enum Place {
-    Coordinator,
-    Agent(usize),
-}
-
 impl World {
     fn agent(&self, number: u8) -> usize {
         usize::from(number) % self.joined
     }
 
-    fn place(&self, number: u8) -> Place {
-        match (usize::from(number) % (self.joined + 1)).checked_sub(1) {
-            None => Place::Coordinator,
-            Some(agent) => Place::Agent(agent),
-        }
-    }
-
     fn carry_out(&mut self, operation: Operation) -> anyhow::Result<()> {
         match operation {
-            Operation::Exchange { agent } => self.exchange(self.agent(agent)),
-            Operation::Call { agent } => {
-                self.call(self.agent(agent));
-                Ok(())
+            Operation::Exchange { agent } => self.exchange(self.agent(agent))?,
+            Operation::Call { agent } => self.call(self.agent(agent)),
+            Operation::Deliver { packet } => {
+                if let Some(packet) = self.pick(packet) {
+                    self.deliver(packet)?;
+                }
             }
-            Operation::Deliver { packet } => self.pick(packet).map_or(Ok(()), |p| self.deliver(p)),
-            Operation::Lose { packet } => {
-                self.pick(packet);
-                Ok(())
-            }
+            Operation::Lose { packet } => drop(self.pick(packet)),
             Operation::Duplicate { packet } => {
                 if let Some(packet) = self.pick(packet) {
                     self.send(packet.clone());
                     self.send(packet);
                 }
-                Ok(())
             }
-            Operation::Misdirect { packet, agent } => self.misdirect(packet, self.agent(agent)),
-            Operation::GiveUp { agent } => {
-                let agent = self.agent(agent);
-                self.agents[agent].give_up();
-                Ok(())
-            }
-            Operation::Pass { seconds } => self.pass(seconds),
-            Operation::Work => self.work(),
+            Operation::Misdirect { packet, agent } => self.misdirect(packet, self.agent(agent))?,
+            Operation::GiveUp { agent } => self.agents[usize::from(agent) % self.joined].give_up(),
             Operation::Partition { agent } => {
                 self.apart.insert(self.agent(agent));
-                Ok(())
             }
             Operation::Heal { agent } => {
                 self.apart.remove(&self.agent(agent));
-                Ok(())
             }
-            Operation::Restart { node, torn } => self.restart(self.place(node), torn),
-            Operation::Crash { node, edges, torn } => {
-                match self.place(node) {
-                    Place::Coordinator => self.coordinator.disk.arm(edges, torn),
-                    Place::Agent(agent) => self.agents[agent].disk.arm(edges, torn),
+            Operation::Pass { seconds } => self.pass(seconds)?,
+            Operation::Work => self.work()?,
+            Operation::Join => self.join()?,
+            Operation::Task { load_test } => self.start_task(load_test)?,
+            Operation::Import { agent } => self.agents[usize::from(agent) % self.joined].import(),
+            Operation::Restart { node, .. }
+            | Operation::Crash { node, .. }
+            | Operation::Backup { node }
+            | Operation::Restore { node }
+            | Operation::Fill { node }
+            | Operation::Free { node }
+            | Operation::Skew { node, .. } => {
+                // 0 is the coordinator.
+                match (usize::from(node) % (self.joined + 1)).checked_sub(1) {
+                    None => self.harm_coordinator(operation)?,
+                    Some(agent) => self.harm_agent(operation, agent)?,
                 }
-                Ok(())
-            }
-            Operation::Backup { node } => {
-                match self.place(node) {
-                    Place::Coordinator => self.backup = Some(self.coordinator.backup()),
-                    Place::Agent(agent) => {
-                        self.backups.insert(agent, self.agents[agent].backup());
-                    }
-                }
-                Ok(())
-            }
-            Operation::Restore { node } => self.restore(self.place(node)),
-            Operation::Fill { node } => self.fill(self.place(node), true),
-            Operation::Free { node } => self.fill(self.place(node), false),
-            Operation::Skew { node, seconds } => {
-                match self.place(node) {
-                    Place::Coordinator => self.coordinator.set_skew(seconds.into()),
-                    Place::Agent(agent) => self.agents[agent].set_skew(seconds.into()),
-                }
-                Ok(())
-            }
-            Operation::Join if self.joined < self.members.len() => {
-                self.joined += 1;
-                self.sign_roster()
-            }
-            Operation::Join => Ok(()),
-            Operation::Task { load_test } => self.start_task(load_test),
-            Operation::Import { agent } => {
-                let agent = self.agent(agent);
-                self.agents[agent].import();
-                Ok(())
+                self.wake()?;
             }
         }
+        Ok(())
+    }
+
+    fn harm_coordinator(&mut self, operation: Operation) -> anyhow::Result<()> {
+        let coordinator = &mut self.coordinator;
+        match operation {
+            Operation::Restart { torn, .. } => coordinator.restart(torn)?,
+            Operation::Crash { edges, torn, .. } => coordinator.disk.arm(edges, torn),
+            Operation::Backup { .. } => self.backup = Some(coordinator.backup()),
+            Operation::Restore { .. } => {
+                let Some(backup) = self.backup else { return Ok(()) };
+                coordinator.restore(backup)?;
+                self.count("coordinator restored");
+                self.watch.coordinator_restored();
+                self.coordinator.restart(0)?;
+                // What came after the backup and is not in it, people bring again.
+                self.import_roster()?;
+            }
+            Operation::Fill { .. } => coordinator.disk.fill(true),
+            Operation::Free { .. } => coordinator.disk.fill(false),
+            // Its time never goes back: one that is years ahead lets rosters run out until then.
+            Operation::Skew { seconds, .. } => coordinator.set_skew(i64::from(seconds) % 86_400),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn harm_agent(&mut self, operation: Operation, index: usize) -> anyhow::Result<()> {
+        let agent = &mut self.agents[index];
+        match operation {
+            Operation::Restart { torn, .. } => agent.restart(torn, &mut self.watch)?,
+            Operation::Crash { edges, torn, .. } => agent.disk.arm(edges, torn),
+            Operation::Backup { .. } => {
+                self.backups.insert(index, agent.backup());
+            }
+            Operation::Restore { .. } => {
+                let Some(backup) = self.backups.get(&index) else { return Ok(()) };
+                agent.restore(backup);
+                self.watch.agent_restored(index);
+                agent.restart(0, &mut self.watch)?;
+                self.count("agent restored");
+            }
+            Operation::Fill { .. } => agent.disk.fill(true),
+            Operation::Free { .. } => agent.disk.fill(false),
+            Operation::Skew { seconds, .. } => agent.set_skew(seconds.into()),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn pick(&mut self, packet: u8) -> Option<Packet> {
@@ -348,8 +366,14 @@ impl World {
                 Ok(())
             }
             Ok(None) => Ok(()),
-            Err(Halt::Died) => self.agents[agent].restart(0, &mut self.watch),
+            Err(Halt::Died) => {
+                self.count("agent died");
+                // A backup may be made while nothing runs, in the middle of a step.
+                self.backups.insert(agent, self.agents[agent].backup());
+                self.agents[agent].restart(0, &mut self.watch)
+            }
             Err(Halt::Full) => {
+                self.count("agent had no room");
                 self.agents[agent].stall();
                 Ok(())
             }
@@ -376,11 +400,16 @@ impl World {
         Ok(())
     }
 
-    /// Hands a copy of a request in over the channel of `agent`; what comes back is lost.
+    /// Hands a copy of a statement in over the channel of `agent`; what comes back is lost.
     fn misdirect(&mut self, packet: u8, agent: usize) -> anyhow::Result<()> {
-        let count = self.line.len().max(1);
-        let Some(packet) = self.line.get(usize::from(packet) % count) else { return Ok(()) };
-        let Content::Request(request) = packet.content.clone() else { return Ok(()) };
+        let statements = self.line.iter().filter_map(|packet| match &packet.content {
+            Content::Request(request @ Request::Submit(_)) => Some(request),
+            _ => None,
+        });
+        let count = statements.clone().count().max(1);
+        let Some(request) = statements.skip(usize::from(packet) % count).next().cloned() else {
+            return Ok(());
+        };
         let from = self.agents[agent].name.clone();
         let done = self.coordinator.serve(&from, &request, &mut self.watch);
         self.served(done).map(drop)
@@ -404,41 +433,16 @@ impl World {
         self.served(done).map(drop)
     }
 
-    fn restart(&mut self, place: Place, torn: u8) -> anyhow::Result<()> {
-        match place {
-            Place::Coordinator => self.coordinator.restart(torn),
-            Place::Agent(agent) => self.agents[agent].restart(torn, &mut self.watch),
-        }
-    }
-
-    /// A backup takes the place of the directory. What else a restored coordinator is told, people do.
-    fn restore(&mut self, place: Place) -> anyhow::Result<()> {
-        match place {
-            Place::Coordinator => {
-                let Some(backup) = self.backup else { return Ok(()) };
-                self.coordinator.restore(backup)?;
-                self.watch.coordinator_restored();
-                self.coordinator.restart(0)?;
-                self.import_roster()
-            }
-            Place::Agent(agent) => {
-                let Some(backup) = self.backups.get(&agent) else { return Ok(()) };
-                self.agents[agent].restore(backup);
-                self.watch.agent_restored(agent);
-                self.agents[agent].restart(0, &mut self.watch)
-            }
-        }
-    }
-
-    fn fill(&mut self, place: Place, full: bool) -> anyhow::Result<()> {
-        match place {
-            Place::Coordinator => self.coordinator.disk.fill(full),
-            Place::Agent(agent) => self.agents[agent].disk.fill(full),
-        }
-        self.wake()
-    }
-
     // --- People ----------------------------------------------------------------------------------
+
+    /// One more institution enrols, if there is one.
+    fn join(&mut self) -> anyhow::Result<()> {
+        if self.joined == self.members.len() {
+            return Ok(());
+        }
+        self.joined += 1;
+        self.sign_roster()
+    }
 
     /// The root signs the roster of all who joined, and the operator imports it.
     fn sign_roster(&mut self) -> anyhow::Result<()> {

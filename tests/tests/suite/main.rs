@@ -43,6 +43,7 @@ mod revocation;
 mod search;
 mod secrecy;
 mod secrecy_agents;
+mod simulate;
 mod slow_peers;
 mod strangers;
 mod sum;

@@ -195,6 +195,7 @@ impl Invariants {
                 };
                 let RoundEvent::Ended { ending } = event else { return trace.moved(event) };
                 trace.end(ending)?;
+                *self.endings.entry(name(ending)).or_default() += 1;
                 match ending {
                     Ending::Released { sum } => self.check_sum(&round, sum, coordinator),
                     _ => Ok(()),
@@ -224,7 +225,6 @@ impl Invariants {
             };
             expected.iter_mut().zip(input).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
         }
-        self.sums += 1;
         hold(coordinator.sums.get(sum) == Some(&expected), Invariant::Sum, || {
             format!("the sum of round {round} is not that of its {} survivors", survivors.len())
         })
@@ -270,6 +270,15 @@ impl Invariants {
         hold(right, Invariant::Lineage, || {
             format!("the manifest of version {} is not what the log says", manifest.version)
         })
+    }
+}
+
+fn name(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Released { .. } => "released",
+        Ending::Aborted => "aborted",
+        Ending::Failed { .. } => "failed",
+        Ending::Abandoned { .. } => "abandoned",
     }
 }
 
