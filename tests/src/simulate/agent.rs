@@ -303,6 +303,7 @@ impl Agent {
             events.iter_mut().for_each(|event| self.let_slip(event));
         }
         let at = self.now();
+        self.disk.touch();
         for event in &events {
             self.journal.append(at, event)?;
         }

@@ -248,6 +248,7 @@ impl Coordinator {
     /// Appends an event and folds it. Visible to others only after the next commit.
     fn record(&mut self, event: Event) -> anyhow::Result<()> {
         let at = self.now();
+        self.disk.touch();
         self.journal.append(at, &event)?;
         let late = self.is(Mutation::FoldsAnotherTime);
         let at = if late { at + Duration::from_millis(1) } else { at };

@@ -26,7 +26,7 @@ pub(super) struct Disk {
     /// Edges that are still passed before the node dies, and the torn part of what it then was writing.
     dies: Option<(u8, u8)>,
     full: bool,
-    /// Whether any edge was passed since this was last asked.
+    /// Whether anything can have changed since this was last asked.
     touched: bool,
 }
 
@@ -47,6 +47,11 @@ impl Disk {
     /// Nothing goes wrong from here on.
     pub(super) fn heal(&mut self) {
         (self.dies, self.full) = (None, false);
+    }
+
+    /// What the node knows is about to change.
+    pub(super) fn touch(&mut self) {
+        self.touched = true;
     }
 
     pub(super) fn take_touched(&mut self) -> bool {

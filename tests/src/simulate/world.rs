@@ -402,12 +402,12 @@ impl World {
 
     /// Hands a copy of a statement in over the channel of `agent`; what comes back is lost.
     fn misdirect(&mut self, packet: u8, agent: usize) -> anyhow::Result<()> {
-        let statements = self.line.iter().filter_map(|packet| match &packet.content {
+        let mut statements = self.line.iter().filter_map(|packet| match &packet.content {
             Content::Request(request @ Request::Submit(_)) => Some(request),
             _ => None,
         });
         let count = statements.clone().count().max(1);
-        let Some(request) = statements.skip(usize::from(packet) % count).next().cloned() else {
+        let Some(request) = statements.nth(usize::from(packet) % count).cloned() else {
             return Ok(());
         };
         let from = self.agents[agent].name.clone();
