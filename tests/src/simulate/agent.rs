@@ -25,6 +25,7 @@ use collegium_shared::{
     signed::Signed,
 };
 use rand_chacha::{ChaCha12Rng, rand_core::Rng};
+use serde_json::json;
 
 use super::{
     coordinator::{COHORT, Outcome},
@@ -143,15 +144,14 @@ pub(super) struct Agent {
 }
 
 /// What every institution of the simulation consents to.
-fn policy() -> Policy {
-    Policy {
-        tasks: vec!["*".into()],
-        architectures: vec!["kt-logistic/1".into(), "load-test/1".into()],
-        c_max: COHORT.c_max,
-        n_min: 4,
-        min_honest: COHORT.min_honest,
-        digest: Digest::of(b"policy"),
-    }
+fn policy() -> anyhow::Result<Policy> {
+    Ok(serde_json::from_value(json!({
+        "tasks": ["*"],
+        "architectures": ["kt-logistic/1", "load-test/1"],
+        "c_max": COHORT.c_max,
+        "n_min": COHORT.n_min(),
+        "min_honest": COHORT.min_honest,
+    }))?)
 }
 
 // --- Its life ------------------------------------------------------------------------------------
@@ -164,14 +164,14 @@ impl Agent {
         rng: ChaCha12Rng,
         time: Timestamp,
         mutation: Option<Mutation>,
-    ) -> Self {
-        Self {
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
             index,
             records: Digest::of(name.as_str().as_bytes()),
             name,
             key,
             root,
-            policy: policy(),
+            policy: policy()?,
             rng,
             mutation,
             disk: Disk::default(),
@@ -188,7 +188,7 @@ impl Agent {
             time,
             skew: 0,
             sent: BTreeSet::new(),
-        }
+        })
     }
 
     pub(super) fn tell(&mut self, time: Timestamp) {
@@ -519,15 +519,7 @@ impl Agent {
             None => self.state.history().step(view, around),
         };
         match stepped {
-            Ok(step) => {
-                let accepts = |e: &SessionEvent| matches!(e, SessionEvent::PlanAccepted { .. });
-                let read = self.state.policy() == Some(self.policy.digest);
-                if step.events.iter().any(accepts) && !read {
-                    let policy = self.policy.digest;
-                    self.record(&[LocalEvent::PolicyRead { policy }.into()])?;
-                }
-                Ok(Some((step, reusable)))
-            }
+            Ok(step) => Ok(Some((step, reusable))),
             Err(refusal) => self.refuse(view, &refusal).map(|()| None),
         }
     }
@@ -539,7 +531,7 @@ impl Agent {
         }
         let mut history =
             serde_json::to_value(self.state.history()).map_err(anyhow::Error::from)?;
-        history["summed"] = serde_json::json!([]);
+        history["summed"] = json!([]);
         Ok(serde_json::from_value(history).map_err(anyhow::Error::from)?)
     }
 

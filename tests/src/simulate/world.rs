@@ -112,7 +112,7 @@ impl World {
                 valid_until: time + 1_000 * DAY,
             });
             let rng = generator(seed, stream);
-            agents.push(Agent::new(index, institution, (own, pinned), rng, time, mutation));
+            agents.push(Agent::new(index, institution, (own, pinned), rng, time, mutation)?);
         }
         let mut world = Self {
             time,
