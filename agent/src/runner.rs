@@ -24,6 +24,7 @@ use collegium_shared::{
     clock::Clock,
     control,
     crypto::Digest,
+    faults,
     journal::JournalError,
     ops::{Health, pulse},
     protocol::RoundView,
@@ -170,6 +171,10 @@ pub async fn run_agent_at(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let hangups = catch(SignalKind::hangup());
+    if let Some(defence) = faults::switched_off() {
+        let check = defence.name();
+        tracing::error!(check, "THIS AGENT PROTECTS NOBODY: a check is switched off for a test");
+    }
     let config = Home::config(dir)?;
     let places = config.directories.clone();
     let storage = Storage::new([dir.to_owned(), places.journal, places.vault, places.blobs]);

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use collegium_shared::{
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
+    faults::{Defence, without},
     ids::{InstitutionId, RoundId},
     protocol::{
         BadCertificate, Before, Certificate, Inputs, Outcome, Phase, Plan, QuorumCertificate,
@@ -17,7 +18,7 @@ use collegium_shared::{
     },
     roster::VerifiedRoster,
     secagg::{self, Member},
-    signed::Signed,
+    signed::{Signed, Statement},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -155,8 +156,12 @@ impl Session {
         &self.plan.body
     }
 
+    /// What every statement and every mask of this attempt is bound to.
     pub fn plan_digest(&self) -> Digest {
-        self.plan.digest()
+        match without(Defence::PlanBinding) {
+            true => Digest::of(self.id().to_string().as_bytes()),
+            false => self.plan.digest(),
+        }
     }
 
     pub fn commitment(&self) -> Option<Digest> {
@@ -390,7 +395,8 @@ impl History {
         check_form(plan)?;
         self.check_basis(plan)?;
         let last = self.last.get(plan.round.task.as_str());
-        if let Some(last) = last.filter(|last| plan.round <= **last) {
+        let back = |last: &&RoundId| plan.round <= **last && !without(Defence::ForwardOnly);
+        if let Some(last) = last.filter(back) {
             let (given, last) = (plan.round.clone(), last.clone());
             return Err(Refusal::Replayed { given, last });
         }
@@ -468,6 +474,9 @@ fn check_form(plan: &Plan) -> Result<(), Refusal> {
 impl Session {
     /// A quorum's ABORT of this attempt lets its input be used once more.
     fn check_abort(&self, plan: &Plan, roster: &VerifiedRoster) -> Result<(), Refusal> {
+        if without(Defence::AbortProof) {
+            return Ok(());
+        }
         let missing = || Refusal::NoAbort(self.id().clone());
         let certificate = plan.aborted.as_ref().ok_or_else(missing)?;
         let proven = self.verify_certificate(certificate, roster)?;
@@ -557,7 +566,7 @@ impl Session {
         };
         let outcome = view.proposal.clone().ok_or(Refusal::Incomplete)?;
         self.check_outcome(&outcome, view, around, context)?;
-        if self.vote.iter().chain(&self.revealed).any(|pinned| *pinned != outcome) {
+        if self.contradicts(&outcome) {
             return Err(Refusal::Conflict { what: "the proposal" });
         }
         if self.vote.is_none() {
@@ -586,7 +595,7 @@ impl Session {
         let certificate = view.certificate.as_ref().ok_or(Refusal::Incomplete)?;
         let certificate = self.verify_certificate(certificate, around.roster)?;
         let outcome = certificate.outcome();
-        if self.vote.iter().chain(&self.revealed).any(|pinned| pinned != outcome) {
+        if self.contradicts(outcome) {
             return Err(Refusal::Conflict { what: "the certified outcome" });
         }
         let Outcome::Survivors { .. } = outcome else {
@@ -603,7 +612,23 @@ impl Session {
 
 // --- The checks ------------------------------------------------------------------------------
 
+/// Whether the institution signed this with its key on the roster.
+fn is_signed<T: Statement>(
+    signed: &Signed<T>,
+    by: &InstitutionId,
+    around: Surroundings<'_>,
+) -> bool {
+    let member = around.roster.member(by, around.now);
+    member.is_some_and(|m| signed.verify(&m.identity).is_ok()) || without(Defence::MemberSignatures)
+}
+
 impl Session {
+    /// Whether another outcome than this one was voted for or served in this attempt.
+    fn contradicts(&self, outcome: &Outcome) -> bool {
+        let mut pinned = self.vote.iter().chain(&self.revealed);
+        pinned.any(|pinned| pinned != outcome) && !without(Defence::OneVote)
+    }
+
     /// Checks L and pins its root. None if this institution is not on it.
     fn pin_list(
         &self,
@@ -636,7 +661,7 @@ impl Session {
     }
 
     fn check_list(&self, view: &RoundView, around: Surroundings<'_>) -> Result<(), Refusal> {
-        let plan_digest = self.plan.digest();
+        let plan_digest = self.plan_digest();
         let (given, n_max) = (view.list.len(), self.plan().encoding.n_max() as usize);
         let ordered = view.list.windows(2).all(|p| p[0].body.institution < p[1].body.institution);
         if !ordered || given > n_max || view.list.iter().any(|r| r.body.plan != plan_digest) {
@@ -648,9 +673,7 @@ impl Session {
         }
         for ready in &view.list {
             let who = &ready.body.institution;
-            let member = around.roster.member(who, around.now);
-            let known = member.is_some_and(|m| ready.verify(&m.identity).is_ok());
-            if !known {
+            if !is_signed(ready, who, around) {
                 return Err(Refusal::BadMember(who.clone()));
             }
         }
@@ -666,7 +689,7 @@ impl Session {
     ) -> Result<Option<Digest>, Refusal> {
         let headers = || view.headers.iter().map(|(header, _)| header);
         let context =
-            secagg::round_context(&self.plan.digest(), &list, &statements_root(headers()));
+            secagg::round_context(&self.plan_digest(), &list, &statements_root(headers()));
         if self.context == Some(context) {
             return Ok(Some(context));
         }
@@ -682,17 +705,17 @@ impl Session {
         let ordered =
             view.headers.windows(2).all(|p| p[0].0.body.institution < p[1].0.body.institution);
         let right = |header: &Signed<ShareHeader>| {
-            let member = around.roster.member(&header.body.institution, around.now);
             let listed = view.list.iter().any(|r| r.body.institution == header.body.institution);
             listed
                 && header.body.list == list
-                && header.body.plan == self.plan.digest()
-                && member.is_some_and(|m| header.verify(&m.identity).is_ok())
+                && header.body.plan == self.plan_digest()
+                && is_signed(header, &header.body.institution, around)
         };
         if !ordered || !headers().all(right) {
             return Err(Refusal::BadHeaders);
         }
         match self.context {
+            Some(_) if without(Defence::OneContext) => Ok(Some(context)),
             None => Ok(Some(context)),
             Some(_) => Err(Refusal::Conflict { what: "the set of dealers" }),
         }
@@ -716,7 +739,8 @@ impl Session {
         let c_max = cohort.c_max.max(around.policy.c_max);
         let min_honest = cohort.min_honest.max(around.policy.min_honest);
         let count = survivors.count();
-        if count < usize::from(c_max) + usize::from(min_honest) {
+        let least = usize::from(c_max) + usize::from(min_honest);
+        if count < least && !without(Defence::MinHonest) {
             return Err(Refusal::TooFewHonest { survivors: count, c_max, min_honest });
         }
         let named: Vec<&InstitutionId> = view
@@ -735,10 +759,7 @@ impl Session {
             && named.iter().all(dealt)
             && statements_root(&view.uploads) == *uploads
             && view.uploads.iter().all(|u| u.body.context == context);
-        let signed = |u: &Signed<UploadHeader>| {
-            let member = around.roster.member(&u.body.institution, around.now);
-            member.is_some_and(|m| u.verify(&m.identity).is_ok())
-        };
+        let signed = |u: &Signed<UploadHeader>| is_signed(u, &u.body.institution, around);
         if fits && view.uploads.iter().all(signed) { Ok(()) } else { Err(Refusal::BadProposal) }
     }
 }

@@ -1,6 +1,7 @@
 //! What Collegium's whole-system tests, benchmarks, demo and `cargo verify` share.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod attack;
 pub mod bench;
 pub mod crash;
 pub mod demo;

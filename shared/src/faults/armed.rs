@@ -9,6 +9,7 @@
 //! COLLEGIUM_FAULT_WHILE=FILE    edges count, and are listed, only while FILE is there
 //! COLLEGIUM_EDGES=FILE          the name of every edge that is passed is appended to FILE as a line;
 //!                               those of storing steps start with "before" and end with " (stores)"
+//! COLLEGIUM_WITHOUT=NAME        the agent's check NAME is switched off (see `Defence::name`)
 //! ```
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
+use super::Defence;
 use rustix::{
     io::Errno,
     process::{Signal, getpid, kill_process},
@@ -90,6 +92,15 @@ fn armed() -> &'static Armed {
 fn refuse(what: &str) -> ! {
     eprintln!("error: {what} is not understood; see shared/src/faults/armed.rs");
     std::process::exit(78)
+}
+
+pub(super) fn switched_off() -> Option<Defence> {
+    static WITHOUT: OnceLock<Option<Defence>> = OnceLock::new();
+    *WITHOUT.get_or_init(|| {
+        let name = env::var("COLLEGIUM_WITHOUT").ok().filter(|text| !text.is_empty())?;
+        let found = Defence::ALL.into_iter().find(|defence| defence.name() == name);
+        Some(found.unwrap_or_else(|| refuse(&format!("COLLEGIUM_WITHOUT={name}"))))
+    })
 }
 
 pub(super) fn pass(name: &impl Display) {

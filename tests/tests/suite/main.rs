@@ -8,6 +8,7 @@
 mod agent_certificates;
 mod agent_commands;
 mod agents;
+mod attacks;
 mod benchmarks;
 mod certificates;
 mod clocks;
