@@ -159,9 +159,7 @@ fn two_survivor_lists(stage: &Stage) -> anyhow::Result<Haul> {
     let (first, others) = stage.agents.split_at(1);
     let (whole, partial) = (play.propose(&all, first)?, play.propose(&rest, others)?);
     let voted = |outcome: &Outcome, by: &[InstitutionId]| {
-        eventually(LIMIT, "agents vote", || {
-            Ok(play.votes(outcome, by))
-        })
+        eventually(LIMIT, "agents vote", || Ok(play.votes(outcome, by)))
     };
     voted(&whole, first)?;
     // With the colluder's vote this is a quorum, and so the one list that may be opened.
@@ -196,9 +194,7 @@ fn reveal_by(
     holders: &[InstitutionId],
 ) -> anyhow::Result<Vec<u32>> {
     play.certify(members, certificate, holders)?;
-    let pieces = eventually(LIMIT, "agents reveal", || {
-        play.pieces(members, holders)
-    })?;
+    let pieces = eventually(LIMIT, "agents reveal", || play.pieces(members, holders))?;
     masks(play, members, &pieces)
 }
 
@@ -277,9 +273,8 @@ fn swapped_keys(stage: &Stage) -> anyhow::Result<Haul> {
     play.dealt.sort_by(|(a, _), (b, _)| a.body.institution.cmp(&b.body.institution));
     play.show(&victim, Phase::Upload, |_| {});
     let context = play.context();
-    let upload = eventually(LIMIT, "the victim uploads", || {
-        Ok(play.upload_of(&victim[0], context))
-    })?;
+    let upload =
+        eventually(LIMIT, "the victim uploads", || Ok(play.upload_of(&victim[0], context)))?;
     let everybody = stage.everybody();
     let survivors = play.bitmap(&everybody)?;
     let (mut sum, mut pieces) = (upload.1, Pieces::new());
@@ -430,9 +425,7 @@ fn another_plan(stage: &Stage) -> anyhow::Result<Haul> {
     certificate.votes.truncate(stage.agents.len());
     own.certify(&stage.agents, &certificate, &victim)?;
     play.certify(&stage.agents, &certificate, &rest)?;
-    let pieces = eventually(LIMIT, "all reveal", || {
-        play.pieces_of(&stage.agents, &stage.agents)
-    })?;
+    let pieces = eventually(LIMIT, "all reveal", || play.pieces_of(&stage.agents, &stage.agents))?;
     let sum = play.sum(&stage.agents, &pieces)?;
     let step = 1_u32 << (fine.segments()[0].scale_log2 - MOVE_BITS);
     let nearest = |word: u32| word.wrapping_add(step / 2) & !(step - 1);

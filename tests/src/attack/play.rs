@@ -182,7 +182,11 @@ impl<'a> Play<'a> {
     }
 
     /// The uploads of all of `agents`, once they are there.
-    pub(super) fn uploads_of(&self, agents: &[InstitutionId], context: Digest) -> Option<Vec<Upload>> {
+    pub(super) fn uploads_of(
+        &self,
+        agents: &[InstitutionId],
+        context: Digest,
+    ) -> Option<Vec<Upload>> {
         agents.iter().map(|who| self.upload_of(who, context)).collect()
     }
 
@@ -239,7 +243,11 @@ impl<'a> Play<'a> {
     }
 
     /// Proposes U to `to`.
-    pub(super) fn propose(&self, members: &[InstitutionId], to: &[InstitutionId]) -> anyhow::Result<Outcome> {
+    pub(super) fn propose(
+        &self,
+        members: &[InstitutionId],
+        to: &[InstitutionId],
+    ) -> anyhow::Result<Outcome> {
         let (outcome, uploads) = self.survivors(members)?;
         self.show(to, Phase::Vote, |view| {
             (view.proposal, view.uploads) = (Some(outcome.clone()), uploads.clone());
@@ -362,7 +370,11 @@ impl<'a> Play<'a> {
     }
 
     /// What takes the masks off the sum over U.
-    pub(super) fn unmasker(&self, members: &[InstitutionId], pieces: &Pieces) -> anyhow::Result<Unmasker> {
+    pub(super) fn unmasker(
+        &self,
+        members: &[InstitutionId],
+        pieces: &Pieces,
+    ) -> anyhow::Result<Unmasker> {
         let (survivors, sharers) = (self.bitmap(members)?, self.sharers()?);
         let (context, threshold) = (self.context(), self.threshold());
         let list = self.members();
@@ -370,7 +382,11 @@ impl<'a> Play<'a> {
     }
 
     /// The opened sum over U.
-    pub(super) fn sum(&self, members: &[InstitutionId], pieces: &Pieces) -> anyhow::Result<Vec<u32>> {
+    pub(super) fn sum(
+        &self,
+        members: &[InstitutionId],
+        pieces: &Pieces,
+    ) -> anyhow::Result<Vec<u32>> {
         let mut sum = vec![0; self.plan.body.encoding.dimension()];
         for (header, words) in &self.uploads {
             if members.contains(&header.body.institution) {

@@ -112,7 +112,8 @@ impl Stage {
             server.show(name, |shown| shown.documents = documents.clone());
             network.start_agent(name)?;
         }
-        let identity = SigningKey::load(&network.agent_dir(&colluder()?).join("keys/identity.key"))?;
+        let identity =
+            SigningKey::load(&network.agent_dir(&colluder()?).join("keys/identity.key"))?;
         let entered = server.runtime().enter();
         let line = channel(&network.url(), &fs::read_to_string(home.join("ca.pem"))?, None)?;
         drop(entered);
@@ -216,19 +217,18 @@ impl Stage {
         round: &RoundId,
         words: &str,
     ) -> anyhow::Result<Option<(String, Option<Digest>)>> {
-        let said = self.journal(who)?.into_iter().find_map(|event| match event {
-            AgentEvent::Local(LocalEvent::Refused { round: of, reason, .. })
-                if of == *round && reason.contains(words) =>
-            {
-                Some((reason, None))
-            }
-            AgentEvent::Local(LocalEvent::ConflictSeen { round: of, reason, evidence, .. })
-                if of == *round && reason.contains(words) =>
-            {
-                Some((reason, Some(evidence)))
-            }
-            _ => None,
-        });
+        let said =
+            self.journal(who)?.into_iter().find_map(|event| match event {
+                AgentEvent::Local(LocalEvent::Refused { round: of, reason, .. })
+                    if of == *round && reason.contains(words) =>
+                {
+                    Some((reason, None))
+                }
+                AgentEvent::Local(LocalEvent::ConflictSeen {
+                    round: of, reason, evidence, ..
+                }) if of == *round && reason.contains(words) => Some((reason, Some(evidence))),
+                _ => None,
+            });
         Ok(said)
     }
 
@@ -243,7 +243,9 @@ impl Stage {
         let mut refused =
             Refused { by: agents.to_vec(), words: String::new(), evidence: Vec::new() };
         for who in agents {
-            let Some((reason, evidence)) = self.refusal(who, round, words)? else { return Ok(None) };
+            let Some((reason, evidence)) = self.refusal(who, round, words)? else {
+                return Ok(None);
+            };
             refused.words = reason;
             if let Some(digest) = evidence {
                 let dir = self.network.agent_dir(who).join("evidence");
@@ -264,17 +266,6 @@ impl Stage {
             bail!("the evidence in {} proves nothing", path.display());
         }
         Ok(())
-    }
-
-    /// Waits for it.
-    pub(super) fn expect_refused(
-        &self,
-        agents: &[InstitutionId],
-        round: &RoundId,
-        words: &str,
-    ) -> anyhow::Result<Refused> {
-        let what = format!("{round} is refused: {words:?}");
-        eventually(LIMIT, &what, || self.refused(agents, round, words))
     }
 
     /// Waits until the agents either did what is asked, so that `done` finds it, or all refused.
