@@ -477,7 +477,7 @@ impl Runner {
             match checked.and_then(|given| self.follows(given)) {
                 Ok(Some(roster)) => self.accept_roster(roster, signed).await?,
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, "the coordinator's roster is refused"),
+                Err(error) => self.refuse_document(signed.digest(), error.to_string()).await?,
             }
         }
         if let Some(signed) = documents.registry {
@@ -486,9 +486,19 @@ impl Runner {
                     self.accept_registry(registry, signed).await?;
                 }
                 Ok(_) => {}
-                Err(error) => tracing::error!(%error, "the coordinator's registry is refused"),
+                Err(error) => self.refuse_document(signed.digest(), error.to_string()).await?,
             }
         }
+        Ok(())
+    }
+
+    async fn refuse_document(&self, document: Digest, reason: String) -> Result<(), Failure> {
+        tracing::error!(%document, %reason, "a document that the coordinator shows is refused");
+        if self.home.book.read(|state| state.notes_document(&document)) {
+            let event = LocalEvent::DocumentRefused { document, reason };
+            self.record(vec![event.into()]).await?;
+        }
+        self.pause(part::AFTER_REFUSAL).await;
         Ok(())
     }
 

@@ -26,6 +26,9 @@ use crate::{
 /// so often is known, and fills no disk.
 const MAX_CONFLICTS: usize = 64;
 
+/// The same for documents that the root did not sign, or that go back.
+const MAX_DOCUMENTS: usize = 64;
+
 /// A leaf of the institution's audit log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -62,6 +65,12 @@ pub enum LocalEvent {
         roster: Digest,
         version: u64,
         members: usize,
+    },
+    /// A roster or registry that the coordinator showed is not to be believed; written down once, for the
+    /// first of them.
+    DocumentRefused {
+        document: Digest,
+        reason: String,
     },
     /// A registry that the root signed became the one to go by.
     RegistryAccepted {
@@ -210,6 +219,9 @@ pub struct AgentState {
     /// The conflicts that evidence was kept of, each with its reason: no more than [`MAX_CONFLICTS`].
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     conflicts: BTreeSet<(RoundId, String)>,
+    /// No more than [`MAX_DOCUMENTS`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    refused_documents: BTreeSet<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused: Option<Paused>,
     /// For the identity key that the roster does not name yet.
@@ -241,6 +253,11 @@ impl AgentState {
             LocalEvent::Enrolled { .. } => self.enrolled = true,
             LocalEvent::RosterAccepted { roster, version, .. } => {
                 self.roster = Some(InForce { digest: *roster, version: *version });
+            }
+            LocalEvent::DocumentRefused { document, .. } => {
+                if self.refused_documents.len() < MAX_DOCUMENTS {
+                    self.refused_documents.insert(*document);
+                }
             }
             LocalEvent::RegistryAccepted { registry, version, .. } => {
                 self.registry = Some(InForce { digest: *registry, version: *version });
@@ -379,6 +396,11 @@ impl AgentState {
         self.conflicts.len() < MAX_CONFLICTS
     }
 
+    /// Whether the refusal of this document is one for the log: it is new there, and there is room.
+    pub fn notes_document(&self, document: &Digest) -> bool {
+        self.refused_documents.len() < MAX_DOCUMENTS && !self.refused_documents.contains(document)
+    }
+
     pub fn paused(&self) -> Option<&Paused> {
         self.paused.as_ref()
     }
@@ -455,6 +477,7 @@ mod tests {
                 coordinator: "https://host:8470".into(),
             },
             LocalEvent::RosterAccepted { roster: digest, version: 3, members: 5 },
+            LocalEvent::DocumentRefused { document: digest, reason: reason.clone() },
             LocalEvent::RegistryAccepted {
                 registry: digest,
                 version: 2,
@@ -567,6 +590,21 @@ mod tests {
         }
         assert!(!state.may_keep_conflict());
         assert_eq!(state.conflicts.len(), MAX_CONFLICTS);
+    }
+
+    #[test]
+    fn a_documents_refusal_is_noted_once_and_not_for_ever() {
+        let mut state = AgentState::default();
+        let mut refuse = |number: usize| {
+            let document = Digest::of(&number.to_be_bytes());
+            let noted = state.notes_document(&document);
+            let refused = LocalEvent::DocumentRefused { document, reason: "a".into() };
+            state.apply(&refused.into(), Timestamp::EPOCH);
+            noted
+        };
+        assert!(refuse(0) && !refuse(0) && refuse(1));
+        let noted = (2..100).filter(|number| refuse(*number)).count();
+        assert_eq!(noted, MAX_DOCUMENTS - 2);
     }
 
     #[test]
