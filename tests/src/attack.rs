@@ -5,6 +5,9 @@
 
 mod coordinator;
 mod heists;
+mod lists;
+mod outcomes;
+mod plans;
 mod play;
 mod stage;
 
@@ -17,6 +20,13 @@ use serde_json::json;
 
 use heists::{HEISTS, Haul, Heist};
 use stage::{Refused, Stage};
+
+/// An attack that the agents refuse before anything comes of it.
+struct Attack {
+    name: &'static str,
+    does: &'static str,
+    run: fn(&Stage) -> anyhow::Result<Refused>,
+}
 
 /// One attack and what came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -95,6 +105,13 @@ impl fmt::Display for Report {
 pub fn run(mut progress: impl FnMut(&Row)) -> anyhow::Result<Report> {
     let mut stage = Stage::set()?;
     let mut report = Report::default();
+    let attacks = lists::ATTACKS.iter().chain(&outcomes::ATTACKS).chain(&plans::ATTACKS);
+    for attack in attacks {
+        let outcome = (attack.run)(&stage).map(|refused| (refused, String::new()));
+        let row = Row::of(attack.name, attack.does, outcome);
+        progress(&row);
+        report.rows.push(row);
+    }
     let hauls: Vec<_> = HEISTS.iter().map(|heist| in_vain(heist, &stage)).collect();
     for (heist, refused) in HEISTS.iter().zip(hauls) {
         let outcome = refused.and_then(|(refused, nothing)| {

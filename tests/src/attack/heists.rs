@@ -158,12 +158,9 @@ fn two_survivor_lists(stage: &Stage) -> anyhow::Result<Haul> {
     let (all, rest) = (stage.everybody(), play.without(stage.victim()));
     let (first, others) = stage.agents.split_at(1);
     let (whole, partial) = (play.propose(&all, first)?, play.propose(&rest, others)?);
-    let voted = |outcome: &Outcome, by: &[InstitutionId]| {
-        eventually(LIMIT, "agents vote", || Ok(play.votes(outcome, by)))
-    };
-    voted(&whole, first)?;
+    play.wait_for_votes(&whole, first)?;
     // With the colluder's vote this is a quorum, and so the one list that may be opened.
-    let certificate = voted(&partial, others)?;
+    let certificate = play.wait_for_votes(&partial, others)?;
     let second = second_outcome(&play, &all, others)?;
     let crossed = second_outcome(&play, &rest, first)?;
     match (second, crossed) {
@@ -419,8 +416,7 @@ fn another_plan(stage: &Stage) -> anyhow::Result<Haul> {
     let (outcome, _) = play.survivors(&stage.agents)?;
     own.propose(&stage.agents, &victim)?;
     play.propose(&stage.agents, &rest)?;
-    let votes = || Ok(play.votes(&outcome, &stage.agents));
-    let mut certificate = eventually(LIMIT, "all vote", votes)?;
+    let mut certificate = play.wait_for_votes(&outcome, &stage.agents)?;
     // The colluder dealt nothing; its vote is not needed.
     certificate.votes.truncate(stage.agents.len());
     own.certify(&stage.agents, &certificate, &victim)?;

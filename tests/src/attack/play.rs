@@ -280,9 +280,16 @@ impl<'a> Play<'a> {
 
     /// Has all agents vote for U.
     pub(super) fn vote(&self, members: &[InstitutionId]) -> anyhow::Result<Certificate> {
-        let agents = &self.stage.agents;
-        let outcome = self.propose(members, agents)?;
-        eventually(LIMIT, "all agents vote", || Ok(self.votes(&outcome, agents)))
+        let outcome = self.propose(members, &self.stage.agents)?;
+        self.wait_for_votes(&outcome, &self.stage.agents)
+    }
+
+    pub(super) fn wait_for_votes(
+        &self,
+        outcome: &Outcome,
+        voters: &[InstitutionId],
+    ) -> anyhow::Result<Certificate> {
+        eventually(LIMIT, "agents vote", || Ok(self.votes(outcome, voters)))
     }
 
     /// Shows a certificate for U to `to`.

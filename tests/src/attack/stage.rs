@@ -268,6 +268,17 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits for it.
+    pub(super) fn expect_refused(
+        &self,
+        agents: &[InstitutionId],
+        round: &RoundId,
+        words: &str,
+    ) -> anyhow::Result<Refused> {
+        let what = format!("{round} is refused: {words:?}");
+        eventually(LIMIT, &what, || self.refused(agents, round, words))
+    }
+
     /// Waits until the agents either did what is asked, so that `done` finds it, or all refused.
     pub(super) fn done_or_refused<T>(
         &self,
