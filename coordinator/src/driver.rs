@@ -33,6 +33,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::{erasure::Erasure, recovery::Recovered};
 use crate::{
     accumulator::Accumulator,
     admin::{self, AdminRequest},
@@ -57,6 +58,7 @@ use crate::{
     work::{Done, Workshop},
 };
 
+mod erasure;
 mod errands;
 mod recovery;
 mod release;
@@ -230,6 +232,7 @@ pub struct Driver {
     erasing: bool,
     /// The open round when files were last erased, or were to be.
     tidied: Option<Option<RoundId>>,
+    erasure: Erasure,
 }
 
 /// A plan, who is expected, and who of them is not waited for.
@@ -250,7 +253,7 @@ impl Driver {
         let store = Store::open(&dir.join("view"))
             .inspect_err(|error| tracing::warn!(%error, "going on without the view"))
             .ok();
-        let (network, last_at) = recovery::recover(&log, store.as_ref())?;
+        let Recovered { network, retention, last_at } = recovery::recover(&log, store.as_ref())?;
         let workshop = Workshop {
             blobs: Blobs::open(&dir.join("blobs"))?,
             spool: Spool::open(&dir.join("rounds"))?,
@@ -298,6 +301,7 @@ impl Driver {
             working: false,
             erasing: false,
             tidied: None,
+            erasure: Erasure::new(retention),
         };
         driver.load_documents()?;
         restored::record(&mut driver, dir)?;
@@ -449,6 +453,7 @@ impl Driver {
             faults::edge("after answer");
         }
         self.tidy();
+        self.erase_superseded();
         self.start_work();
         Ok(())
     }
@@ -527,6 +532,7 @@ impl Driver {
     fn folded(&mut self, entry: &Entry<Event>) {
         Arc::make_mut(&mut self.state.network).apply(&entry.event, entry.at);
         self.meters.recorded(&entry.event);
+        self.erasure.note(&entry.event);
         self.last_at = entry.at;
         self.recorded = Instant::now();
         self.uncommitted = true;

@@ -22,6 +22,7 @@ pub mod listener;
 pub mod metrics;
 pub mod network;
 pub mod presence;
+pub mod retention;
 pub mod root;
 mod rosters;
 pub mod round;

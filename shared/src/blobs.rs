@@ -193,6 +193,17 @@ impl Blobs {
         Ok(true)
     }
 
+    /// Takes a blob out of the store at once and leaves the freeing of its room for later, because that
+    /// takes its time for a long file; none if there was none. As with [`Blobs::remove`] it may come back
+    /// after a power cut. What a crash keeps from being freed, [`Blobs::open`] frees.
+    pub fn remove_later(&self, digest: &Digest) -> Result<Option<Removed>, BlobError> {
+        let path = self.path(digest);
+        match durable::set_aside(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            aside => Ok(Some(Removed(aside.map_err(at(&path))?))),
+        }
+    }
+
     /// The names of all blobs here, in no order.
     pub fn digests(&self) -> Result<Vec<Digest>, BlobError> {
         let mut digests = Vec::new();
@@ -205,6 +216,21 @@ impl Blobs {
 
     fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.to_string())
+    }
+}
+
+/// A blob that is not in the store any more and still takes its room.
+#[must_use = "its room is freed by `free`, or at the next start"]
+pub struct Removed(PathBuf);
+
+impl Removed {
+    /// Frees its room.
+    pub fn free(self) -> Result<(), BlobError> {
+        match faults::step("free blob", || fs::remove_file(&self.0)) {
+            // Freed by a start after the process that removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(at(&self.0)),
+        }
     }
 }
 
@@ -278,6 +304,29 @@ mod tests {
         assert!(!blobs.remove(&digest).unwrap());
         let missing = blobs.read(&digest, 5).unwrap_err();
         assert!(missing.to_string().contains(&digest.to_string()));
+    }
+
+    #[test]
+    fn what_is_removed_takes_its_room_until_it_is_freed_and_is_read_on_by_whoever_has_it_open() {
+        let (_dir, blobs) = store();
+        let digest = blobs.put(b"model").unwrap();
+        let (mut open, _) = blobs.open_blob(&digest).unwrap();
+        let removed = blobs.remove_later(&digest).unwrap().unwrap();
+        assert!(!blobs.contains(&digest) && blobs.digests().unwrap().is_empty());
+        assert!(blobs.remove_later(&digest).unwrap().is_none());
+        // The same may come again meanwhile, and stays.
+        blobs.put(b"model").unwrap();
+        let files = || fs::read_dir(&blobs.dir).unwrap().count();
+        assert_eq!(files(), 2);
+        removed.free().unwrap();
+        assert_eq!((files(), blobs.digests().unwrap()), (1, vec![digest]));
+        let removed = blobs.remove_later(&digest).unwrap().unwrap();
+        Blobs::open(&blobs.dir).unwrap();
+        assert_eq!(files(), 0, "a start frees it");
+        removed.free().unwrap();
+        let mut bytes = Vec::new();
+        open.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"model");
     }
 
     #[test]

@@ -41,10 +41,27 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            faults::step("remove unfinished", || fs::remove_file(entry.path()))?;
+            match faults::step("remove unfinished", || fs::remove_file(entry.path())) {
+                // Whoever left it removed it just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
     }
     Ok(())
+}
+
+/// Takes a file's name away at once and gives the one that it has meanwhile: that of an unfinished file,
+/// so that [`remove_unfinished`] removes what a crash leaves. Not durable.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = unfinished(parent(path))?;
+    faults::step(format_args!("set aside {}", Kind(path)), || fs::rename(path, &aside))?;
+    Ok(aside)
+}
+
+fn unfinished(dir: &Path) -> io::Result<PathBuf> {
+    let name = crypto::random::<8>().map_err(io::Error::other)?;
+    Ok(dir.join(format!("{UNFINISHED}{}", hex::encode(name))))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -78,8 +95,7 @@ pub struct Unfinished {
 impl Unfinished {
     /// A new empty file (mode 0600) in `dir`.
     pub fn create(dir: &Path) -> io::Result<Self> {
-        let name = crypto::random::<8>().map_err(io::Error::other)?;
-        let path = dir.join(format!("{UNFINISHED}{}", hex::encode(name)));
+        let path = unfinished(dir)?;
         let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = faults::step("create file", create)?;
         Ok(Self { file, path, persisted: false })
@@ -165,6 +181,9 @@ mod tests {
     fn leftovers_of_a_crash_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         std::mem::forget(Unfinished::create(dir.path()).unwrap());
+        write(&dir.path().join("going"), b"x").unwrap();
+        set_aside(&dir.path().join("going")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
         write(&dir.path().join("kept"), b"x").unwrap();
         remove_unfinished(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -198,7 +198,8 @@ impl Participant {
         self.client().replace_identity(request).await.map(drop)
     }
 
-    fn client(&self) -> FederationClient<Channel> {
+    /// For calls that are not scripted here.
+    pub fn client(&self) -> FederationClient<Channel> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -1,8 +1,10 @@
 //! Makes a backup of a coordinator's directory, whether a daemon runs on it or not: the log is
-//! append-only, blobs never change, and both are read up to one seal. Reads the directory and never
-//! writes in it; checks the hash of all that has one while copying.
+//! append-only, blobs never change, and both are read up to one seal; blobs that the daemon may erase
+//! meanwhile are opened first. Reads the directory and never writes in it; checks the hash of all that has
+//! one while copying.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Read, Write},
     path::{Path, PathBuf},
@@ -24,12 +26,16 @@ use super::{
     MAX_SMALL_FILES, Manifest,
 };
 use crate::{
-    signing,
+    network::Network,
+    retention, signing,
     store::{check::references, rebuild::fold},
+    task::RELEASED,
 };
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 18;
+/// How often the log is read anew because the daemon erased meanwhile what the state needed.
+const READS: usize = 8;
 
 /// Why no backup was made.
 #[derive(Debug, Error)]
@@ -75,9 +81,7 @@ pub fn backup(
 ) -> Result<Manifest, BackupError> {
     let exists = || if out.exists() { Err(BackupError::Exists(out.to_owned())) } else { Ok(()) };
     exists()?;
-    // The log first: what its entries name was durable before them, and stays.
-    let history = History::read(&dir.join(JOURNAL), key)?;
-    let network = fold(&history, None)?.network;
+    let Source { history, network, held } = read(dir, key)?;
     let mut archive = Archive::create(out, now)?;
     for path in small_files(dir, keys)? {
         archive.small(dir, &path)?;
@@ -86,7 +90,7 @@ pub fn backup(
         return Err(BackupError::Changed("the signing key".into()));
     }
     archive.journal(dir, &history)?;
-    archive.blobs(dir, &network)?;
+    archive.blobs(dir, &network, held)?;
     let log = LogEnd { entries: history.size(), root: history.root(), key: *key };
     let made_by = env!("CARGO_PKG_VERSION").to_owned();
     let files = std::mem::take(&mut archive.files);
@@ -97,6 +101,48 @@ pub fn backup(
     exists()?;
     archive.finish()?;
     Ok(manifest)
+}
+
+/// What is backed up of log and blobs.
+struct Source {
+    history: History,
+    network: Network,
+    /// The blobs that a later state may not need, open.
+    held: Held,
+}
+
+/// Blobs at their start, and their lengths.
+type Held = BTreeMap<Digest, (File, u64)>;
+
+/// The log, the state it gives, and what of that a running daemon may erase: what its entries name was
+/// durable before them, and stays until later entries name something else.
+fn read(dir: &Path, key: &VerifyingKey) -> Result<Source, BackupError> {
+    let blobs = Blobs::existing(&dir.join(BLOBS));
+    let look = || {
+        let history = History::read(&dir.join(JOURNAL), key)?;
+        let network = fold(&history, None)?.network;
+        let held = hold(&network, &blobs);
+        Ok((history, network, held))
+    };
+    let vanished = |seen: &Result<_, BackupError>| {
+        matches!(seen, Ok((_, _, Err(BackupError::Blob { source: BlobError::Missing(_), .. }))))
+    };
+    let counted = || {
+        let seen = look();
+        (seen.as_ref().map_or(0, |(history, ..): &(History, _, _)| history.size()), seen)
+    };
+    let (history, network, held) = retention::settled(READS, counted, vanished)?;
+    Ok(Source { history, network, held: held? })
+}
+
+/// Opens what no release names: a few sums, models and documents.
+fn hold(network: &Network, blobs: &Blobs) -> Result<Held, BackupError> {
+    let mortal = network.blobs().into_iter().filter(|(_, what)| *what != RELEASED);
+    let open = |(digest, what): (Digest, &'static str)| {
+        let opened = blobs.open_blob(&digest);
+        Ok((digest, opened.map_err(|source| BackupError::Blob { what, source })?))
+    };
+    mortal.map(open).collect()
 }
 
 /// The paths of configuration, certificates and keys, relative to `dir` and in order.
@@ -180,7 +226,7 @@ impl Archive {
         Ok(())
     }
 
-    fn blobs(&mut self, dir: &Path, network: &crate::network::Network) -> Result<(), BackupError> {
+    fn blobs(&mut self, dir: &Path, network: &Network, mut held: Held) -> Result<(), BackupError> {
         let blobs = Blobs::existing(&dir.join(BLOBS));
         let (needed, faults) = references(network, &blobs);
         if let Some(fault) = faults.into_iter().next() {
@@ -188,7 +234,10 @@ impl Archive {
         }
         for (digest, what) in needed {
             let bad = |source| BackupError::Blob { what, source };
-            let (file, bytes): (File, u64) = blobs.open_blob(&digest).map_err(bad)?;
+            let (file, bytes) = match held.remove(&digest) {
+                Some(open) => open,
+                None => blobs.open_blob(&digest).map_err(bad)?,
+            };
             let found = self.append(&format!("{BLOBS}/{digest}"), bytes, file)?;
             if found != digest {
                 // Says the same again, with what to do about it.

@@ -69,7 +69,10 @@ fn print_check(report: &Report) -> anyhow::Result<()> {
         (None, false) => {}
     }
     say!("blobs          {} needed ({} bytes) are sound", report.blobs, report.blob_bytes);
-    say!("orphan blobs   {}: earlier sums and models, not needed any more", report.orphans);
+    say!(
+        "orphan blobs   {}: sums and models that nothing names; a start erases them",
+        report.orphans
+    );
     for finding in &report.findings {
         say!("finding        {}", finding.what);
         say!("  fix          {}", finding.fix);

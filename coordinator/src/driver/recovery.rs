@@ -16,14 +16,20 @@ use super::{Driver, DriverError};
 use crate::{
     admin,
     network::{Event, Network},
+    retention::Retention,
     store::{Snapshot, Store},
 };
 
-/// The state after the whole journal: from the view if it can be used, else from the beginning.
-pub(super) fn recover(
-    log: &Log<Event>,
-    store: Option<&Store>,
-) -> Result<(Network, Timestamp), JournalError> {
+/// What the whole journal gives.
+pub(super) struct Recovered {
+    pub network: Network,
+    pub retention: Retention,
+    /// Of the last entry.
+    pub last_at: Timestamp,
+}
+
+/// Reads the whole journal. The state comes from the view if it can be used, else from the beginning.
+pub(super) fn recover(log: &Log<Event>, store: Option<&Store>) -> Result<Recovered, JournalError> {
     let usable = |s: &Snapshot| {
         let proof = log.history().consistency_proof(s.position, log.len()).ok().flatten();
         let prefix = |proof: Vec<Digest>| {
@@ -35,15 +41,17 @@ pub(super) fn recover(
         Some(snapshot) => (snapshot.network, snapshot.position),
         None => (Network::default(), 0),
     };
+    let mut retention = Retention::default();
     let mut last_at = Timestamp::EPOCH;
     log.replay(|index, entry| -> Result<(), JournalError> {
         if index >= position {
             network.apply(&entry.event, entry.at);
         }
+        retention.note(&entry.event);
         last_at = entry.at;
         Ok(())
     })?;
-    Ok((network, last_at))
+    Ok(Recovered { network, retention, last_at })
 }
 
 impl Driver {

@@ -7,18 +7,16 @@ use collegium_shared::{
     blobs::{BlobError, Blobs},
     crypto::{Digest, VerifyingKey},
     journal::{self, History, JournalError},
-    protocol::Manifest,
-    signed::Signed,
 };
 
 use super::{
     Store,
-    rebuild::{Before, fold},
+    rebuild::{Before, Folded, fold},
 };
-use crate::{network::Network, task::RELEASED};
+use crate::{network::Network, retention, task::RELEASED};
 
-/// The most bytes of a manifest: it names at most 256 uploads.
-const MAX_MANIFEST: u64 = 1 << 20;
+/// How often a directory is looked at while its daemon erases what the state needed.
+const LOOKS: usize = 3;
 
 /// Something that is wrong, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +38,10 @@ pub struct Report {
     /// Blobs that the state needs, and their bytes.
     pub blobs: usize,
     pub blob_bytes: u64,
-    /// Blobs that it does not need: sums and models that came before. They do no harm.
+    /// Sums and models that nothing names any more: what a crash left, or is being erased.
     pub orphans: usize,
+    /// A blob that the state needs was not there.
+    missing: bool,
     pub findings: Vec<Finding>,
 }
 
@@ -53,6 +53,14 @@ impl Report {
 
 /// Checks the directory whose log `key` signs. While a daemon runs, everything but the view.
 pub fn check(dir: &Path, key: &VerifyingKey) -> Report {
+    let look = || {
+        let report = look(dir, key);
+        (report.entries, report)
+    };
+    retention::settled(LOOKS, look, |report| report.in_use && report.missing)
+}
+
+fn look(dir: &Path, key: &VerifyingKey) -> Report {
     let mut report = Report::default();
     let journal = dir.join("journal");
     let held = match journal::hold(&journal) {
@@ -72,14 +80,14 @@ pub fn check(dir: &Path, key: &VerifyingKey) -> Report {
         }
     };
     report.entries = history.size();
-    let network = match check_state(&mut report, &history, held.is_some(), &dir.join("view")) {
-        Ok(network) => network,
+    let folded = match check_state(&mut report, &history, held.is_some(), &dir.join("view")) {
+        Ok(folded) => folded,
         Err(error) => {
             report.found(error, "run the version that wrote the journal, or a newer one");
             return report;
         }
     };
-    check_blobs(&mut report, &Blobs::existing(&dir.join("blobs")), &network);
+    check_blobs(&mut report, &Blobs::existing(&dir.join("blobs")), folded);
     report
 }
 
@@ -89,11 +97,11 @@ fn check_state(
     history: &History,
     alone: bool,
     view: &Path,
-) -> anyhow::Result<Network> {
+) -> anyhow::Result<Folded> {
     let found = alone.then(|| Store::look(view));
     let folded = fold(history, found.as_ref().and_then(Before::position))?;
     report.sound = Some((history.root(), folded.network.digest()?));
-    let Some(found) = found else { return Ok(folded.network) };
+    let Some(found) = found else { return Ok(folded) };
     const FIX: &str = "run: collegium-coordinator store rebuild";
     match Before::judge(&found, history, &folded)? {
         Before::Missing => {}
@@ -104,28 +112,34 @@ fn check_state(
             FIX,
         ),
     }
-    Ok(folded.network)
+    Ok(folded)
 }
 
-fn check_blobs(report: &mut Report, blobs: &Blobs, network: &Network) {
-    let (needed, faults) = references(network, blobs);
+fn check_blobs(report: &mut Report, blobs: &Blobs, folded: Folded) {
+    let Folded { network, mut retention, .. } = folded;
+    let (needed, faults) = references(&network, blobs);
     for (digest, what) in &needed {
         match blobs.verify(digest) {
             Ok(length) => {
                 report.blobs += 1;
                 report.blob_bytes += length;
             }
-            Err(error) => report.found(
-                format!("{what}: {error}"),
-                "copy this blob from a backup of this network, or from an institution's blobs/",
-            ),
+            Err(error) => {
+                report.missing |= matches!(error, BlobError::Missing(_));
+                report.found(
+                    format!("{what}: {error}"),
+                    "copy this blob from a backup of this network, or from an institution's blobs/",
+                );
+            }
         }
     }
     for fault in faults {
         report.found(fault, "restore a backup");
     }
-    match blobs.digests() {
-        Ok(all) => report.orphans = all.iter().filter(|d| !needed.contains_key(d)).count(),
+    match retention.superseded(&network, blobs) {
+        Ok(superseded) => report.orphans = superseded.len(),
+        // A manifest that cannot be read has shown above.
+        Err(_) if !report.findings.is_empty() => {}
         Err(error) => report.found(error, "check the directory's permissions"),
     }
 }
@@ -141,9 +155,8 @@ pub fn references(
     let manifests: Vec<Digest> =
         needed.iter().filter(|(_, what)| **what == RELEASED).map(|(digest, _)| *digest).collect();
     for digest in manifests {
-        match manifest(blobs, &digest) {
-            Ok(Some(manifest)) => {
-                let parts = [manifest.weights, manifest.support, manifest.statistics];
+        match retention::parts(blobs, &digest) {
+            Ok(Some(parts)) => {
                 needed.extend(parts.map(|part| (part, "a part of a released model")));
             }
             Ok(None) => faults.push(format!("blob {digest} is not a manifest")),
@@ -151,9 +164,4 @@ pub fn references(
         }
     }
     (needed, faults)
-}
-
-fn manifest(blobs: &Blobs, digest: &Digest) -> Result<Option<Manifest>, BlobError> {
-    let json = blobs.read(digest, MAX_MANIFEST)?;
-    Ok(serde_json::from_slice::<Signed<Manifest>>(&json).ok().map(|signed| signed.body))
 }

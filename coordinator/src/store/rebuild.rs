@@ -10,7 +10,10 @@ use collegium_shared::{
 use thiserror::Error;
 
 use super::{Found, Snapshot, Store, StoreError, remove};
-use crate::network::{Event, Network};
+use crate::{
+    network::{Event, Network},
+    retention::Retention,
+};
 
 /// Why the view was not made again.
 #[derive(Debug, Error)]
@@ -27,20 +30,24 @@ pub enum RebuildError {
 pub struct Folded {
     pub network: Network,
     pub earlier: Option<Network>,
+    /// Knows all entries.
+    pub retention: Retention,
 }
 
 /// Folds the journal from its first entry.
 pub fn fold(history: &History, at: Option<u64>) -> Result<Folded, JournalError> {
     let mut network = Network::default();
+    let mut retention = Retention::default();
     let mut earlier = (at == Some(0)).then(Network::default);
     journal::replay::<Event, JournalError>(history, |index, entry| {
         network.apply(&entry.event, entry.at);
+        retention.note(&entry.event);
         if at == Some(index + 1) {
             earlier = Some(network.clone());
         }
         Ok(())
     })?;
-    Ok(Folded { network, earlier })
+    Ok(Folded { network, earlier, retention })
 }
 
 /// The view as it was before.

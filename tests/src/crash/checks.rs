@@ -12,14 +12,14 @@ use collegium_coordinator::{
     SIGNING_KEY,
     network::{Event, NetworkEvent},
     round::RoundEvent,
+    store::check,
 };
 use collegium_shared::{
     architecture::{
-        Optimizer,
+        self, Optimizer, Sizes, Sums,
         load_test::{self, Moves},
     },
     audit::{self, Finding},
-    blobs::Blobs,
     clock::Timestamp,
     crypto::{Digest, SigningKey},
     ids::{InstitutionId, RoundId},
@@ -33,9 +33,6 @@ use super::{
     stage::{Stage, UNDISTURBED},
     storm::Struck,
 };
-
-/// The most bytes of a blob here.
-const MAX_BLOB: u64 = 1 << 30;
 
 /// How a round ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,8 +169,9 @@ pub(super) fn check(
     let story = Story::read(&stage.events()?);
     let everybody = stage.names.len();
     endings(&story, options.back, everybody, &mut violations);
-    sums(stage, &story, &mut violations)?;
+    sums(&story, &mut violations)?;
     weights(stage, &story, undisturbed, &mut violations)?;
+    blobs(stage, &mut violations)?;
     prefixes(stage, struck, &mut violations)?;
     for name in stage.names.clone() {
         agent(stage, &name, &story, &mut violations)?;
@@ -216,25 +214,33 @@ fn endings(story: &Story, back: Return, everybody: usize, violations: &mut Vec<S
     }
 }
 
-/// Every opened sum is, value for value, that of the public inputs of those it names.
-fn sums(stage: &Stage, story: &Story, violations: &mut Vec<String>) -> anyhow::Result<()> {
-    let blobs = Blobs::open(&stage.network.coordinator_dir().join("blobs"))?;
+/// Every opened sum is, value for value, that of the public inputs of those it names: the log has its
+/// digest, though the file is erased.
+fn sums(story: &Story, violations: &mut Vec<String>) -> anyhow::Result<()> {
     for attempt in &story.attempts {
         let Some(Ending::Released { sum }) = &attempt.ending else { continue };
-        let round = &attempt.plan.round;
-        let opened = blobs.read(sum, MAX_BLOB).map_err(|error| error.to_string());
-        let opened = opened.and_then(|file| tensors::read_sums(&file).map_err(|e| e.to_string()));
-        let opened = match opened {
-            Ok(mut sums) => sums.remove(load_test::MOVE).unwrap_or_default(),
-            Err(error) => {
-                violations.push(format!("the sum of round {round}: {error}"));
-                continue;
-            }
-        };
-        if opened != expected(attempt.summed.iter(), round, opened.len()) || opened.is_empty() {
+        let Plan { round, stage, hyper, encoding, .. } = &attempt.plan;
+        let mut sums = Sums::new();
+        let none = Sizes { items: 0, competencies: 0 };
+        architecture::complete_sums(&mut sums, stage, &hyper.optimizer, none);
+        let values = expected(attempt.summed.iter(), round, encoding.dimension());
+        sums.insert(load_test::MOVE.to_owned(), values);
+        if *sum != Digest::of(&tensors::write_sums(&sums)?) {
             violations
                 .push(format!("the sum of round {round} is not that of {:?}", attempt.summed));
         }
+    }
+    Ok(())
+}
+
+/// Blobs are those that the state needs, and what the stop cut off: of a sum and a model at most.
+fn blobs(stage: &Stage, violations: &mut Vec<String>) -> anyhow::Result<()> {
+    let dir = stage.network.coordinator_dir();
+    let key = SigningKey::load(&dir.join(SIGNING_KEY))?.verifying_key();
+    let report = check::check(&dir, &key);
+    violations.extend(report.findings.into_iter().map(|finding| finding.what));
+    if report.orphans > 2 {
+        violations.push(format!("{} blobs that nothing names were not erased", report.orphans));
     }
     Ok(())
 }
@@ -279,11 +285,10 @@ fn weights(
             steps += 1;
         }
     }
-    let blobs = Blobs::open(&stage.network.coordinator_dir().join("blobs"))?;
-    let parameters = u32::try_from(sum.len())?;
-    let file = blobs.read(digest, MAX_BLOB)?;
-    let model = tensors::read_model(&file, &load_test::layout(parameters))?;
-    if steps > 0 && !model.into_iter().map(f64::from).eq(sum) {
+    let layout = load_test::layout(u32::try_from(sum.len())?);
+    #[expect(clippy::cast_possible_truncation, reason = "such sums are exact in single precision")]
+    let model: Vec<f32> = sum.into_iter().map(|value| value as f32).collect();
+    if steps > 0 && *digest != Digest::of(&tensors::write_model(&layout, &model)?) {
         violations.push(format!("the model after {step} steps is not the sum of its moves"));
     }
     Ok(())

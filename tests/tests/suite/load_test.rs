@@ -25,7 +25,7 @@ const TASK: Duration = Duration::from_secs(120);
 
 const PARAMETERS: u32 = 10_000;
 
-fn task(rounds: u32) -> String {
+pub(crate) fn task(rounds: u32) -> String {
     format!(
         "task = \"load\"\narchitecture = \"load-test/1\"\nparameters = {PARAMETERS}\n\
          rounds = {rounds}\ncohort = {{ c_max = 0, min_honest = 2 }}\n[deadlines]\nready = 60\n"
@@ -39,7 +39,7 @@ fn policy(architectures: &str) -> String {
 }
 
 /// Four institutions without records, their agents running.
-fn four(dir: &Path, policies: [&str; 4]) -> (Network, Vec<InstitutionId>) {
+pub(crate) fn four(dir: &Path, policies: [&str; 4]) -> (Network, Vec<InstitutionId>) {
     let mut network = Network::start(dir).unwrap();
     let names: Vec<InstitutionId> =
         (1..=4).map(|i| format!("school-{i}").parse().unwrap()).collect();

@@ -22,6 +22,7 @@ mod deploy;
 mod diagnose;
 mod doctor;
 mod enrolment;
+mod erasure;
 mod fixtures;
 mod full_device;
 mod full_disk;
