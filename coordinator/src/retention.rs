@@ -139,7 +139,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let blobs = Blobs::open(&dir.path().join("blobs")).unwrap();
             let (network, retention) = Default::default();
-            let mut place = Self { dir: dir, blobs, network, retention };
+            let mut place = Self { dir, blobs, network, retention };
             let spec = toml::from_str("task = \"t\"\narchitecture = \"kt-logistic/1\"").unwrap();
             let (cohort, registry) = (Cohort::proposed(4), Digest::of(b"registry"));
             place.add(NetworkEvent::TaskStarted { spec, cohort, registry });
