@@ -3,7 +3,7 @@
 //! each agent's input is; attacks nothing.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,6 +30,7 @@ use collegium_shared::{
     journal::{Entry, Finding, History},
     params::Encoding,
     protocol::{Cohort, Deadlines, Inputs, Plan},
+    roster::Registry,
     signed::Signed,
 };
 use serde_json::Value;
@@ -40,6 +41,7 @@ use crate::{
     harness::eventually,
     network::{COMMAND_LIMIT, Network},
     participant::{Participant, channel},
+    simulator::{Federation, Settings},
 };
 
 /// The institutions with agents; the second one is the victim.
@@ -51,8 +53,7 @@ pub(super) const DIMENSION: u32 = 2_048;
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 const COHORT: Cohort = Cohort { c_max: 1, min_honest: 2 };
 const POLICY: &str = "tasks = [\"*\"]\narchitectures = [\"load-test/1\", \"kt-logistic/1\"]\n\
-                      c_max = 1\nn_min = 4\nmin_honest = 2\n";
-const REGISTRY: &str = "kind,id,title,competencies\ncompetency,k,K,\nitem,a,A,k\n";
+                      c_max = 1\nn_min = 4\nmin_honest = 2\nmin_learners = 1\n";
 /// The agent's switch: see `collegium_shared::faults`.
 const WITHOUT: &str = "COLLEGIUM_WITHOUT";
 
@@ -65,7 +66,8 @@ pub(super) struct Stage {
     pub(super) colluder: Arc<Participant>,
     /// The coordinator's key on the roster.
     key: SigningKey,
-    pub(super) documents: Documents,
+    /// The root's, as they are in force with all agents.
+    pub(super) documents: RefCell<Documents>,
     /// What every load test starts from.
     start: Digest,
     tasks: Cell<u32>,
@@ -75,10 +77,14 @@ pub(super) struct Stage {
 /// What agents wrote down about something that they would not do.
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
-    pub(super) by: Vec<InstitutionId>,
+    pub(super) by: Vec<String>,
     pub(super) words: String,
     /// Files of signed evidence, one for each agent that keeps some.
     pub(super) evidence: Vec<PathBuf>,
+}
+
+fn names(agents: &[InstitutionId]) -> Vec<String> {
+    agents.iter().map(ToString::to_string).collect()
 }
 
 fn colluder() -> anyhow::Result<InstitutionId> {
@@ -96,9 +102,9 @@ impl Stage {
             network.enrol(name, &format!("{name} e.V."))?;
         }
         network.sign_roster()?;
-        let table = dir.path().join("registry.csv");
-        fs::write(&table, REGISTRY)?;
-        network.publish_registry(&table)?;
+        let settings = Settings { institutions: 3, size_percent: 3, ..Settings::default() };
+        let files = Federation::simulate(&settings).write_to(&dir.path().join("data"))?;
+        network.publish_registry(&files.registry)?;
         network.coordinator_process()?.terminate()?;
         network.coordinator_process()?.wait(COMMAND_LIMIT)?;
 
@@ -107,8 +113,9 @@ impl Stage {
         let server = Malicious::start(&home, address)?;
         let documents = signed_documents(&dir.path().join("exchange"))?;
         let start = server.put(b"the weights that a load test does not read".to_vec());
-        for name in &agents {
+        for (name, records) in agents.iter().zip(&files.records) {
             network.set_policy(name, POLICY)?;
+            network.import_records(name, records, &files)?;
             server.show(name, |shown| shown.documents = documents.clone());
             network.start_agent(name)?;
         }
@@ -120,6 +127,7 @@ impl Stage {
         let colluder = Arc::new(Participant::over(colluder()?, identity, line));
         let key = SigningKey::load(&home.join(SIGNING_KEY))?;
         let tasks = Cell::new(0);
+        let documents = RefCell::new(documents);
         Ok(Self { network, server, agents, colluder, key, documents, start, tasks, _dir: dir })
     }
 
@@ -167,6 +175,7 @@ impl Stage {
     pub(super) fn plan(&self, task: &str, round: u32, attempt: u32) -> anyhow::Result<Plan> {
         let hyper = Hyper::default();
         let encoding = load_test::encoding(DIMENSION, hyper.optimizer.bound(), 4)?;
+        let documents = self.documents.borrow();
         let digest = |document: Option<Digest>| document.context("a document is missing");
         Ok(Plan {
             round: RoundId { task: task.parse()?, round, attempt },
@@ -176,8 +185,8 @@ impl Stage {
             hyper,
             encoding,
             cohort: COHORT,
-            roster: digest(self.documents.roster.as_ref().map(Signed::digest))?,
-            registry: digest(self.documents.registry.as_ref().map(Signed::digest))?,
+            roster: digest(documents.roster.as_ref().map(Signed::digest))?,
+            registry: digest(documents.registry.as_ref().map(Signed::digest))?,
             inputs: Inputs {
                 start: Some(self.start),
                 candidate: Some(self.start),
@@ -188,6 +197,11 @@ impl Stage {
             before: None,
             issued_at: Clock::system().now(),
         })
+    }
+
+    pub(super) fn registry(&self) -> anyhow::Result<Registry> {
+        let registry = self.documents.borrow().registry.clone();
+        Ok(registry.context("no registry is in force")?.body)
     }
 
     /// x of an agent: what the attacks are after. Made from what a load test is by definition; no attack
@@ -240,8 +254,7 @@ impl Stage {
         round: &RoundId,
         words: &str,
     ) -> anyhow::Result<Option<Refused>> {
-        let mut refused =
-            Refused { by: agents.to_vec(), words: String::new(), evidence: Vec::new() };
+        let mut refused = Refused { by: names(agents), words: String::new(), evidence: Vec::new() };
         for who in agents {
             let Some((reason, evidence)) = self.refusal(who, round, words)? else {
                 return Ok(None);
@@ -277,6 +290,29 @@ impl Stage {
     ) -> anyhow::Result<Refused> {
         let what = format!("{round} is refused: {words:?}");
         eventually(LIMIT, &what, || self.refused(agents, round, words))
+    }
+
+    /// Waits until the journals of all of `agents` say that this document is refused, with these words.
+    pub(super) fn expect_document_refused(
+        &self,
+        agents: &[InstitutionId],
+        document: &Digest,
+        words: &str,
+    ) -> anyhow::Result<Refused> {
+        let refusal = |who: &InstitutionId| -> anyhow::Result<Option<String>> {
+            Ok(self.journal(who)?.into_iter().find_map(|event| match event {
+                AgentEvent::Local(LocalEvent::DocumentRefused { document: of, reason }) => {
+                    (of == *document && reason.contains(words)).then_some(reason)
+                }
+                _ => None,
+            }))
+        };
+        let what = format!("a document is refused: {words:?}");
+        let words = eventually(LIMIT, &what, || {
+            let reasons = agents.iter().map(refusal).collect::<anyhow::Result<Option<Vec<_>>>>()?;
+            Ok(reasons.and_then(|mut reasons| reasons.pop()))
+        })?;
+        Ok(Refused { by: names(agents), words, evidence: Vec::new() })
     }
 
     /// Waits until the agents either did what is asked, so that `done` finds it, or all refused.
