@@ -177,7 +177,7 @@ fn equal(a: &[u32], b: &[u32]) -> usize {
 
 /// So many words may agree by chance: one in 2^32 does.
 const CHANCE: usize = 1;
-/// Further from the mean is no chance: less than one in 10^8 runs.
+/// Further from the mean is no chance: about once in 10^7 samples (Wilson and Hilferty's approximation).
 const MOST: f64 = 6.0;
 
 /// How far the frequencies of bytes lie from those of random ones: Pearson's chi-square statistic over 256

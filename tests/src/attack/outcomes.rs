@@ -35,7 +35,7 @@ pub(super) const ATTACKS: [Attack; 7] = [
     },
     Attack {
         name: "a quorum of strangers",
-        does: "has institutions vote that are not, or no longer, in the round",
+        does: "has institutions vote that are not in the round",
         run: strangers_votes,
     },
     Attack {
