@@ -24,6 +24,7 @@ mod world;
 
 use std::{collections::BTreeMap, fmt};
 
+use anyhow::Context;
 use collegium_shared::crypto::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -126,9 +127,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         let world = named.0.iter().take(8).fold(0, |seed, byte| (seed << 8) | u64::from(*byte));
         let operations = operation::generate(&mut world::generator(world, OPERATIONS), WORLD);
         let replay = Replay { world, operations };
-        if let Some(violation) = run_world(&replay, mutation, &mut report)? {
-            let replay =
-                if options.shrink { shrunk(replay, &violation, mutation)? } else { replay };
+        let ran = run_world(&replay, mutation, &mut report)
+            .with_context(|| format!("in the world {world}"))?;
+        if let Some(violation) = ran.violation.clone() {
+            let replay = if options.shrink { shrunk(replay, &ran, mutation)? } else { replay };
             report.violations += 1;
             report.failure = Some(Failure { violation, replay });
         }
@@ -139,11 +141,18 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 /// Runs one world again.
 pub fn replay(replay: &Replay, mutation: Option<Mutation>) -> anyhow::Result<Report> {
     let mut report = Report { seed: replay.world, ..Report::default() };
-    if let Some(violation) = run_world(replay, mutation, &mut report)? {
+    if let Some(violation) = run_world(replay, mutation, &mut report)?.violation {
         report.violations += 1;
         report.failure = Some(Failure { violation, replay: replay.clone() });
     }
     Ok(report)
+}
+
+/// What became of one world.
+struct Ran {
+    violation: Option<Violation>,
+    /// Operations that it took, those at its end included.
+    operations: usize,
 }
 
 /// Runs one world to its healed end, or to its first violation.
@@ -151,16 +160,10 @@ fn run_world(
     replay: &Replay,
     mutation: Option<Mutation>,
     report: &mut Report,
-) -> anyhow::Result<Option<Violation>> {
+) -> anyhow::Result<Ran> {
     let _named = Named(replay.world);
     let mut world = World::new(replay.world, mutation)?;
-    let mut violation = None;
-    for operation in &replay.operations {
-        violation = world.apply(*operation)?.err();
-        if violation.is_some() {
-            break;
-        }
-    }
+    let mut violation = carry_out(&mut world, &replay.operations)?;
     if violation.is_none() {
         violation = world.finish()?.err();
     }
@@ -172,20 +175,33 @@ fn run_world(
     };
     add(&mut report.rounds, &world.watch.endings);
     add(&mut report.seen, &world.seen);
-    Ok(violation)
+    Ok(Ran { violation, operations: usize::try_from(world.operations)? })
 }
 
-/// Fewer operations that violate the same invariant.
-fn shrunk(
-    replay: Replay,
-    violation: &Violation,
-    mutation: Option<Mutation>,
-) -> anyhow::Result<Replay> {
-    let Replay { world, operations } = replay;
+fn carry_out(world: &mut World, operations: &[Operation]) -> anyhow::Result<Option<Violation>> {
+    for operation in operations {
+        if let Err(violation) = world.apply(*operation)? {
+            return Ok(Some(violation));
+        }
+    }
+    Ok(None)
+}
+
+/// Fewer operations that violate the same invariant. `ran` is how it was found.
+fn shrunk(replay: Replay, ran: &Ran, mutation: Option<Mutation>) -> anyhow::Result<Replay> {
+    let Replay { world, mut operations } = replay;
+    let wanted = ran.violation.as_ref().map(|violation| violation.invariant);
+    // What came after the violation has no part in it, nor has the end then.
+    let at_end = ran.operations > operations.len();
+    operations.truncate(ran.operations);
     let operations = shrink::shrink(&operations, |rest| {
-        let rest = Replay { world, operations: rest.to_vec() };
-        let found = run_world(&rest, mutation, &mut Report::default())?;
-        Ok(found.is_some_and(|found| found.invariant == violation.invariant))
+        let found = if at_end {
+            let rest = Replay { world, operations: rest.to_vec() };
+            run_world(&rest, mutation, &mut Report::default())?.violation
+        } else {
+            carry_out(&mut World::new(world, mutation)?, rest)?
+        };
+        Ok(found.map(|found| found.invariant) == wanted)
     })?;
     Ok(Replay { world, operations })
 }

@@ -79,7 +79,10 @@ pub(super) struct Coordinator {
     last_at: Timestamp,
     recorded: Timestamp,
     heard: BTreeMap<InstitutionId, Timestamp>,
+    /// It waits for room.
     pub(super) stalled: bool,
+    /// It did not come up, so that nobody is served.
+    pub(super) closed: bool,
     // Around it.
     time: Timestamp,
     skew: i64,
@@ -125,6 +128,7 @@ impl Coordinator {
             recorded: time,
             heard: BTreeMap::new(),
             stalled: false,
+            closed: false,
             time,
             skew: 0,
         }
@@ -166,7 +170,7 @@ impl Coordinator {
     }
 
     fn start(&mut self) -> Outcome<()> {
-        self.stalled = false;
+        (self.stalled, self.closed) = (false, true);
         go!(self.disk.edge());
         let mut network = Network::default();
         self.last_at = Timestamp::EPOCH;
@@ -192,7 +196,9 @@ impl Coordinator {
         if self.state.network.open_round().is_some() {
             self.record(Event::Round(RoundEvent::Resumed))?;
         }
-        self.settle()
+        go!(self.settle()?);
+        self.closed = false;
+        Ok(Ok(()))
     }
 
     /// As `driver/restored.rs`: what was open is over.
@@ -352,6 +358,7 @@ impl Coordinator {
         watch: &mut Invariants,
     ) -> Outcome<Response> {
         match request {
+            _ if self.closed => Ok(Ok(Response::Unavailable)),
             Request::Poll { cursor, held } => {
                 self.heard.insert(from.clone(), self.time);
                 if !self.stalled {

@@ -330,7 +330,7 @@ impl Invariants {
         self.coordinator.seen = len;
         self.coordinator.newest = coordinator.journal.bytes(len.saturating_sub(1)).to_vec();
         let shown = &*coordinator.published.network;
-        if *shown == self.coordinator.network {
+        if coordinator.closed || *shown == self.coordinator.network {
             return Ok(());
         }
         let mut ahead = self.coordinator.network.clone();

@@ -3,7 +3,7 @@
 //! nothing itself.
 
 /// The most lists that are tried.
-const TRIALS: usize = 600;
+const TRIALS: usize = 400;
 
 /// A list that still fails, and from which no single operation can be left out unless the trials ran out.
 pub(super) fn shrink<T: Copy>(
