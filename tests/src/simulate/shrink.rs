@@ -43,6 +43,6 @@ mod tests {
         let all: Vec<u32> = (0..200).collect();
         assert_eq!(shrink(&all, fails), needed);
         assert_eq!(shrink(&all, |_| true), [0; 0]);
-        assert_eq!(shrink(&[], |_| true), [0; 0]);
+        assert_eq!(shrink(&[] as &[u32], |_| true), [0; 0]);
     }
 }
