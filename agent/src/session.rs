@@ -348,7 +348,8 @@ impl History {
     /// institutions would give the rest away: they must be over equal ones, or differ by as many as
     /// any sum holds at least.
     fn check_distance(&self, session: &Session, outcome: &Outcome) -> Result<(), Refusal> {
-        let Some(asked) = session.summed(outcome) else { return Ok(()) };
+        let summed = session.summed(outcome).filter(|_| !without(Defence::DistinctSums));
+        let Some(asked) = summed else { return Ok(()) };
         let least = session.plan().cohort.least();
         for earlier in self.summed.iter().filter(|s| s.subject == asked.subject) {
             let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();

@@ -61,10 +61,12 @@ pub enum Defence {
     AbortProof,
     /// Statements and masks are bound to the whole plan.
     PlanBinding,
+    /// Sums of the same counts are over equal or clearly different institutions.
+    DistinctSums,
 }
 
 impl Defence {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OneVote,
         Self::OneContext,
         Self::MinHonest,
@@ -72,6 +74,7 @@ impl Defence {
         Self::ForwardOnly,
         Self::AbortProof,
         Self::PlanBinding,
+        Self::DistinctSums,
     ];
 
     /// What the environment variable `COLLEGIUM_WITHOUT` says.
@@ -84,6 +87,7 @@ impl Defence {
             Self::ForwardOnly => "forward-only",
             Self::AbortProof => "abort-proof",
             Self::PlanBinding => "plan-binding",
+            Self::DistinctSums => "distinct-sums",
         }
     }
 }

@@ -8,22 +8,16 @@ use collegium_shared::{
 
 use super::{
     Attack,
+    heists::Haul,
     play::Play,
     stage::{Refused, Stage},
 };
 
-pub(super) const ATTACKS: [Attack; 2] = [
-    Attack {
-        name: "the same counts again under another name",
-        does: "opens a sum of counts over everybody, and asks for one without the victim in another task",
-        run: under_another_name,
-    },
-    Attack {
-        name: "the same counts again in one task",
-        does: "asks for the counts of a task once more, in its next round",
-        run: once_more,
-    },
-];
+pub(super) const ATTACKS: [Attack; 1] = [Attack {
+    name: "the same counts again in one task",
+    does: "asks for the counts of a task once more, in its next round",
+    run: once_more,
+}];
 
 /// A plan for the counts that a task begins with.
 fn counts(stage: &Stage, task: &str, round: u32) -> anyhow::Result<Plan> {
@@ -39,19 +33,34 @@ fn counts(stage: &Stage, task: &str, round: u32) -> anyhow::Result<Plan> {
     })
 }
 
-fn opened(stage: &Stage, task: &str) -> anyhow::Result<()> {
+fn opened(stage: &Stage, task: &str) -> anyhow::Result<Vec<u32>> {
     let play = Play::up_to_the_vote(stage, counts(stage, task, 0)?)?;
     let sum = play.open_sum(&stage.everybody())?;
     anyhow::ensure!(sum.iter().any(|word| *word != 0), "there is nothing to count");
-    Ok(())
+    Ok(sum)
 }
 
-fn under_another_name(stage: &Stage) -> anyhow::Result<Refused> {
-    opened(stage, &stage.task())?;
+/// The difference of the two sums is x: which items and competencies the victim has responses for.
+pub(super) fn under_another_name(stage: &Stage) -> anyhow::Result<Haul> {
+    let sum = opened(stage, &stage.task())?;
     let play = Play::up_to_the_vote(stage, counts(stage, &stage.task(), 0)?)?;
-    play.propose(&play.without(stage.victim()), &stage.agents)?;
+    let x = stage.sealed_input(stage.victim())?;
+    let rest = play.without(stage.victim());
+    let outcome = play.propose(&rest, &stage.agents)?;
+    let votes = || Ok(play.votes(&outcome, &stage.agents));
     let words = "the sum would hold 1 institutions more or less";
-    stage.expect_refused(&stage.agents, play.round(), words)
+    let voted = stage.done_or_refused(&stage.agents, play.round(), words, votes)?;
+    Ok(match voted {
+        Err(refused) => {
+            let guess = Some(play.masked(stage.victim()));
+            Haul { refused: Some(refused), guess, x }
+        }
+        Ok(certificate) => {
+            let less = play.sum(&rest, &play.reveal(&rest, &certificate)?)?;
+            let difference = sum.iter().zip(&less).map(|(a, b)| a.wrapping_sub(*b)).collect();
+            Haul { refused: None, guess: Some(difference), x }
+        }
+    })
 }
 
 fn once_more(stage: &Stage) -> anyhow::Result<Refused> {

@@ -14,6 +14,7 @@ use collegium_shared::{
 
 use super::{
     coordinator::newest,
+    counts::under_another_name,
     play::{Dealt, Pieces, Play, words},
     stage::{DIMENSION, LIMIT, Refused, Stage},
 };
@@ -39,7 +40,7 @@ pub(super) struct Heist {
     pub(super) run: fn(&Stage) -> anyhow::Result<Haul>,
 }
 
-pub(super) const HEISTS: [Heist; 8] = [
+pub(super) const HEISTS: [Heist; 9] = [
     Heist {
         name: "active and dropped",
         does: "has the victim's self mask opened by one vote and asks for its pairwise masks by another",
@@ -88,6 +89,12 @@ pub(super) const HEISTS: [Heist; 8] = [
         defence: Defence::PlanBinding,
         run: another_plan,
     },
+    Heist {
+        name: "the same counts again under another name",
+        does: "opens a sum of counts over everybody, and one without the victim in another task",
+        defence: Defence::DistinctSums,
+        run: under_another_name,
+    },
 ];
 
 /// The moves of a load test with bound 1 are multiples of 2^-11.
@@ -107,9 +114,7 @@ fn x(play: &Play<'_>) -> anyhow::Result<Vec<u32>> {
 
 /// The victim's masked vector of this attempt.
 fn masked(play: &Play<'_>) -> Vec<u32> {
-    let victim = play.stage.victim();
-    let own = play.uploads.iter().find(|(header, _)| header.body.institution == *victim);
-    own.map(|(_, words)| words.clone()).unwrap_or_default()
+    play.masked(play.stage.victim())
 }
 
 /// What the masks of the sum over U come to.

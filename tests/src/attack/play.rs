@@ -181,6 +181,12 @@ impl<'a> Play<'a> {
         })
     }
 
+    /// The masked vector of `who`, if it was sent.
+    pub(super) fn masked(&self, who: &InstitutionId) -> Vec<u32> {
+        let own = self.uploads.iter().find(|(header, _)| header.body.institution == *who);
+        own.map(|(_, words)| words.clone()).unwrap_or_default()
+    }
+
     /// The uploads of all of `agents`, once they are there.
     pub(super) fn uploads_of(
         &self,

@@ -12,7 +12,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use collegium_agent::{
-    identity::Identity,
+    home::Home,
+    identity::{Identity, VAULT_KEY},
+    session::SessionEvent,
     state::{AgentEvent, LocalEvent},
 };
 use collegium_coordinator::SIGNING_KEY;
@@ -42,6 +44,7 @@ use crate::{
     network::{COMMAND_LIMIT, Network},
     participant::{Participant, channel},
     simulator::{Federation, Settings},
+    testbed::files,
 };
 
 /// The institutions with agents; the second one is the victim.
@@ -216,6 +219,33 @@ impl Stage {
         let mut values = Vec::new();
         moves.append(0, encoding.dimension(), &mut values);
         Ok(encoding.encode(&values)?.words)
+    }
+
+    /// x of an agent in the attempt that it is in, from its own sealed file and with its own key. To compare
+    /// with, as [`Stage::input`].
+    pub(super) fn sealed_input(&self, who: &InstitutionId) -> anyhow::Result<Vec<u32>> {
+        let (home, aside) = (self.network.agent_dir(who), tempfile::tempdir()?);
+        let sealed = files(&home.join("rounds"))?.into_iter();
+        for (path, bytes) in sealed.chain([(home.join(VAULT_KEY), fs::read(home.join(VAULT_KEY))?)])
+        {
+            let copy = aside.path().join(path.strip_prefix(&home)?);
+            fs::create_dir_all(copy.parent().context("a file without a folder")?)?;
+            fs::write(copy, bytes)?;
+        }
+        let committed = self.journal(who)?.into_iter().rev().find_map(|event| match event {
+            AgentEvent::Session(SessionEvent::Committed { round, commitment, .. }) => {
+                Some((round, commitment))
+            }
+            _ => None,
+        });
+        let (round, commitment) = committed.context("the agent committed to nothing")?;
+        let mut input = Home::open_rounds(aside.path())?.input(&round, &commitment)?;
+        let (mut all, mut piece) = (Vec::new(), Vec::new());
+        for index in 0..input.chunks() {
+            input.chunk(index, &mut piece)?;
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
     }
 
     // --- What the agents wrote down --------------------------------------------------------------
