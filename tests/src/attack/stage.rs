@@ -225,12 +225,11 @@ impl Stage {
     /// with, as [`Stage::input`].
     pub(super) fn sealed_input(&self, who: &InstitutionId) -> anyhow::Result<Vec<u32>> {
         let (home, aside) = (self.network.agent_dir(who), tempfile::tempdir()?);
-        let sealed = files(&home.join("rounds"))?.into_iter();
-        for (path, bytes) in sealed.chain([(home.join(VAULT_KEY), fs::read(home.join(VAULT_KEY))?)])
-        {
+        let sealed = files(&home.join("rounds"))?.into_iter().map(|(path, _)| path);
+        for path in sealed.chain([home.join(VAULT_KEY)]) {
             let copy = aside.path().join(path.strip_prefix(&home)?);
             fs::create_dir_all(copy.parent().context("a file without a folder")?)?;
-            fs::write(copy, bytes)?;
+            fs::copy(path, copy)?;
         }
         let committed = self.journal(who)?.into_iter().rev().find_map(|event| match event {
             AgentEvent::Session(SessionEvent::Committed { round, commitment, .. }) => {
