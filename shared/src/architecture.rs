@@ -6,6 +6,7 @@ mod evaluation;
 mod kt_logistic;
 mod layout;
 pub mod load_test;
+mod privacy;
 mod settings;
 mod sums;
 
@@ -14,13 +15,16 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use evaluation::{Evaluation, HISTOGRAM_BINS};
+pub use evaluation::{Evaluation, HISTOGRAM_BINS, PRIVATE_BINS};
 pub use kt_logistic::{
     DENSE, KT_LOGISTIC_1, SharedSets, SharedStatistics, Sizes, Totals, complete_sums, encoding,
     layout, segments,
 };
 pub use layout::{Init, Layout, TensorSpec};
 pub use load_test::LOAD_TEST_1;
+pub use privacy::{
+    BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges, placed,
+};
 pub use settings::{BadHyper, Hyper, Optimizer};
 pub use sums::{BadSums, SegmentSpec, Sums, name_sums};
 

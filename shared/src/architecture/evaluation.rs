@@ -21,6 +21,17 @@ pub(super) fn segments() -> Vec<SegmentSpec> {
     ]
 }
 
+/// Equal bins over [0, 1] of an evaluation with noise, of which fewer bins carry less.
+pub const PRIVATE_BINS: usize = 64;
+
+const PRIVATE_BINS_LEN: u32 = 64;
+
+/// The same with noise: no more than the histograms, which say the rest.
+pub(super) fn private_segments(bound: f64) -> Vec<SegmentSpec> {
+    let segment = |name: &str| SegmentSpec { name: name.to_owned(), len: PRIVATE_BINS_LEN, bound };
+    vec![segment("eval_positive"), segment("eval_negative")]
+}
+
 /// How a model did on held-out learners: enough for log loss, AUC and calibration, additive over
 /// institutions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +40,8 @@ pub struct Evaluation {
     pub n: f64,
     /// The sum of -ln of the probability given to what happened.
     pub loss_sum: f64,
-    /// Right answers by predicted probability: [`HISTOGRAM_BINS`] equal bins over [0, 1].
+    /// Right answers by predicted probability: equal bins over [0, 1], [`HISTOGRAM_BINS`] unless there is
+    /// noise on them.
     pub positive: Vec<f64>,
     /// Wrong answers, the same bins.
     pub negative: Vec<f64>,
@@ -37,12 +49,32 @@ pub struct Evaluation {
 
 impl Default for Evaluation {
     fn default() -> Self {
-        let empty = vec![0.0; HISTOGRAM_BINS];
-        Self { n: 0.0, loss_sum: 0.0, positive: empty.clone(), negative: empty }
+        Self::over(HISTOGRAM_BINS)
     }
 }
 
 impl Evaluation {
+    /// Nothing yet, over so many bins.
+    pub fn over(bins: usize) -> Self {
+        let empty = vec![0.0; bins];
+        Self { n: 0.0, loss_sum: 0.0, positive: empty.clone(), negative: empty }
+    }
+
+    /// Reads the opened sum of an evaluation with noise. Bins are taken as they are, also below 0: what is
+    /// added up over them is right on average, which cutting them off at 0 would spoil. The loss is that of
+    /// the bins' middles.
+    pub fn from_noisy_segments(sums: &Sums) -> Result<Self, BadSums> {
+        let bins = |name| segment(sums, name, PRIVATE_BINS).map(<[f64]>::to_vec);
+        let (positive, negative) = (bins("eval_positive")?, bins("eval_negative")?);
+        let n = positive.iter().chain(&negative).sum::<f64>().max(0.0);
+        let middle = |bin: usize| (bin as f64 + 0.5) / PRIVATE_BINS as f64;
+        let loss = |bin: usize| {
+            -positive[bin] * middle(bin).ln() - negative[bin] * (1.0 - middle(bin)).ln()
+        };
+        let loss_sum = (0..PRIVATE_BINS).map(loss).sum::<f64>().max(0.0);
+        Ok(Self { n, loss_sum, positive, negative })
+    }
+
     /// Reads the opened evaluation segments of the stages of training and evaluation.
     pub fn from_segments(sums: &Sums) -> Result<Self, BadSums> {
         let histogram = |name| {
@@ -63,7 +95,8 @@ impl Evaluation {
         self.n += 1.0;
         self.loss_sum -= happened.max(f64::MIN_POSITIVE).ln();
         let bins = if correct { &mut self.positive } else { &mut self.negative };
-        bins[bin(p)] += 1.0;
+        let count = bins.len();
+        bins[bin(p, count)] += 1.0;
     }
 
     /// The segments `eval_n`, `eval_loss`, `eval_positive`, `eval_negative` concatenated.
@@ -88,7 +121,7 @@ impl Evaluation {
             ordered += p * (below + 0.5 * n);
             below += n;
         }
-        Some(ordered / (positives * negatives))
+        Some((ordered / (positives * negatives)).clamp(0.0, 1.0))
     }
 
     /// The mean log loss in nats; `None` without answers.
@@ -98,11 +131,11 @@ impl Evaluation {
 }
 
 /// The bin of a probability: bisection, because a float has no checked conversion to an index.
-fn bin(p: f64) -> usize {
-    let (mut low, mut high) = (0, HISTOGRAM_BINS);
+fn bin(p: f64, bins: usize) -> usize {
+    let (mut low, mut high) = (0, bins);
     while high - low > 1 {
         let middle = usize::midpoint(low, high);
-        if p * HISTOGRAM_BINS as f64 >= middle as f64 {
+        if p * bins as f64 >= middle as f64 {
             low = middle;
         } else {
             high = middle;
@@ -114,7 +147,7 @@ fn bin(p: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Optimizer, Sizes, Stage, name_sums, segments},
+        super::{Hyper, Sizes, Stage, name_sums, segments},
         *,
     };
 
@@ -126,9 +159,8 @@ mod tests {
             evaluation.observe(p, correct);
         }
         assert_eq!(evaluation.auc(), Some(3.5 / 4.0));
-        let optimizer = Optimizer::default();
         let none = Sizes { items: 0, competencies: 0 };
-        let specs = segments(&Stage::Evaluate, &optimizer, none);
+        let specs = segments(&Stage::Evaluate, &Hyper::default(), none);
         let sums = name_sums(&specs, &evaluation.values()).unwrap();
         assert_eq!(Evaluation::from_segments(&sums).unwrap(), evaluation);
     }
@@ -136,7 +168,7 @@ mod tests {
     #[test]
     fn every_probability_has_a_bin() {
         for (p, expected) in [(0.0, 0), (0.5, 256), (1.0, 511), (1.0 / 512.0, 1), (f64::NAN, 0)] {
-            assert_eq!(bin(p), expected, "{p}");
+            assert_eq!(bin(p, HISTOGRAM_BINS), expected, "{p}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Architecture, BadSums, Init, Layout, Optimizer, SegmentSpec, Stage, Sums, TensorSpec,
+    Architecture, BadSums, Hyper, Init, Layout, SegmentSpec, Stage, Sums, TensorSpec,
     evaluation, sums::segment,
 };
 use crate::params::{EncodeError, Encoding};
@@ -38,6 +38,9 @@ const DENSE_LEN: u32 = 17;
 /// The bound on counts of responses, and on sums of losses, of one institution.
 pub(super) const COUNT_BOUND: f64 = 4_194_304.0;
 const DENSE_CURVATURE_BOUND: f64 = 67_108_864.0;
+/// The bound on what the clipped parts of one institution's learners add up to: small, so that scales are
+/// fine.
+const PRIVATE_BOUND: f64 = 65_536.0;
 
 /// How many items and competencies a stage is about: the registry's for [`Stage::Support`], the
 /// shared ones for every later stage.
@@ -47,7 +50,10 @@ pub struct Sizes {
     pub competencies: u32,
 }
 /// What `stage` sums, in the order of the vector that each institution contributes.
-pub fn segments(stage: &Stage, optimizer: &Optimizer, sizes: Sizes) -> Vec<SegmentSpec> {
+pub fn segments(stage: &Stage, hyper: &Hyper, sizes: Sizes) -> Vec<SegmentSpec> {
+    if hyper.privacy.is_some() {
+        return private_segments(stage, sizes);
+    }
     let Sizes { items, competencies } = sizes;
     let weights = competencies.saturating_mul(3);
     let segment = |name: &str, len, bound| SegmentSpec { name: name.to_owned(), len, bound };
@@ -69,7 +75,7 @@ pub fn segments(stage: &Stage, optimizer: &Optimizer, sizes: Sizes) -> Vec<Segme
         ],
         Stage::Train { .. } => {
             let len = weights.saturating_add(DENSE_LEN);
-            let mut all = vec![segment("move", len, optimizer.bound())];
+            let mut all = vec![segment("move", len, hyper.optimizer.bound())];
             all.extend(evaluation::segments());
             all
         }
@@ -77,22 +83,42 @@ pub fn segments(stage: &Stage, optimizer: &Optimizer, sizes: Sizes) -> Vec<Segme
     }
 }
 
+/// Under learner-level privacy: nothing that is no sum of clipped parts of learners. There is no support
+/// sum (one learner can decide a bit of it), and no curvature (it depends on records).
+fn private_segments(stage: &Stage, Sizes { items, competencies }: Sizes) -> Vec<SegmentSpec> {
+    let segment = |name: &str, len, bound| SegmentSpec { name: name.to_owned(), len, bound };
+    match stage {
+        Stage::Support | Stage::Totals => Vec::new(),
+        Stage::Statistics => vec![
+            segment("skill_n", competencies, PRIVATE_BOUND),
+            segment("skill_c", competencies, PRIVATE_BOUND),
+            segment("item_n", items, PRIVATE_BOUND),
+            segment("item_c", items, PRIVATE_BOUND),
+        ],
+        Stage::Train { .. } => vec![segment("gradient", DENSE_LEN, PRIVATE_BOUND)],
+        Stage::Evaluate => evaluation::private_segments(PRIVATE_BOUND),
+    }
+}
+
 /// The integer encoding of `stage` for sums over at most `n_max` institutions. Segments without a
 /// value (no shared item, say) are left out of the vector.
 pub fn encoding(
     stage: &Stage,
-    optimizer: &Optimizer,
+    hyper: &Hyper,
     sizes: Sizes,
     n_max: u32,
 ) -> Result<Encoding, EncodeError> {
-    let segments = segments(stage, optimizer, sizes);
-    let filled = segments.into_iter().filter(|s| s.len > 0).map(|s| (s.name, s.len, s.bound));
-    Encoding::new(filled, n_max)
+    let segments = segments(stage, hyper, sizes);
+    let filled = segments.into_iter().filter(|s| s.len > 0).map(|s| {
+        let deviation = hyper.deviation(stage, &s.name);
+        (s.name, s.len, s.bound, deviation)
+    });
+    Encoding::noisy(filled, n_max)
 }
 
 /// Adds the segments of `stage` that have no value to the opened sum, so that readers find them.
-pub fn complete_sums(sums: &mut Sums, stage: &Stage, optimizer: &Optimizer, sizes: Sizes) {
-    for segment in segments(stage, optimizer, sizes).into_iter().filter(|s| s.len == 0) {
+pub fn complete_sums(sums: &mut Sums, stage: &Stage, hyper: &Hyper, sizes: Sizes) {
+    for segment in segments(stage, hyper, sizes).into_iter().filter(|s| s.len == 0) {
         sums.insert(segment.name, Vec::new());
     }
 }
@@ -238,15 +264,15 @@ mod tests {
     #[test]
     fn sums_are_cut_and_read_back() {
         let sizes = Sizes { items: 3, competencies: 2 };
-        let optimizer = Optimizer::default();
-        let support = segments(&Stage::Support, &optimizer, sizes);
+        let hyper = Hyper::default();
+        let support = segments(&Stage::Support, &hyper, sizes);
         let sums = name_sums(&support, &[3.0, 1.0, 2.0, 2.0, 0.0]).unwrap();
         let (items, skills) = (names(&["a", "b", "c"]), names(&["k", "l"]));
         let shared =
             SharedSets::from_support(&items, &skills, &sums["items"], &sums["competencies"], 2);
         assert_eq!(shared.items, ["a", "c"]);
         assert_eq!(shared.competencies, ["k"]);
-        let statistics = segments(&Stage::Statistics, &optimizer, shared.sizes());
+        let statistics = segments(&Stage::Statistics, &hyper, shared.sizes());
         let sums = name_sums(&statistics, &[10.0, 4.0, 6.0, 2.0, 5.0, 3.0, 5.0, 3.5]).unwrap();
         let read = SharedStatistics::from_segments(&sums, &shared).unwrap();
         assert_eq!(read.items["c"], (3.0, 3.0));

