@@ -118,7 +118,7 @@ pub fn preview(home: &Home) -> anyhow::Result<Preview> {
         standing,
         tensors: tensors(&plan.encoding, &mut input)?,
         bytes: input.words() as u64 * WORD,
-        summed_over: plan.cohort.least(),
+        summed_over: plan.least(),
         round: plan.round,
     })
 }

@@ -48,6 +48,8 @@ const CURRENT: &str = "current";
 pub enum InstallError {
     #[error("the manifest is not one: {0}")]
     Form(serde_json::Error),
+    #[error("the manifest must name a support sum or say what noise there is, and not both")]
+    Support,
     #[error("the manifest is not signed by the coordinator's key on the roster")]
     NotTheCoordinator,
     #[error(transparent)]
@@ -157,8 +159,8 @@ fn check_lineage(
 }
 
 /// The blobs that a model consists of.
-pub fn parts(manifest: &Manifest) -> [Digest; 3] {
-    [manifest.weights, manifest.support, manifest.statistics]
+pub fn parts(manifest: &Manifest) -> impl Iterator<Item = Digest> {
+    [manifest.weights, manifest.statistics].into_iter().chain(manifest.support)
 }
 
 /// The directory of installed models.
@@ -188,17 +190,9 @@ impl ModelStore {
     ) -> Result<(Installed, Model), InstallError> {
         let manifest = &signed.body;
         let limit = prepare::largest_blob(registry);
-        let [weights, support, statistics] = parts(manifest);
-        let [weights, support, statistics] = [
-            blobs.read(&weights, limit)?,
-            blobs.read(&support, limit)?,
-            blobs.read(&statistics, limit)?,
-        ];
-        let what = "support sum";
-        let support = tensors::read_sums(&support)
-            .map_err(|reason| InstallError::Tensors { what, reason })?;
-        let shared = prepare::shared_sets(registry, &support, manifest.cohort.least())
-            .map_err(|reason| InstallError::Sums { what, reason })?;
+        let weights = blobs.read(&manifest.weights, limit)?;
+        let statistics = blobs.read(&manifest.statistics, limit)?;
+        let shared = shared_sets(manifest, registry, blobs)?;
         let model = assemble(manifest, &shared, &statistics, &weights)?;
         let installed = Installed {
             manifest: digest,
@@ -273,6 +267,24 @@ impl ModelStore {
     }
 }
 
+/// What the model shares: what enough institutions support, and with noise all of the registry.
+fn shared_sets(
+    manifest: &Manifest,
+    registry: &Registry,
+    blobs: &Blobs,
+) -> Result<SharedSets, InstallError> {
+    let support = match (manifest.support, manifest.privacy) {
+        (Some(support), None) => support,
+        (None, Some(_)) => return Ok(SharedSets::all(&registry.items, &registry.competencies)),
+        _ => return Err(InstallError::Support),
+    };
+    let what = "support sum";
+    let sums = tensors::read_sums(&blobs.read(&support, prepare::largest_blob(registry))?)
+        .map_err(|reason| InstallError::Tensors { what, reason })?;
+    prepare::shared_sets(registry, &sums, manifest.cohort.least())
+        .map_err(|reason| InstallError::Sums { what, reason })
+}
+
 fn assemble(
     manifest: &Manifest,
     shared: &SharedSets,
@@ -286,8 +298,14 @@ fn assemble(
     let what = "statistics sum";
     let sums =
         tensors::read_sums(statistics).map_err(|reason| InstallError::Tensors { what, reason })?;
-    let statistics =
-        prepare::statistics(sums, shared).map_err(|reason| InstallError::Sums { what, reason })?;
+    let statistics = match &manifest.privacy {
+        Some(privacy) => {
+            let institutions = u32::try_from(manifest.uploads.len()).unwrap_or(u32::MAX);
+            prepare::noisy_statistics(sums, shared, privacy, institutions)
+        }
+        None => prepare::statistics(sums, shared),
+    };
+    let statistics = statistics.map_err(|reason| InstallError::Sums { what, reason })?;
     let what = "weights";
     let weights = tensors::read_model(weights, &layout)
         .map_err(|reason| InstallError::Tensors { what, reason })?;

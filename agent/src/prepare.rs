@@ -3,11 +3,13 @@
 //! Sends nothing and keeps nothing; the coordinator's numbers are believed only as far as they fit.
 
 pub mod load_test;
+mod private;
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadSums, LOAD_TEST_1, SharedSets, SharedStatistics, Sizes, Stage, Sums,
-        Totals, UnknownArchitecture, load_test::Moves,
+        self, Architecture, BadPrivacy, BadSums, LOAD_TEST_1, LearnerPrivacy, SharedSets,
+        SharedStatistics, Sizes, Stage, Sums, Totals, UnknownArchitecture, load_test::Moves,
+        placed,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
@@ -20,6 +22,7 @@ use thiserror::Error;
 
 use crate::{
     model::{Effort, ModelError},
+    privacy::NoiseError,
     trainer::{Trainer, Work},
 };
 
@@ -49,6 +52,10 @@ pub enum PrepareError {
     Stage(#[from] ModelError),
     #[error("the stage's values cannot be encoded: {0}")]
     Encode(#[from] EncodeError),
+    #[error("the plan's noise cannot be made: {0}")]
+    Privacy(#[from] BadPrivacy),
+    #[error("the plan's noise cannot be made: {0}")]
+    Noise(#[from] NoiseError),
     #[error(transparent)]
     Blob(#[from] BlobError),
 }
@@ -63,6 +70,13 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     let candidate = ("candidate", given.candidate);
     if Architecture::lookup(&plan.architecture)? == Architecture::LoadTest1 {
         return needs(&[("start", given.start), candidate]);
+    }
+    if plan.hyper.privacy.is_some() {
+        return match plan.stage {
+            Stage::Train { .. } => needs(&[statistics, ("start", given.start)]),
+            Stage::Evaluate => needs(&[statistics, candidate]),
+            Stage::Support | Stage::Statistics | Stage::Totals => Ok(Vec::new()),
+        };
     }
     match plan.stage {
         Stage::Support => Ok(Vec::new()),
@@ -101,16 +115,19 @@ pub fn reads_records(plan: &Plan) -> bool {
 pub enum Values {
     Computed(Vec<f64>),
     Public(Moves),
+    /// Clipped by learner, encoded, and with noise already.
+    Noised(Vec<u32>),
 }
 
 impl Values {
-    /// Appends the values from `first` to before `end`.
+    /// Appends the values from `first` to before `end`; of noised ones there are words only.
     pub fn append(&self, first: usize, end: usize, out: &mut Vec<f64>) {
         match self {
             Self::Computed(values) => {
                 out.extend_from_slice(values.get(first..end).unwrap_or_default());
             }
             Self::Public(moves) => moves.append(first as u64, end.saturating_sub(first), out),
+            Self::Noised(_) => {}
         }
     }
 }
@@ -135,6 +152,10 @@ pub fn input(
         return Err(PrepareError::OtherArchitecture);
     }
     let basis = Basis { plan, registry, blobs };
+    if let (Some(privacy), Some(placed)) = (&plan.hyper.privacy, placed(plan)?) {
+        let words = private::input(&basis, privacy, &placed, trainer, effort)?;
+        return Ok(Values::Noised(words));
+    }
     match basis.run(trainer, effort) {
         // Whether the numbers come out finite depends on the records. An institution that stayed
         // away because of it would say something about them all by itself; zeros say nothing.
@@ -204,7 +225,7 @@ impl Basis<'_> {
 
     fn check_encoding(&self, sizes: Sizes) -> Result<(), PrepareError> {
         let Plan { stage, hyper, encoding: given, .. } = self.plan;
-        let expected = architecture::encoding(stage, &hyper.optimizer, sizes, given.n_max())?;
+        let expected = architecture::encoding(stage, hyper, sizes, given.n_max())?;
         check_encoding(given, &expected)
     }
 
@@ -279,9 +300,20 @@ pub fn statistics(mut sums: Sums, shared: &SharedSets) -> Result<SharedStatistic
     SharedStatistics::from_segments(&sums, shared)
 }
 
-/// The optimiser decides nothing about which segments are empty.
+/// The same of a private task: everything in the registry is shared.
+pub fn noisy_statistics(
+    mut sums: Sums,
+    shared: &SharedSets,
+    privacy: &LearnerPrivacy,
+    institutions: u32,
+) -> Result<SharedStatistics, BadSums> {
+    complete(&mut sums, &Stage::Statistics, shared.sizes());
+    SharedStatistics::from_noisy_segments(&sums, shared, privacy, institutions)
+}
+
+/// The settings of a task without noise decide nothing about which segments are empty.
 fn complete(sums: &mut Sums, stage: &Stage, sizes: Sizes) {
-    architecture::complete_sums(sums, stage, &architecture::Optimizer::default(), sizes);
+    architecture::complete_sums(sums, stage, &architecture::Hyper::default(), sizes);
 }
 
 #[cfg(test)]
@@ -321,8 +353,7 @@ mod tests {
     impl Fixture {
         fn plan(&self, stage: Stage, sizes: Sizes) -> Plan {
             let mut plan = self.world.plan_body("t", 0, 0, stage);
-            let optimizer = &plan.hyper.optimizer;
-            plan.encoding = architecture::encoding(&plan.stage, optimizer, sizes, N).unwrap();
+            plan.encoding = architecture::encoding(&plan.stage, &plan.hyper, sizes, N).unwrap();
             plan
         }
 

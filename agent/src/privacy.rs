@@ -9,12 +9,14 @@
 //! time or caches to nanoseconds, from the same machine, may learn something of the noise or of a learner's
 //! norm. Over the network nothing of it shows: what is sent has one size and leaves when a phase begins.
 
+pub mod bounded_sum;
 pub mod bulk;
 pub mod clip;
 pub mod discrete_gaussian;
 mod exponential;
 pub mod random_bits;
 
+pub use bounded_sum::{BoundedSum, NoiseError};
 pub use bulk::BulkSampler;
 pub use clip::IntegerClip;
 pub use discrete_gaussian::{ExactSampler, Variance};

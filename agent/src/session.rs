@@ -350,7 +350,7 @@ impl History {
     fn check_distance(&self, session: &Session, outcome: &Outcome) -> Result<(), Refusal> {
         let summed = session.summed(outcome).filter(|_| !without(Defence::DistinctSums));
         let Some(asked) = summed else { return Ok(()) };
-        let least = session.plan().cohort.least();
+        let least = session.plan().least();
         for earlier in self.summed.iter().filter(|s| s.subject == asked.subject) {
             let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();
             if earlier.round != asked.round && differ > 0 && differ < least {
@@ -668,7 +668,8 @@ impl Session {
         if !ordered || given > n_max || view.list.iter().any(|r| r.body.plan != plan_digest) {
             return Err(Refusal::BadList);
         }
-        let needed = self.plan().cohort.n_min().max(usize::from(around.policy.n_min));
+        let needed = self.plan().cohort.n_min().max(self.plan().least());
+        let needed = needed.max(usize::from(around.policy.n_min));
         if given < needed {
             return Err(Refusal::SmallCohort { given, needed });
         }
@@ -699,7 +700,7 @@ impl Session {
         }
         let n = view.list.len();
         let quorum = secagg::quorum(n, usize::from(self.plan().cohort.c_max));
-        let (given, needed) = (view.headers.len(), quorum.max(self.plan().cohort.least()));
+        let (given, needed) = (view.headers.len(), quorum.max(self.plan().least()));
         if given < needed {
             return Err(Refusal::SmallCohort { given, needed });
         }
@@ -738,7 +739,8 @@ impl Session {
         };
         let cohort = self.plan().cohort;
         let c_max = cohort.c_max.max(around.policy.c_max);
-        let min_honest = cohort.min_honest.max(around.policy.min_honest);
+        let noise = u16::try_from(self.plan().noise_parties()).unwrap_or(u16::MAX);
+        let min_honest = cohort.min_honest.max(around.policy.min_honest).max(noise);
         let count = survivors.count();
         let least = usize::from(c_max) + usize::from(min_honest);
         if count < least && !without(Defence::MinHonest) {

@@ -2,6 +2,8 @@
 //! that go into the secure sum. Owns the snapshot and what is derived from it; sends nothing, and
 //! clips nothing but the moves (encoding clips to each segment's bound).
 
+mod private;
+
 use collegium_shared::architecture::{Evaluation, Hyper, SharedSets, SharedStatistics, Totals};
 
 use crate::{
@@ -13,6 +15,8 @@ use crate::{
     },
     records::Learner,
 };
+
+pub use private::PrivateWork;
 
 /// Learners whose features are computed at once, and answers that are evaluated at once: between them
 /// the thread may have to rest.
@@ -58,6 +62,7 @@ pub struct Trainer {
     learners: Vec<Learner>,
     own: Counts,
     prepared: Option<Prepared>,
+    apart: Option<private::Apart>,
 }
 
 /// What depends on the published counts only, and so is the same in every round.
@@ -73,7 +78,7 @@ impl Trainer {
     /// `learners` are the snapshot that the whole task runs on.
     pub fn new(learners: Vec<Learner>) -> Self {
         let own = training_counts(&learners);
-        Self { learners, own, prepared: None }
+        Self { learners, own, prepared: None, apart: None }
     }
 
     /// Training answers in the snapshot.

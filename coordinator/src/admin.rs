@@ -288,16 +288,20 @@ pub(crate) fn running(driver: &Driver) -> Option<&Task> {
 }
 
 fn start_task(driver: &mut Driver, spec: TaskSpec) -> Result<Result<Value, String>, JournalError> {
-    let (cohort, registry) = match check_task(driver, &spec) {
+    let (spec, cohort, registry) = match check_task(driver, spec) {
         Ok(checked) => checked,
         Err(reason) => return Ok(Err(reason)),
     };
-    let answer = json!({ "task": spec.task, "rounds": spec.rounds, "cohort": cohort });
+    let mut answer = json!({ "task": spec.task, "rounds": spec.rounds, "cohort": cohort });
+    if let Some(privacy) = spec.hyper.privacy {
+        answer["privacy"] = json!(privacy);
+    }
     driver.record(Event::Network(NetworkEvent::TaskStarted { spec, cohort, registry }))?;
     Ok(Ok(answer))
 }
 
-fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), String> {
+/// The task with its noise, the cohort that it is for, and the registry.
+fn check_task(driver: &Driver, mut spec: TaskSpec) -> Result<(TaskSpec, Cohort, Digest), String> {
     if let Some(task) = running(driver) {
         return Err(format!("task {} is running; one task runs at a time", task.spec().task));
     }
@@ -313,5 +317,7 @@ fn check_task(driver: &Driver, spec: &TaskSpec) -> Result<(Cohort, Digest), Stri
         proposed.ok_or("there is no roster yet; run: collegium-coordinator roster import")?;
     let (c_max, min_honest) = (usize::from(cohort.c_max), usize::from(cohort.min_honest));
     secagg::check_cohort(members, c_max, min_honest).map_err(|error| error.to_string())?;
-    Ok((cohort, registry.digest))
+    let registry = registry.digest;
+    spec.calibrate(members, cohort).map_err(|error| error.to_string())?;
+    Ok((spec, cohort, registry))
 }

@@ -190,6 +190,9 @@ pub fn shared_sets(
     registry: &Registry,
     blobs: &Blobs,
 ) -> Result<SharedSets, AggregateError> {
+    if task.spec().hyper.privacy.is_some() {
+        return Ok(SharedSets::all(&registry.items, &registry.competencies));
+    }
     let support =
         task.support().ok_or(AggregateError::Inconsistent("the support sum is not there yet"))?;
     let sums = tensors::read_sums(&blobs.read(&support, MAX_BLOB)?)?;
@@ -256,7 +259,7 @@ pub fn metrics(sums: &TensorFile) -> Result<Metrics, AggregateError> {
     clippy::cast_sign_loss,
     reason = "a sum of at most 256 counts of at most 2^22, rounded and not negative"
 )]
-fn whole(count: f64) -> u64 {
+pub(crate) fn whole(count: f64) -> u64 {
     count.round().max(0.0) as u64
 }
 
@@ -323,7 +326,7 @@ pub fn step(
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
-fn narrow(value: f64) -> f32 {
+pub(crate) fn narrow(value: f64) -> f32 {
     value as f32
 }
 
@@ -344,17 +347,17 @@ pub fn vector(
     blobs: &Blobs,
     n_max: u32,
 ) -> Result<(Encoding, Option<Digest>), AggregateError> {
-    let optimizer = &task.spec().hyper.optimizer;
+    let hyper = &task.spec().hyper;
     if let Some((layout, parameters)) = task.spec().load_test().zip(task.spec().parameters) {
-        let encoding = load_test::encoding(parameters, optimizer.bound(), n_max)?;
+        let encoding = load_test::encoding(parameters, hyper.optimizer.bound(), n_max)?;
         return Ok((encoding, Some(layout_digest(&layout)?)));
     }
     if *stage == Stage::Support {
-        return Ok((architecture::encoding(stage, optimizer, registry.sizes(), n_max)?, None));
+        return Ok((architecture::encoding(stage, hyper, registry.sizes(), n_max)?, None));
     }
     let shared = shared_sets(task, registry, blobs)?;
     let layout = architecture::layout(&shared.competencies);
-    let encoding = architecture::encoding(stage, optimizer, shared.sizes(), n_max)?;
+    let encoding = architecture::encoding(stage, hyper, shared.sizes(), n_max)?;
     Ok((encoding, Some(layout_digest(&layout)?)))
 }
 
@@ -385,6 +388,7 @@ mod tests {
             parameters: None,
             rounds: 30,
             hyper,
+            privacy: None,
             cohort: None,
             deadlines: Deadlines::default(),
         };

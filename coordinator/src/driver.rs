@@ -577,7 +577,7 @@ impl Driver {
             return Ok(None);
         }
         let expected = draft::expected(&self.state.network, task, roster, now);
-        let n_min = task.cohort().n_min();
+        let n_min = task.n_min();
         if expected.len() < n_min {
             // Only a new roster can bring more, except where dealers were left out for good.
             return if task.excluded().is_empty() {

@@ -21,6 +21,7 @@ pub mod identities;
 pub mod listener;
 pub mod metrics;
 pub mod network;
+pub mod noisy;
 pub mod presence;
 pub mod retention;
 pub mod root;

@@ -20,8 +20,8 @@ use crate::{
 /// The most bytes of a manifest: it names at most 256 uploads.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// The blobs of a released model: weights, support and statistics.
-pub type Parts = [Digest; 3];
+/// The blobs of a released model: weights, statistics and, without noise, support.
+pub type Parts = Vec<Digest>;
 
 /// Why it cannot be told what is needed. Then nothing may be erased.
 #[derive(Debug, Error)]
@@ -36,7 +36,9 @@ pub enum Unsure {
 pub fn parts(blobs: &Blobs, manifest: &Digest) -> Result<Option<Parts>, BlobError> {
     let json = blobs.read(manifest, MAX_MANIFEST)?;
     let signed = serde_json::from_slice::<Signed<Manifest>>(&json).ok();
-    Ok(signed.map(|Signed { body, .. }| [body.weights, body.support, body.statistics]))
+    Ok(signed.map(|Signed { body, .. }| {
+        [body.weights, body.statistics].into_iter().chain(body.support).collect()
+    }))
 }
 
 /// What is seen of a directory whose daemon erases meanwhile what an earlier state needed: looks again, up
@@ -104,10 +106,10 @@ impl Retention {
 
     fn parts(&mut self, manifest: &Digest, blobs: &Blobs) -> Result<Parts, Unsure> {
         if let Some(parts) = self.parts.get(manifest) {
-            return Ok(*parts);
+            return Ok(parts.clone());
         }
         let parts = parts(blobs, manifest)?.ok_or(Unsure::NotAManifest(*manifest))?;
-        self.parts.insert(*manifest, parts);
+        self.parts.insert(*manifest, parts.clone());
         Ok(parts)
     }
 }
@@ -177,8 +179,9 @@ mod tests {
             round: RoundId { task: "t".parse().unwrap(), round: 0, attempt: 0 },
             weights,
             layout: other,
-            support,
+            support: Some(support),
             statistics,
+            privacy: None,
             cohort: Cohort::proposed(4),
             parent: None,
             plan: other,
@@ -190,7 +193,7 @@ mod tests {
         };
         let key = SigningKey::from_pkcs8(SigningKey::generate_pkcs8().unwrap().expose()).unwrap();
         let json = serde_json::to_vec(&Signed::sign(manifest, &key)).unwrap();
-        (place.blobs.put(&json).unwrap(), parts)
+        (place.blobs.put(&json).unwrap(), parts.to_vec())
     }
 
     #[test]

@@ -508,7 +508,7 @@ impl Round {
         if !complete && !late {
             return None;
         }
-        let needed = self.quorum().max(self.plan().cohort.least());
+        let needed = self.quorum().max(self.plan().least());
         Some(if self.dealt.len() < needed {
             let dealt = self.dealt.len();
             let what = format!("{dealt} institutions dealt shares, but {needed} are needed");
@@ -560,7 +560,7 @@ impl Round {
     /// The proposal over what is here now: open the sum, or ABORT if it would hold too few.
     fn outcome(&self) -> Outcome {
         let context = self.context_or_zero();
-        let enough = self.uploads.len() >= self.plan().cohort.least().max(2);
+        let enough = self.uploads.len() >= self.plan().least().max(2);
         match Bitmap::of(self.list.len(), self.uploads.keys().copied()) {
             Ok(survivors) if enough => {
                 let uploads = statements_root(self.uploads.values());

@@ -4,7 +4,11 @@
 use std::collections::BTreeSet;
 
 use collegium_shared::{
-    architecture::{Architecture, Hyper, LOAD_TEST_1, Layout, Stage, load_test},
+    accountant::AccountantError,
+    architecture::{
+        Architecture, Hyper, LOAD_TEST_1, Layout, LearnerPrivacy, Optimizer, Stage, Target,
+        load_test,
+    },
     clock::Timestamp,
     crypto::Digest,
     ids::{InstitutionId, RoundId, TaskId},
@@ -39,6 +43,9 @@ pub struct TaskSpec {
     pub rounds: u32,
     #[serde(default)]
     pub hyper: Hyper,
+    /// What it may cost each learner; none: sums are exact. Noise is made of it when the task starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacySpec>,
     /// How many may collude and how many must be honest; proposed from the roster if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cohort: Option<Cohort>,
@@ -46,12 +53,39 @@ pub struct TaskSpec {
     pub deadlines: Deadlines,
 }
 
+/// The learner-level differential privacy that an operator asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrivacySpec {
+    /// What the whole task may cost each learner, at `delta`.
+    pub epsilon: f64,
+    #[serde(default = "default_delta")]
+    pub delta: f64,
+    #[serde(default)]
+    pub noise: NoiseFrom,
+}
+
+/// Whose noise the claim needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoiseFrom {
+    /// Each institution adds a part, and the secure sum hides all but the whole.
+    #[default]
+    Together,
+    /// Each institution adds all that its own learners need.
+    Each,
+}
+
+fn default_delta() -> f64 {
+    1e-6
+}
+
 fn default_rounds() -> u32 {
     30
 }
 
 /// A task file whose keys do not fit each other.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Error)]
 pub enum BadTask {
     #[error("rounds is {0}; use 1 to {MAX_ROUNDS}")]
     Rounds(u32),
@@ -61,6 +95,18 @@ pub enum BadTask {
     Parameters(u32),
     #[error("parameters belongs to {LOAD_TEST_1} only; remove it")]
     FixedParameters,
+    #[error("{LOAD_TEST_1} reads no records, so it has no privacy to keep; remove [privacy]")]
+    NoRecords,
+    #[error("hyper.privacy is made of [privacy] when the task starts; remove it")]
+    Noise,
+    #[error("optimizer has no part in a task with [privacy], which has one of its own; remove it")]
+    Optimizer,
+    #[error("[privacy]: {0}")]
+    Privacy(#[from] AccountantError),
+    #[error(
+        "[privacy]: of {members} institutions {c_max} may collude and some will be missing: nobody is left to add noise"
+    )]
+    NoParties { members: usize, c_max: u16 },
 }
 
 impl TaskSpec {
@@ -68,6 +114,15 @@ impl TaskSpec {
     pub fn check(&self) -> Result<(), BadTask> {
         if !(1..=MAX_ROUNDS).contains(&self.rounds) {
             return Err(BadTask::Rounds(self.rounds));
+        }
+        if self.hyper.privacy.is_some() {
+            return Err(BadTask::Noise);
+        }
+        if self.privacy.is_some() && self.architecture == Architecture::LoadTest1 {
+            return Err(BadTask::NoRecords);
+        }
+        if self.privacy.is_some() && self.hyper.optimizer != Optimizer::default() {
+            return Err(BadTask::Optimizer);
         }
         match (self.architecture, self.parameters) {
             (Architecture::KtLogistic1, None) => Ok(()),
@@ -78,6 +133,25 @@ impl TaskSpec {
                 _ => Err(BadTask::Parameters(given)),
             },
         }
+    }
+
+    /// Turns what may be spent into noise for a consortium of so many `members`. Noise that institutions
+    /// add together is sized so that a tenth of them, or the one of fewer, may be missing.
+    pub fn calibrate(&mut self, members: usize, cohort: Cohort) -> Result<(), BadTask> {
+        let Some(PrivacySpec { epsilon, delta, noise }) = self.privacy else { return Ok(()) };
+        let c_max = cohort.c_max;
+        let missing = members.div_ceil(10);
+        let honest = members.saturating_sub(usize::from(c_max) + missing);
+        let parties = match noise {
+            NoiseFrom::Each => 1,
+            NoiseFrom::Together => u16::try_from(honest).unwrap_or(u16::MAX),
+        };
+        if parties == 0 {
+            return Err(BadTask::NoParties { members, c_max });
+        }
+        let target = Target { epsilon, delta };
+        self.hyper.privacy = Some(LearnerPrivacy::propose(target, self.rounds, parties)?);
+        Ok(())
     }
 
     /// The layout of a load test; none for an architecture whose layout the shared sets give.
@@ -341,10 +415,12 @@ impl Task {
         if self.spec.architecture == Architecture::LoadTest1 {
             return Some(self.next_of_load_test());
         }
+        // With noise nothing decides what is shared, and no curvature is told.
+        let exact = self.spec.hyper.privacy.is_none();
         Some(match (&self.inputs, &self.candidate) {
-            (Inputs { support: None, .. }, _) => Next::Round(Stage::Support),
+            (Inputs { support: None, .. }, _) if exact => Next::Round(Stage::Support),
             (Inputs { statistics: None, .. }, _) => Next::Round(Stage::Statistics),
-            (Inputs { totals: None, .. }, _) => Next::Round(Stage::Totals),
+            (Inputs { totals: None, .. }, _) if exact => Next::Round(Stage::Totals),
             (_, None) => Next::Initialise,
             (_, Some(c)) if c.step < self.spec.rounds => {
                 Next::Round(Stage::Train { step: c.step + 1 })
@@ -373,15 +449,20 @@ impl Task {
     ) -> Option<Manifest> {
         let candidate = self.candidate()?;
         let made = candidate.made.as_ref()?;
+        let privacy = self.spec.hyper.privacy;
         Some(Manifest {
             architecture: self.spec.architecture.id().to_owned(),
             version,
             round: made.round.clone(),
             weights: candidate.weights,
             layout: candidate.layout,
-            support: self.support()?,
+            support: match privacy {
+                Some(_) => None,
+                None => Some(self.support()?),
+            },
             statistics: self.statistics()?,
             cohort: self.cohort,
+            privacy,
             parent: self.releases.last().map(|release| release.manifest),
             plan: made.plan,
             roster: made.roster,
@@ -397,8 +478,19 @@ impl Task {
         if step == 0 {
             self.baseline.is_some()
         } else {
-            self.releases.iter().any(|r| r.version == step)
+            self.releases.iter().any(|r| r.version == self.version(step))
         }
+    }
+
+    /// The version as which the candidate after `step` is released: with noise the last one only.
+    pub fn version(&self, step: u32) -> u32 {
+        if self.spec.hyper.privacy.is_some() { 1 } else { step }
+    }
+
+    /// The fewest institutions that may start a round.
+    pub fn n_min(&self) -> usize {
+        let parties = self.spec.hyper.privacy.map_or(0, |privacy| privacy.parties.into());
+        self.cohort.n_min().max(usize::from(self.cohort.c_max) + parties)
     }
 
     /// The blobs that a round for `stage` starts from.

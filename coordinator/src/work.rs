@@ -16,6 +16,7 @@ use crate::{
     accumulator::Accumulator,
     aggregate::{self, AggregateError},
     network::Network,
+    noisy,
     round::Position,
     spool::Spool,
     task::{Candidate, Next, Opened},
@@ -144,9 +145,9 @@ impl Workshop {
         let files = self.spool.round(&round.plan().round)?;
         // Sizes matter only for segments without a value, which later stages alone can have.
         let none = architecture::Sizes { items: 0, competencies: 0 };
-        let optimizer = &task.spec().hyper.optimizer;
+        let hyper = &task.spec().hyper;
         let mut empty = architecture::Sums::new();
-        architecture::complete_sums(&mut empty, &round.plan().stage, optimizer, none);
+        architecture::complete_sums(&mut empty, &round.plan().stage, hyper, none);
         let empty = empty.keys().map(String::as_str);
         aggregate::open_sum(round, &files, accumulator, empty, &self.blobs)
     }
@@ -170,14 +171,22 @@ impl Workshop {
     ) -> Result<Digested, AggregateError> {
         let task = network.task().ok_or(AggregateError::Inconsistent("there is no task"))?;
         let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
-        let metrics = match task.spec().architecture {
-            Architecture::KtLogistic1 => Some(aggregate::metrics(&sums)?),
-            Architecture::LoadTest1 => None,
+        let private = task.spec().hyper.privacy.is_some();
+        let metrics = match (task.spec().architecture, &opened.stage) {
+            (Architecture::LoadTest1, _) => None,
+            // With noise an evaluation has a budget of its own, and comes once.
+            (Architecture::KtLogistic1, Stage::Train { .. }) if private => None,
+            (Architecture::KtLogistic1, _) if private => Some(noisy::metrics(&sums)?),
+            (Architecture::KtLogistic1, _) => Some(aggregate::metrics(&sums)?),
         };
         let candidate = match opened.stage {
             Stage::Train { .. } => {
                 let layout = self.layout(network, registry)?;
-                Some(aggregate::step(opened, task, &layout, &sums, &self.blobs)?)
+                Some(if private {
+                    noisy::step(opened, task, &layout, &sums, &self.blobs)?
+                } else {
+                    aggregate::step(opened, task, &layout, &sums, &self.blobs)?
+                })
             }
             _ => None,
         };

@@ -17,13 +17,14 @@ use thiserror::Error;
 
 pub use evaluation::{Evaluation, HISTOGRAM_BINS, PRIVATE_BINS};
 pub use kt_logistic::{
-    DENSE, KT_LOGISTIC_1, SharedSets, SharedStatistics, Sizes, Totals, complete_sums, encoding,
-    layout, segments,
+    CountNoise, DENSE, FEATURE_SCALES, KT_LOGISTIC_1, SharedSets, SharedStatistics, Sizes, Totals,
+    complete_sums, encoding, layout, segments,
 };
 pub use layout::{Init, Layout, TensorSpec};
 pub use load_test::LOAD_TEST_1;
 pub use privacy::{
-    BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges, placed,
+    BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges,
+    placed,
 };
 pub use settings::{BadHyper, Hyper, Optimizer};
 pub use sums::{BadSums, SegmentSpec, Sums, name_sums};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    architecture::{Hyper, Stage},
+    architecture::{Hyper, LearnerPrivacy, Stage},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::{InstitutionId, RoundId},
@@ -54,6 +54,19 @@ pub struct Before {
 
 impl Statement for Plan {
     const CONTEXT: &'static str = "collegium/v1/plan";
+}
+
+impl Plan {
+    /// The fewest institutions that an opened sum may come from: with [`Cohort::least`], also as many honest
+    /// ones as its noise needs.
+    pub fn least(&self) -> usize {
+        self.cohort.least().max(usize::from(self.cohort.c_max) + self.noise_parties())
+    }
+
+    /// The honest institutions whose noise the plan counts on; 0 without noise.
+    pub fn noise_parties(&self) -> usize {
+        self.hyper.privacy.map_or(0, |privacy| privacy.parties.into())
+    }
 }
 
 /// How many may collude, and how many honest institutions every opened sum holds at least.
@@ -393,10 +406,15 @@ pub struct Manifest {
     /// SHA-256 of the weights (safetensors), of their layout, and of the opened sums they need.
     pub weights: Digest,
     pub layout: Digest,
-    pub support: Digest,
+    /// None with noise: then all of the registry is shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub support: Option<Digest>,
     pub statistics: Digest,
     /// Decides, with the support sum, what is shared.
     pub cohort: Cohort,
+    /// The noise in every sum that the model was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<LearnerPrivacy>,
     /// The manifest before this one in the same task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,

@@ -201,6 +201,7 @@ impl Testbed {
             parameters: None,
             rounds,
             hyper: Hyper::default(),
+            privacy: None,
             cohort,
             deadlines,
         };

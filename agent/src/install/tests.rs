@@ -84,8 +84,9 @@ impl Fixture {
             round: RoundId { task: task.parse().unwrap(), round: version, attempt: 0 },
             weights,
             layout,
-            support,
+            support: Some(support),
             statistics,
+            privacy: None,
             cohort: Cohort { c_max: 1, min_honest: 2 },
             parent,
             plan: Digest::of(b"plan"),
@@ -207,8 +208,8 @@ fn releases_that_are_not_what_they_say_are_refused() {
     assert!(matches!(refused(&|m| m.registry = m.plan), InstallError::OtherRegistry));
     assert!(refused(&|m| m.architecture = "gpt/9".into()).is_refusal());
     assert!(matches!(refused(&|m| m.layout = m.plan), InstallError::Layout));
-    assert!(matches!(refused(&|m| m.weights = m.support), InstallError::Tensors { .. }));
-    assert!(matches!(refused(&|m| m.support = m.statistics), InstallError::Sums { .. }));
+    assert!(matches!(refused(&|m| m.weights = m.support.unwrap()), InstallError::Tensors { .. }));
+    assert!(matches!(refused(&|m| m.support = Some(m.statistics)), InstallError::Sums { .. }));
     // With another threshold, other items are shared than the statistics are about.
     let threshold = refused(&|m| m.cohort.min_honest = 0);
     assert!(matches!(threshold, InstallError::Sums { .. }) && threshold.is_refusal());

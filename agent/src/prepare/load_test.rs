@@ -75,7 +75,7 @@ mod tests {
         });
         assert!(matches!(more, PrepareError::Encoding(_)), "{more}");
         let trained = refused(|plan| {
-            let (sizes, bound) = (Sizes { items: 9, competencies: 2 }, &plan.hyper.optimizer);
+            let (sizes, bound) = (Sizes { items: 9, competencies: 2 }, &plan.hyper);
             plan.encoding = architecture::encoding(&plan.stage, bound, sizes, 5).unwrap();
         });
         assert!(matches!(trained, PrepareError::Encoding(_)), "{trained}");

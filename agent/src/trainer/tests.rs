@@ -37,9 +37,9 @@ impl Federation {
     fn sum(&mut self, stage: &Stage, hyper: &Hyper, shared: &SharedSets, work: Work<'_>) -> Sums {
         let go = Effort::new(Arc::default(), 100);
         let training = matches!(stage, Stage::Train { .. });
-        let (optimizer, sizes) = (&hyper.optimizer, shared.sizes());
+        let sizes = shared.sizes();
         let n_max = u32::try_from(self.trainers.len()).unwrap();
-        let encoding = encoding(stage, optimizer, sizes, n_max).unwrap();
+        let encoding = encoding(stage, hyper, sizes, n_max).unwrap();
         let mut total = vec![0_u32; encoding.dimension()];
         for trainer in &mut self.trainers {
             if training && self.rng.random::<f64>() >= self.participation {
@@ -51,7 +51,7 @@ impl Federation {
             words.for_each(|(sum, word)| *sum = sum.wrapping_add(word));
         }
         let mut sums = encoding.decode_sum(&total).unwrap();
-        complete_sums(&mut sums, stage, optimizer, sizes);
+        complete_sums(&mut sums, stage, hyper, sizes);
         sums
     }
 }

@@ -33,12 +33,13 @@ impl Driver {
         if task.candidate().is_some_and(|candidate| candidate.made.is_none()) {
             return Ok(NetworkEvent::StartEvaluated { metrics });
         }
-        let manifest = task.manifest(step, metrics, self.now()).ok_or(missing)?;
+        let version = task.version(step);
+        let manifest = task.manifest(version, metrics, self.now()).ok_or(missing)?;
         let signed = Signed::sign(manifest, &self.key);
         let json = serde_json::to_vec(&signed)
             .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;
         let manifest = self.workshop.blobs.put(&json)?;
-        Ok(NetworkEvent::ModelReleased { release: Release { version: step, manifest, metrics } })
+        Ok(NetworkEvent::ModelReleased { release: Release { version, manifest, metrics } })
     }
 
     /// Vouches with the key in force for the newest release, if a key before it signed the manifest:

@@ -157,7 +157,7 @@ pub fn references(
     for digest in manifests {
         match retention::parts(blobs, &digest) {
             Ok(Some(parts)) => {
-                needed.extend(parts.map(|part| (part, "a part of a released model")));
+                needed.extend(parts.into_iter().map(|part| (part, "a part of a released model")));
             }
             Ok(None) => faults.push(format!("blob {digest} is not a manifest")),
             Err(_) => {}

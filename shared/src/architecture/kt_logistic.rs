@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Architecture, BadSums, Hyper, Init, Layout, SegmentSpec, Stage, Sums, TensorSpec,
-    evaluation, sums::segment,
+    Architecture, BadSums, Hyper, Init, Layout, LearnerPrivacy, Mechanism, SegmentSpec, Stage,
+    Sums, TensorSpec, evaluation, sums::segment,
 };
 use crate::params::{EncodeError, Encoding};
 
@@ -35,6 +35,10 @@ pub const DENSE: [&str; 17] = [
     "theta_skill_fast",
 ];
 const DENSE_LEN: u32 = 17;
+/// What each dense feature is divided by where gradients are clipped: public numbers near its usual size,
+/// so that no feature takes a gradient's norm for itself.
+pub const FEATURE_SCALES: [f64; 17] =
+    [1.0, 2.0, 2.0, 0.3, 0.5, 0.5, 1.0, 1.0, 1.0, 0.7, 0.3, 0.4, 0.5, 0.5, 2.0, 0.5, 0.7];
 /// The bound on counts of responses, and on sums of losses, of one institution.
 pub(super) const COUNT_BOUND: f64 = 4_194_304.0;
 const DENSE_CURVATURE_BOUND: f64 = 67_108_864.0;
@@ -156,6 +160,11 @@ pub struct SharedSets {
 }
 
 impl SharedSets {
+    /// Everything that the registry names.
+    pub fn all(items: &[String], competencies: &[String]) -> Self {
+        Self { items: items.to_vec(), competencies: competencies.to_vec() }
+    }
+
     /// Keeps what at least `threshold` institutions support. `item_support` and
     /// `competency_support` are the opened sums of [`Stage::Support`], one value per name; a name
     /// without a value is not shared.
@@ -190,9 +199,48 @@ pub struct SharedStatistics {
     pub base: (f64, f64),
     pub skills: BTreeMap<String, (f64, f64)>,
     pub items: BTreeMap<String, (f64, f64)>,
+    /// Of each count.
+    #[serde(default)]
+    pub noise: CountNoise,
+}
+
+/// The variance of the noise in counts; 0 where they are exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CountNoise {
+    pub items: f64,
+    pub competencies: f64,
 }
 
 impl SharedStatistics {
+    /// Reads the opened sums of [`Stage::Statistics`] with noise that `institutions` added to. Counts stay
+    /// as they are, also below 0: who uses them knows how far they may be off.
+    pub fn from_noisy_segments(
+        sums: &Sums,
+        shared: &SharedSets,
+        privacy: &LearnerPrivacy,
+        institutions: u32,
+    ) -> Result<Self, BadSums> {
+        let table = |names: &[String], n: &'static str, c: &'static str| {
+            let (n, c) = (segment(sums, n, names.len())?, segment(sums, c, names.len())?);
+            let counts = n.iter().copied().zip(c.iter().copied());
+            Ok::<BTreeMap<_, _>, BadSums>(names.iter().cloned().zip(counts).collect())
+        };
+        let items = table(&shared.items, "item_n", "item_c")?;
+        let skills = table(&shared.competencies, "skill_n", "skill_c")?;
+        let over = |counts: &BTreeMap<String, (f64, f64)>| {
+            let (n, c) = counts.values().fold((0.0, 0.0), |(n, c), one| (n + one.0, c + one.1));
+            self::counts(n, c)
+        };
+        let base = if skills.is_empty() { over(&items) } else { over(&skills) };
+        let added = f64::from(institutions) / f64::from(privacy.parties);
+        let variance = |of: Mechanism| (of.clip * of.noise).powi(2) * added.max(1.0);
+        let noise = CountNoise {
+            items: variance(privacy.items),
+            competencies: variance(privacy.competencies),
+        };
+        Ok(Self { base, skills, items, noise })
+    }
+
     /// Reads the opened sums of [`Stage::Statistics`].
     pub fn from_segments(sums: &Sums, shared: &SharedSets) -> Result<Self, BadSums> {
         let base = segment(sums, "base", 2)?;
@@ -205,6 +253,7 @@ impl SharedStatistics {
             base: counts(base[0], base[1]),
             skills: table(&shared.competencies, "skill_n", "skill_c")?,
             items: table(&shared.items, "item_n", "item_c")?,
+            noise: CountNoise::default(),
         })
     }
 

@@ -27,7 +27,7 @@ fn counts(stage: &Stage, task: &str, round: u32) -> anyhow::Result<Plan> {
         architecture: KT_LOGISTIC_1.to_owned(),
         layout: None,
         stage: Work::Support,
-        encoding: architecture::encoding(&Work::Support, &plan.hyper.optimizer, sizes, 4)?,
+        encoding: architecture::encoding(&Work::Support, &plan.hyper, sizes, 4)?,
         inputs: Inputs::default(),
         ..plan
     })

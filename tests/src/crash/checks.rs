@@ -222,7 +222,7 @@ fn sums(story: &Story, violations: &mut Vec<String>) -> anyhow::Result<()> {
         let Plan { round, stage, hyper, encoding, .. } = &attempt.plan;
         let mut sums = Sums::new();
         let none = Sizes { items: 0, competencies: 0 };
-        architecture::complete_sums(&mut sums, stage, &hyper.optimizer, none);
+        architecture::complete_sums(&mut sums, stage, hyper, none);
         let values = expected(attempt.summed.iter(), round, encoding.dimension());
         sums.insert(load_test::MOVE.to_owned(), values);
         if *sum != Digest::of(&tensors::write_sums(&sums)?) {

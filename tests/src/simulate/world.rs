@@ -480,6 +480,7 @@ impl World {
             parameters: load_test.then_some(DIMENSION),
             rounds: 1 + self.tasks % 2,
             hyper: Hyper::default(),
+            privacy: None,
             cohort: Some(COHORT),
             deadlines: Deadlines {
                 ready: PHASE,

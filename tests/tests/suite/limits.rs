@@ -60,7 +60,7 @@ fn largest_plan(key: &SigningKey) -> Signed<Plan> {
         architecture: KT_LOGISTIC_1.to_owned(),
         layout: Some(digest),
         inputs,
-        encoding: architecture::encoding(&stage, &hyper.optimizer, sizes, n_max).unwrap(),
+        encoding: architecture::encoding(&stage, &hyper, sizes, n_max).unwrap(),
         stage,
         hyper,
         cohort,

@@ -186,8 +186,8 @@ fn inputs_add_up(
     };
     // The file may be erased by now; its digest is not.
     let (mut published, none) = (Sums::new(), Sizes { items: 0, competencies: 0 });
-    let optimizer = &round.plan().hyper.optimizer;
-    architecture::complete_sums(&mut published, &round.plan().stage, optimizer, none);
+    let hyper = &round.plan().hyper;
+    architecture::complete_sums(&mut published, &round.plan().stage, hyper, none);
     published.extend(encoding.decode_sum(&words).unwrap());
     assert_eq!(*sum, Digest::of(&tensors::write_sums(&published).unwrap()));
 }

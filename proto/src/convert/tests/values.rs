@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use collegium_shared::{
-    architecture::{Hyper, Optimizer, Stage},
+    architecture::{Hyper, LearnerPrivacy, Mechanism, Optimizer, Stage},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::{InstitutionId, RoundId, TaskId},
@@ -181,17 +181,32 @@ fn hyper() -> impl Strategy<Value = Hyper> {
             Optimizer::FedAvg { local_steps, learning_rate, bound }
         }),
     ];
-    (optimizer, 1e-9..1e6, 1e-9..1e6).prop_map(|(optimizer, ridge_dense, ridge_skill)| Hyper {
-        optimizer,
-        ridge_dense,
-        ridge_skill,
+    (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy())).prop_map(
+        |(optimizer, ridge_dense, ridge_skill, privacy)| Hyper {
+            optimizer,
+            ridge_dense,
+            ridge_skill,
+            privacy,
+        },
+    )
+}
+
+fn privacy() -> impl Strategy<Value = LearnerPrivacy> {
+    let mechanism =
+        || (1e-3..4_096.0, 1e-3..1e6).prop_map(|(clip, noise)| Mechanism { clip, noise });
+    let groups = (mechanism(), mechanism(), mechanism(), mechanism());
+    (1_u16.., groups, 1e-6..100.0).prop_map(|(parties, groups, learning_rate)| {
+        let (items, competencies, gradient, evaluation) = groups;
+        LearnerPrivacy { parties, items, competencies, gradient, evaluation, learning_rate }
     })
 }
 
 fn encoding() -> impl Strategy<Value = Encoding> {
-    (vec((1_u32..10_000, 1e-6..1e6), 1..6), 1_u32..257).prop_map(|(segments, n_max)| {
-        let named = (0..).zip(segments).map(|(i, (len, bound))| (format!("s{i}"), len, bound));
-        Encoding::new(named, n_max).unwrap()
+    let deviation = prop_oneof![Just(0.0), 1e-3..1e3];
+    (vec((1_u32..10_000, 1e-6..1e6, deviation), 1..6), 1_u32..257).prop_map(|(segments, n_max)| {
+        let named = (0..).zip(segments);
+        let named = named.map(|(i, (len, bound, noise))| (format!("s{i}"), len, bound, noise));
+        Encoding::noisy(named, n_max).unwrap()
     })
 }
 

@@ -262,7 +262,7 @@ impl Invariants {
             && manifest.roster == plan.roster
             && manifest.registry == plan.registry
             && manifest.cohort == plan.cohort
-            && Some(manifest.support) == plan.inputs.support
+            && manifest.support == plan.inputs.support
             && Some(manifest.statistics) == plan.inputs.statistics
             && manifest.uploads == uploads
             && manifest.parent == parent;
