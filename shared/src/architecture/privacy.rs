@@ -8,10 +8,10 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use super::{BadHyper, Hyper, Stage, settings::within};
+use super::{Hyper, Stage, settings::within};
 use crate::{
     accountant::{AccountantError, Budget, DistributedNoise, Share, Spent, calibrate_shares},
-    params::{Encoding, MAX_SUMMANDS},
+    params::Encoding,
     protocol::Plan,
 };
 
@@ -241,9 +241,15 @@ fn place(
 /// What taking part in `plan` costs each learner: nothing where a stage reads no records. None if the plan
 /// is not private.
 pub fn charges(plan: &Plan) -> Result<Option<Vec<Charge>>, BadPrivacy> {
-    let (Some(privacy), Some(placed)) = (&plan.hyper.privacy, placed(plan)?) else {
-        return Ok(None);
-    };
+    let Some(privacy) = &plan.hyper.privacy else { return Ok(None) };
+    charge(privacy, &plan.stage, &plan.encoding).map(Some)
+}
+
+fn charge(
+    privacy: &LearnerPrivacy,
+    stage: &Stage,
+    encoding: &Encoding,
+) -> Result<Vec<Charge>, BadPrivacy> {
     let charge = |placed: &Placed| {
         let scale = 2_f64.powi(placed.scale_log2);
         let noise = DistributedNoise {
@@ -255,18 +261,107 @@ pub fn charges(plan: &Plan) -> Result<Option<Vec<Charge>>, BadPrivacy> {
         noise.spent()?;
         Ok(Charge { population: placed.group.population, noise })
     };
-    placed.iter().map(charge).collect::<Result<_, BadPrivacy>>().map(Some)
+    place(privacy, stage, encoding)?.iter().map(charge).collect()
 }
 
-const _: () = assert!(MAX_SUMMANDS >= u16::MAX as u32);
+#[cfg(test)]
+mod tests {
+    use super::{super::Sizes, *};
+    use crate::architecture::encoding;
 
-impl LearnerPrivacy {
-    /// Whether a consortium of `n` with `c_max` colluders can have so many honest parties in each sum.
-    pub fn check_parties(&self, n: usize, c_max: u16) -> Result<(), BadHyper> {
-        let most = n.saturating_sub(c_max.into());
-        if usize::from(self.parties) <= most {
-            return Ok(());
+    const TARGET: Target = Target { epsilon: 4.0, delta: 1e-6 };
+    const SIZES: Sizes = Sizes { items: 300, competencies: 20 };
+
+    fn hyper(steps: u32, parties: u16) -> Hyper {
+        let privacy = LearnerPrivacy::propose(TARGET, steps, parties).unwrap();
+        Hyper { privacy: Some(privacy), ..Hyper::default() }
+    }
+
+    fn cost(hyper: &Hyper, stage: &Stage, n: u32) -> Vec<Charge> {
+        let encoding = encoding(stage, hyper, SIZES, n).unwrap();
+        charge(&hyper.privacy.unwrap(), stage, &encoding).unwrap()
+    }
+
+    /// Alone or together, few or many.
+    #[test]
+    fn a_whole_task_costs_its_target_and_hardly_less() {
+        for (n, parties) in [(4, 2), (4, 1), (27, 21), (158, 126), (256, 1)] {
+            let hyper = hyper(20, parties);
+            let mut spent = [Spent::default(), Spent::default()];
+            let mut pay = |stage, times| {
+                for charge in cost(&hyper, &stage, n) {
+                    assert_eq!(charge.noise.parties, u32::from(parties));
+                    let of = usize::from(charge.population == Population::HeldOut);
+                    let cost = charge.spent().unwrap().times(times).unwrap();
+                    spent[of] = spent[of].plus(&cost).unwrap();
+                }
+            };
+            pay(Stage::Statistics, 1);
+            pay(Stage::Train { step: 1 }, 20);
+            pay(Stage::Evaluate, 1);
+            for spent in &spent {
+                let epsilon = spent.epsilon(TARGET.delta).unwrap().value();
+                assert!((3.99..=4.0).contains(&epsilon), "{n} and {parties}: {epsilon}");
+            }
         }
-        Err(BadHyper::Parties { given: self.parties, most })
+    }
+
+    #[test]
+    fn each_institution_adds_its_part_of_the_variance() {
+        for (parties, part) in [(1, 1.0), (4, 0.5), (100, 0.1)] {
+            let hyper = hyper(20, parties);
+            let privacy = hyper.privacy.unwrap();
+            let encoding = encoding(&Stage::Train { step: 3 }, &hyper, SIZES, 200).unwrap();
+            let [segment] = encoding.segments() else { panic!("one segment") };
+            let whole = privacy.gradient.clip * privacy.gradient.noise;
+            assert!((segment.deviation - part * whole).abs() < 1e-12 * whole);
+        }
+    }
+
+    #[test]
+    fn stages_without_noise_have_no_vector() {
+        let hyper = hyper(20, 3);
+        for stage in [Stage::Support, Stage::Totals] {
+            assert!(encoding(&stage, &hyper, SIZES, 5).is_err(), "{stage:?}");
+            assert_eq!(hyper.privacy.unwrap().groups(&stage), []);
+        }
+    }
+
+    #[test]
+    fn a_segment_without_noise_cannot_hide_among_the_others() {
+        let hyper = hyper(20, 3);
+        let privacy = hyper.privacy.unwrap();
+        let deviation = privacy.deviation(&privacy.groups(&Stage::Train { step: 1 })[0]);
+        let of = |segments: &[(&str, u32, f64, f64)]| {
+            let encoding = Encoding::noisy(segments.iter().copied(), 5).unwrap();
+            charge(&privacy, &Stage::Train { step: 1 }, &encoding)
+        };
+        let good = ("gradient", 17, 65_536.0, deviation);
+        assert!(of(&[good]).is_ok());
+        let more = of(&[good, ("one-learner", 1, 1.0, 0.0)]);
+        assert_eq!(more.unwrap_err(), BadPrivacy::Ungrouped("one-learner".into()));
+        let silent = of(&[("gradient", 17, 65_536.0, 0.0)]);
+        assert!(matches!(silent, Err(BadPrivacy::Accountant(_))), "{silent:?}");
+    }
+
+    #[test]
+    fn settings_keep_their_meaning_and_unusable_ones_are_refused() {
+        let hyper = hyper(30, 7);
+        let json = serde_json::to_string(&hyper).unwrap();
+        assert_eq!(serde_json::from_str::<Hyper>(&json).unwrap(), hyper);
+        let charge = cost(&hyper, &Stage::Evaluate, 9)[0];
+        let json = serde_json::to_string(&charge).unwrap();
+        assert_eq!(serde_json::from_str::<Charge>(&json).unwrap(), charge);
+        let privacy = serde_json::to_value(hyper.privacy).unwrap();
+        for (key, bad) in [
+            ("parties", serde_json::json!(0)),
+            ("items", serde_json::json!({ "clip": 0.0, "noise": 1.0 })),
+            ("gradient", serde_json::json!({ "clip": 1.0, "noise": -1.0 })),
+            ("learning_rate", serde_json::json!(0.0)),
+        ] {
+            let mut changed = privacy.clone();
+            changed[key] = bad;
+            assert!(serde_json::from_value::<LearnerPrivacy>(changed).is_err(), "{key}");
+        }
     }
 }

@@ -68,10 +68,6 @@ pub enum BadHyper {
     OutOfRange { name: &'static str, given: f64, most: f64 },
     #[error("local_steps is {0}; use 1 to {MAX_LOCAL_STEPS}")]
     LocalSteps(u32),
-    #[error(
-        "privacy.parties is {given}, but only {most} honest institutions are sure to be in a sum; use no more"
-    )]
-    Parties { given: u16, most: usize },
     #[error("learning_rate belongs to fedavg only; remove it")]
     LearningRate,
 }
