@@ -29,9 +29,10 @@ use report::{Summary, Traffic};
 use screen::Screen;
 use stop::Stop;
 
-/// Training steps with simulated records, and with real ones.
+/// Training steps with simulated records, with real ones, and with noise, where each has its price.
 const SIMULATED_ROUNDS: u32 = 12;
 const REAL_ROUNDS: u32 = 30;
+const NOISY_ROUNDS: u32 = 20;
 
 /// What the demo is asked for.
 #[derive(Clone, Debug, Args)]
@@ -46,9 +47,13 @@ pub struct Options {
     /// How many institutions; of real records the largest.
     #[arg(long, value_name = "N")]
     institutions: Option<usize>,
-    /// Training steps [default: 12 with simulated records, 30 with real ones].
+    /// Training steps [default: 12 with simulated records, 30 with real ones, 20 with --epsilon].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
+    /// Learner-level differential privacy: what the task may cost each learner at delta 1e-6. Then the sums
+    /// and the model carry noise, and every agent keeps a budget of as much.
+    #[arg(long, value_name = "E")]
+    epsilon: Option<f64>,
     /// What the simulator draws from; runs with equal seeds have equal records.
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -110,12 +115,13 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
             Population::read(file, options.mapping.as_deref(), options.institutions, &data)?
         }
     };
-    let rounds = options.rounds.unwrap_or(match population.is_real() {
-        true => REAL_ROUNDS,
-        false => SIMULATED_ROUNDS,
+    let rounds = options.rounds.unwrap_or(match (options.epsilon, population.is_real()) {
+        (Some(_), _) => NOISY_ROUNDS,
+        (None, true) => REAL_ROUNDS,
+        (None, false) => SIMULATED_ROUNDS,
     });
     screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
-    let mut consortium = Consortium::set_up(dir, &population, screen, stop)?;
+    let mut consortium = Consortium::set_up(dir, &population, options.epsilon, screen, stop)?;
     let result = tell(&mut consortium, rounds, screen, stop);
     let mut summary = result.inspect_err(|_| {
         if !stop.wanted() {
@@ -153,6 +159,6 @@ fn tell(
     let logs = consortium.verify_logs(stop)?;
     let summary = Summary::new(consortium, &course, &comparison, metrics, &traffic, peak, logs);
     screen.say(&report::figures(&summary, &course));
-    screen.say(&report::privacy(consortium.population));
+    screen.say(&report::privacy(consortium)?);
     Ok(summary)
 }

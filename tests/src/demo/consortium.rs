@@ -30,6 +30,8 @@ pub(super) struct Consortium<'a> {
     pub(super) population: &'a Population,
     /// Who is killed in the middle of a round: of middle size, in a process of its own.
     pub(super) victim: InstitutionId,
+    /// What the task may cost each learner, if it is private.
+    pub(super) epsilon: Option<f64>,
 }
 
 impl<'a> Consortium<'a> {
@@ -37,6 +39,7 @@ impl<'a> Consortium<'a> {
     pub(super) fn set_up(
         dir: &Path,
         population: &'a Population,
+        epsilon: Option<f64>,
         screen: &Screen,
         stop: &Stop,
     ) -> anyhow::Result<Self> {
@@ -69,7 +72,7 @@ impl<'a> Consortium<'a> {
         let victim = middle(sites).context("there is no institution")?.name.clone();
         let processes = start_agents(&mut network, sites, &victim)?;
         screen.note(&format!("  agents         {n} started in {processes} processes"));
-        Ok(Self { network, population, victim })
+        Ok(Self { network, population, victim, epsilon })
     }
 
     /// Starts the task.
@@ -77,11 +80,18 @@ impl<'a> Consortium<'a> {
         // Generous on a small or busy machine; only an agent that is gone is ever waited for so long.
         let factor = if self.population.sites.len() > OWN_PROCESSES { 2 } else { 1 };
         let [ready, others] = [60 * factor, 30 * factor];
+        let privacy = self
+            .epsilon
+            .map(|epsilon| format!("\n[privacy]\nepsilon = {epsilon}\n"))
+            .unwrap_or_default();
         self.network.start_task(&format!(
             "task = \"{TASK}\"\narchitecture = \"kt-logistic/1\"\nrounds = {rounds}\n\n[deadlines]\n\
-             ready = {ready}\nshare = {others}\nupload = {others}\nvote = {others}\nreveal = {others}\n"
+             ready = {ready}\nshare = {others}\nupload = {others}\nvote = {others}\nreveal = {others}\n{privacy}"
         ))?;
-        screen.note(&format!("  task           {TASK} started: kt-logistic/1, {rounds} steps"));
+        let noise = self.epsilon.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default();
+        screen.note(&format!(
+            "  task           {TASK} started: kt-logistic/1, {rounds} steps{noise}"
+        ));
         Ok(())
     }
 

@@ -41,8 +41,9 @@ pub(super) fn follow(
     let mut plan = Interruption::new(consortium.victim.clone(), STRIKE_FROM.min(steps));
     let clock = Clock::system();
     let (mut seen, mut since) = (Value::Null, clock.now());
-    // Support, statistics and totals come before training, one evaluation after it.
-    screen.expect(steps + 4);
+    // Support, statistics and totals come before training (statistics alone with noise), one evaluation
+    // after it.
+    screen.expect(steps + if consortium.epsilon.is_some() { 2 } else { 4 });
     while rounds.ending.is_none() {
         stop.check()?;
         consortium.network.expect_running()?;

@@ -60,6 +60,8 @@ pub(super) struct Summary {
     data: String,
     seed: Option<u64>,
     steps: u32,
+    /// What the task was allowed to cost each learner; none: exact sums. `auc_global` carries noise then.
+    epsilon: Option<f64>,
     institutions: usize,
     answers: usize,
     rounds_completed: usize,
@@ -104,6 +106,7 @@ impl Summary {
             data: population.source.clone(),
             seed: population.seed,
             steps: course.steps,
+            epsilon: consortium.epsilon,
             institutions: population.sites.len(),
             answers: population.sites.iter().map(|site| site.answers()).sum(),
             rounds_completed,
@@ -218,7 +221,8 @@ pub(super) fn figures(summary: &Summary, course: &Course) -> String {
 }
 
 /// What this run did not protect against.
-pub(super) fn privacy(population: &Population) -> String {
+pub(super) fn privacy(consortium: &Consortium<'_>) -> anyhow::Result<String> {
+    let population = consortium.population;
     let copies = match population.is_real() {
         true => {
             "\n  - Real records were copied into the demo's directory (mode 0700), which goes away\n    \
@@ -238,15 +242,20 @@ pub(super) fn privacy(population: &Population) -> String {
         }
         _ => "",
     };
-    format!(
-        "\n!!! PRIVACY MODES THAT ARE OFF IN THIS RUN !!!\n  \
-         - Learner-level differential privacy: OFF. The sums and the model are exact.\n  \
+    let learners = match consortium.epsilon {
+        Some(_) => "",
+        None => {
+            "\n  - Learner-level differential privacy: OFF. The sums and the model are exact (see --epsilon)."
+        }
+    };
+    Ok(format!(
+        "\n!!! PRIVACY MODES THAT ARE OFF IN THIS RUN !!!{learners}\n  \
          - Institution-level noise: OFF. An opened sum hides each institution only among the others.\n  \
          - Separation: OFF. Root, coordinator and all institutions belong to one user of one machine.\
          {small}{copies}\n\
          On: TLS 1.3 with certificates on both sides, secure aggregation (the coordinator sees masked\n\
          vectors and opens sums only), a quorum's signatures on every sum, signed roster and registry."
-    )
+    ))
 }
 
 /// How long it took, where everything lies, and how to look further.
