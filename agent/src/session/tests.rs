@@ -1,7 +1,7 @@
 //! The participant machine against a coordinator that may do anything but forge signatures.
 
 use collegium_shared::{
-    architecture::{Hyper, Stage},
+    architecture::{Hyper, LearnerPrivacy, Stage, Target},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, SigningKey},
     params::Encoding,
@@ -507,6 +507,34 @@ fn proposals_with_too_few_or_the_wrong_institutions_get_no_vote() {
     assert!(matches!(step(&elsewhere).unwrap_err(), Refusal::Conflict { .. }));
     let none = RoundView { proposal: None, ..good };
     assert_eq!(step(&none).unwrap_err(), Refusal::Incomplete);
+}
+
+/// With noise that four institutions make together, three of which would be too few.
+#[test]
+fn a_sum_with_too_little_noise_gets_no_vote() {
+    let world = World::new();
+    let with = |parties| {
+        let mut body = world.plan_body("t", 0, 0, Stage::Train { step: 1 });
+        let target = Target { epsilon: 4.0, delta: 1e-6 };
+        body.hyper.privacy = Some(LearnerPrivacy::propose(target, 20, parties).unwrap());
+        world.view(body)
+    };
+    let vote = |parties, who: &[&str]| {
+        let dealt = world.dealt(&world.listed(&with(parties), &FOUR), &FOUR);
+        world.go(&mut world.until(&dealt), &world.proposed(&dealt, who))
+    };
+    let refused = Refusal::TooFewHonest { survivors: 3, c_max: 1, min_honest: 3 };
+    assert_eq!(vote(3, &["a", "b", "c"]).unwrap_err(), refused, "one of the three may collude");
+    assert!(vote(3, &FOUR).is_ok());
+    assert!(vote(2, &["a", "b", "c"]).is_ok());
+    let listed = world.listed(&with(4), &FOUR);
+    let step =
+        world.go(&mut world.until(&RoundView { phase: Phase::Ready, ..listed.clone() }), &listed);
+    assert_eq!(
+        step.unwrap_err(),
+        Refusal::SmallCohort { given: 4, needed: 5 },
+        "nobody deals in vain"
+    );
 }
 
 #[test]
