@@ -11,7 +11,7 @@ use crate::{
     model::{
         Model, ModelError,
         features::{Counts, Design, Statistics, training_counts},
-        fit::fit_to_convergence,
+        fit::{fit_to_convergence, personal_copy},
         kt_logistic::predict,
     },
     records::Learner,
@@ -35,8 +35,10 @@ impl Quality {
 
     /// The quality of `weights` on the rows of `held_out`.
     fn of(weights: &[f64], held_out: &Design) -> Self {
-        let answers = held_out.rows().map(|row| row.correct);
-        let scored: Vec<_> = predict(held_out, weights).into_iter().zip(answers).collect();
+        Self::of_scored(scored(weights, held_out))
+    }
+
+    fn of_scored(scored: Vec<(f64, bool)>) -> Self {
         if scored.is_empty() {
             return Self::absent("no held-out answers");
         }
@@ -49,6 +51,12 @@ impl Quality {
             auc.is_none().then(|| "held-out answers are all right or all wrong".to_owned());
         Self { auc, log_loss, reason }
     }
+}
+
+/// Each row's predicted probability of a right answer, and whether it was right.
+fn scored(weights: &[f64], held_out: &Design) -> Vec<(f64, bool)> {
+    let answers = held_out.rows().map(|row| row.correct);
+    predict(held_out, weights).into_iter().zip(answers).collect()
 }
 
 /// An institution's own report.
@@ -156,6 +164,28 @@ pub fn pooled(institutions: &[Vec<Learner>], hyper: &Hyper) -> Result<PooledRepo
         all.append(&held_out);
     }
     Ok(PooledReport { together: Quality::of(&weights, &all), institutions: qualities })
+}
+
+/// A released model as each institution would use it, with its own exact counts beside the shared ones: its
+/// weights as they are, or the institution's personal copy of them. For benchmarks and tests.
+pub fn served(
+    institutions: &[Vec<Learner>],
+    model: &Model,
+    personal: bool,
+) -> Result<PooledReport, ModelError> {
+    let (mut all, mut qualities) = (Vec::new(), Vec::with_capacity(institutions.len()));
+    for learners in institutions {
+        let statistics = Statistics::new(model.statistics(), &training_counts(learners));
+        let design = |held_out: bool| {
+            let of = learners.iter().filter(|l| l.held_out == held_out);
+            Design::new(of, &statistics, model.competencies())
+        };
+        let own = personal.then(|| personal_copy(&design(false), model.weights())).transpose()?;
+        let scored = scored(own.as_deref().unwrap_or(model.weights()), &design(true));
+        all.extend_from_slice(&scored);
+        qualities.push(Quality::of_scored(scored));
+    }
+    Ok(PooledReport { together: Quality::of_scored(all), institutions: qualities })
 }
 
 fn merge(total: &mut SharedStatistics, own: Counts) {

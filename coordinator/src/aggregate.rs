@@ -326,7 +326,7 @@ pub fn step(
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
-pub(crate) fn narrow(value: f64) -> f32 {
+fn narrow(value: f64) -> f32 {
     value as f32
 }
 

@@ -2,14 +2,17 @@
 //! All of it is arithmetic on what was opened already, so it costs no learner anything more.
 
 use collegium_shared::{
-    architecture::{Evaluation, FEATURE_SCALES, Layout, Stage},
+    architecture::{
+        self, Evaluation, FEATURE_SCALES, Layout, SharedSets, SharedStatistics, Stage, private_step,
+    },
     blobs::Blobs,
     protocol::Metrics,
+    roster::Registry,
     tensors::{self, TensorFile},
 };
 
 use crate::{
-    aggregate::{AggregateError, MAX_BLOB, narrow, whole},
+    aggregate::{AggregateError, MAX_BLOB, whole},
     task::{Candidate, Opened, Task},
 };
 
@@ -24,48 +27,36 @@ pub fn metrics(sums: &TensorFile) -> Result<Metrics, AggregateError> {
     })
 }
 
-/// One step of gradient descent with Nesterov's momentum (1983), on the dense weights alone: from the sum
-/// of clipped gradients, with public feature scales s_j and a public rate. In scaled weights v_j = s_j w_j
-/// the step is v - rate G / N, where N is how many answers the noisy counts give.
+/// One step of a private task: the dense weights move against the sum of clipped gradients.
 pub fn step(
     opened: &Opened,
     task: &Task,
-    layout: &Layout,
+    (layout, registry): (&Layout, &Registry),
     sums: &TensorFile,
     blobs: &Blobs,
 ) -> Result<Candidate, AggregateError> {
     let (Stage::Train { step }, Some(before)) = (&opened.stage, task.candidate()) else {
         return Err(AggregateError::Inconsistent("no optimiser step is due"));
     };
+    let (Some(statistics), Some(privacy)) = (task.statistics(), task.spec().hyper.privacy) else {
+        return Err(AggregateError::Inconsistent("there are no counts, or no noise"));
+    };
+    let read = |digest| blobs.read(&digest, MAX_BLOB);
+    let shared = SharedSets::all(&registry.items, &registry.competencies);
+    let institutions = u32::try_from(opened.made.uploads.len()).unwrap_or(u32::MAX);
+    let mut counts = tensors::read_sums(&read(statistics)?)?;
+    let hyper = &task.spec().hyper;
+    architecture::complete_sums(&mut counts, &Stage::Statistics, hyper, shared.sizes());
     let statistics =
-        task.statistics().ok_or(AggregateError::Inconsistent("there are no counts"))?;
-    let counts = tensors::read_sums(&blobs.read(&statistics, MAX_BLOB)?)?;
-    let answers = counts.get("item_n").map_or(0.0, |counts| counts.iter().sum::<f64>()).max(1.0);
-    let privacy = task.spec().hyper.privacy;
-    let rate = privacy.map_or(0.0, |privacy| privacy.learning_rate) / answers;
+        SharedStatistics::from_noisy_segments(&counts, &shared, &privacy, institutions)?;
     let gradient = sums.sums(["gradient"])?.remove("gradient").unwrap_or_default();
     if gradient.len() != FEATURE_SCALES.len() {
         return Err(AggregateError::Inconsistent("the sum has no gradient of the dense weights"));
     }
-    let read = |model| {
-        Ok::<_, AggregateError>(tensors::read_model(&blobs.read(&model, MAX_BLOB)?, layout)?)
-    };
-    let (mut weights, old) = (read(before.start)?, read(before.weights)?);
-    for ((weight, slope), scale) in weights.iter_mut().zip(&gradient).zip(FEATURE_SCALES) {
-        *weight = narrow(f64::from(*weight) - rate * slope / scale);
-    }
-    let momentum = f64::from(step - 1) / f64::from(step + 2);
-    let ahead = |(new, old): (&f32, &f32)| {
-        narrow(f64::from(*new) + momentum * (f64::from(*new) - f64::from(*old)))
-    };
-    let start: Vec<f32> = weights.iter().zip(&old).map(ahead).collect();
-    let put =
-        |model: &[f32]| Ok::<_, AggregateError>(blobs.put(&tensors::write_model(layout, model)?)?);
-    Ok(Candidate {
-        step: *step,
-        weights: put(&weights)?,
-        start: put(&start)?,
-        layout: before.layout,
-        made: Some(opened.made.clone()),
-    })
+    let mut weights = tensors::read_model(&read(before.weights)?, layout)?;
+    let answers = statistics.answers(&privacy, institutions);
+    private_step(&mut weights, &gradient, privacy.learning_rate, answers);
+    let weights = blobs.put(&tensors::write_model(layout, &weights)?)?;
+    let made = Some(opened.made.clone());
+    Ok(Candidate { step: *step, weights, start: weights, layout: before.layout, made })
 }

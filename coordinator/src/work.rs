@@ -182,10 +182,11 @@ impl Workshop {
         let candidate = match opened.stage {
             Stage::Train { .. } => {
                 let layout = self.layout(network, registry)?;
-                Some(if private {
-                    noisy::step(opened, task, &layout, &sums, &self.blobs)?
-                } else {
-                    aggregate::step(opened, task, &layout, &sums, &self.blobs)?
+                Some(match registry.filter(|_| private) {
+                    Some(registry) => {
+                        noisy::step(opened, task, (&layout, registry), &sums, &self.blobs)?
+                    }
+                    None => aggregate::step(opened, task, &layout, &sums, &self.blobs)?,
                 })
             }
             _ => None,

@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use evaluation::{Evaluation, HISTOGRAM_BINS, PRIVATE_BINS};
 pub use kt_logistic::{
     CountNoise, DENSE, FEATURE_SCALES, KT_LOGISTIC_1, SharedSets, SharedStatistics, Sizes, Totals,
-    complete_sums, encoding, layout, segments,
+    belief, complete_sums, encoding, layout, private_step, segments,
 };
 pub use layout::{Init, Layout, TensorSpec};
 pub use load_test::LOAD_TEST_1;

@@ -6,6 +6,7 @@ mod idle;
 mod mask;
 mod noise;
 mod peer;
+mod privacy;
 mod round;
 mod slope;
 mod statistics;
@@ -37,6 +38,8 @@ enum Benchmark {
     Mask(mask::Options),
     /// Discrete Gaussian noise: nanoseconds a draw, beside the exact sampler.
     Noise(noise::Options),
+    /// What learner-level privacy costs: the model's quality against epsilon, and a step's time.
+    Privacy(privacy::Options),
     /// What daemons need while nothing happens.
     Idle(idle::Options),
     /// Whether memory grows over many rounds.
@@ -64,6 +67,7 @@ impl Cli {
             Benchmark::Round(options) => round::run(options),
             Benchmark::Mask(options) => mask::run(options),
             Benchmark::Noise(options) => noise::run(options),
+            Benchmark::Privacy(options) => privacy::run(options),
             Benchmark::Idle(options) => idle::run(options),
             Benchmark::Slope(options) => slope::run(options),
         }

@@ -9,7 +9,7 @@ mod evaluation;
 mod follow;
 pub mod hosts;
 mod interruption;
-mod population;
+pub(crate) mod population;
 mod report;
 mod rounds;
 mod screen;

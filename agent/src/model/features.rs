@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use collegium_shared::architecture::{DENSE, SharedStatistics};
+use collegium_shared::architecture::{CountNoise, DENSE, SharedStatistics, belief};
 
 use crate::records::{Learner, Response};
 
@@ -62,20 +62,44 @@ pub struct Statistics {
     base: f64,
     items: HashMap<String, (f64, f64)>,
     skills: HashMap<String, f64>,
+    noise: CountNoise,
+    /// The institution's own counts beside noisy ones: they are exact, and never leave.
+    local: HashMap<String, (f64, f64)>,
 }
 
 impl Statistics {
-    /// The base rate is the shared one; `own` fills in what is not shared.
+    /// The base rate is the shared one; `own` fills in what is not shared, and what is shared with noise.
     pub fn new(shared: &SharedStatistics, own: &Counts) -> Self {
+        let mut statistics = Self::over(shared, own);
+        if shared.noise.items > 0.0 {
+            statistics.local = own.items.iter().map(|(k, v)| (k.clone(), *v)).collect();
+        }
+        statistics
+    }
+
+    /// Nothing but what was published with noise: for what may leave again.
+    pub fn published(shared: &SharedStatistics) -> Self {
+        Self::over(shared, &Counts::default())
+    }
+
+    fn over(shared: &SharedStatistics, own: &Counts) -> Self {
         let base = shared.base_rate();
         let owned = |(name, counts): (&String, &(f64, f64))| (name.clone(), *counts);
         let mut items: HashMap<_, _> = own.items.iter().map(owned).collect();
         items.extend(shared.items.iter().map(owned));
         let mut counts: HashMap<_, _> = own.skills.iter().map(owned).collect();
         counts.extend(shared.skills.iter().map(owned));
-        let rate = |(n, c): (f64, f64)| clip((c + SKILL_PRIOR * base) / (n + SKILL_PRIOR));
-        let skills = counts.into_iter().map(|(name, counts)| (name, rate(counts))).collect();
-        Self { base, items, skills }
+        let noise = shared.noise;
+        let rate = |name: &str, counts: (f64, f64)| {
+            let shared = shared.skills.contains_key(name);
+            let deviation = if shared { noise.competencies } else { 0.0 };
+            clip(shrunk(base, SKILL_PRIOR, believed(counts, deviation, base)))
+        };
+        let rated = counts.into_iter().map(|(name, counts)| {
+            let rate = rate(&name, counts);
+            (name, rate)
+        });
+        Self { base, items, skills: rated.collect(), noise, local: HashMap::new() }
     }
 
     /// The share of right answers over everything.
@@ -92,6 +116,17 @@ impl Statistics {
     fn prior(&self, competencies: &[String]) -> f64 {
         mean(competencies, |k| self.skill_rate(k)).unwrap_or_else(|| clip(self.base))
     }
+}
+
+/// Counts of answers and of right ones, discounted by how much of them is to be believed.
+fn believed((n, c): (f64, f64), deviation: f64, p: f64) -> (f64, f64) {
+    let belief = belief(n, deviation, p);
+    (belief * n.max(0.0), belief * c)
+}
+
+/// A rate of so many right answers `c` of `n`, pulled to `prior` by `weight` pseudo-answers.
+fn shrunk(prior: f64, weight: f64, (n, c): (f64, f64)) -> f64 {
+    (c + weight * prior) / (n + weight)
 }
 
 fn clip(rate: f64) -> f64 {
@@ -162,6 +197,8 @@ pub struct LearnerState<'a> {
     items: HashMap<&'a str, ItemHistory>,
     /// The learner's own share of the item counts.
     left_out: HashMap<&'a str, (f64, f64)>,
+    /// The L2 norm of that, right and wrong answers apart.
+    left_out_norm: f64,
 }
 
 impl<'a> LearnerState<'a> {
@@ -174,6 +211,8 @@ impl<'a> LearnerState<'a> {
                 add(left_out.entry(&response.item).or_default(), right);
             }
         }
+        let square = |(n, c): &(f64, f64)| c * c + (n - c) * (n - c);
+        let left_out_norm = left_out.values().map(square).sum::<f64>().sqrt();
         Self {
             theta: 0.0,
             variance: 1.0,
@@ -185,6 +224,7 @@ impl<'a> LearnerState<'a> {
             skills: HashMap::new(),
             items: HashMap::new(),
             left_out,
+            left_out_norm,
         }
     }
 
@@ -220,9 +260,23 @@ impl<'a> LearnerState<'a> {
     fn item_logit(&self, statistics: &Statistics, item: &str, prior: f64) -> f64 {
         let (n, c) = statistics.items.get(item).copied().unwrap_or_default();
         let (own_n, own_c) = self.left_out.get(item).copied().unwrap_or_default();
-        let n = (n - own_n).max(0.0);
-        let c = (c - own_c).max(0.0).min(n);
-        logit(clip((c + ITEM_PRIOR * prior) / (n + ITEM_PRIOR)))
+        let without_own = |(n, c): (f64, f64), share: f64| {
+            let n = (n - share * own_n).max(0.0);
+            (n, (c - share * own_c).max(0.0).min(n))
+        };
+        let counts = if statistics.noise.items > 0.0 {
+            // What the learner put in was clipped; what is left may be off in both directions.
+            let share =
+                (statistics.noise.clip / self.left_out_norm.max(f64::MIN_POSITIVE)).min(1.0);
+            let rest = (n - share * own_n, c - share * own_c);
+            let rest = believed(rest, statistics.noise.items, prior);
+            let local = statistics.local.get(item).copied().unwrap_or_default();
+            let local = without_own(local, 1.0);
+            (rest.0 + local.0, rest.1 + local.1)
+        } else {
+            without_own((n, c), 1.0)
+        };
+        logit(clip(shrunk(prior, ITEM_PRIOR, counts)))
     }
 
     /// The dense features of an answer to `item` given now.

@@ -13,7 +13,7 @@ use super::{LEARNERS, Trainer};
 use crate::{
     model::{
         Effort, ModelError, checked,
-        features::{Counts, Design, Statistics, sigmoid},
+        features::{Design, Statistics, sigmoid},
     },
     privacy::BoundedSum,
     records::Learner,
@@ -84,8 +84,8 @@ impl Trainer {
             }
             let by_item = answers(learner, |r| std::slice::from_ref(&r.item), &items);
             let by_skill = answers(learner, |r| &r.competencies, &skills);
-            add("item_n", &by_item, sums);
-            add("skill_n", &by_skill, sums);
+            add("item_right", &by_item, sums);
+            add("skill_right", &by_skill, sums);
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ impl Trainer {
         let apart = match self.apart.take().filter(same) {
             Some(apart) => apart,
             None => {
-                let published = Statistics::new(statistics, &Counts::default());
+                let published = Statistics::published(statistics);
                 let of = |held_out| PerLearner::new(self, held_out, shared, &published, effort);
                 let (shared, statistics) = (shared.clone(), statistics.clone());
                 Apart { train: of(false)?, held_out: of(true)?, shared, statistics }
@@ -111,8 +111,7 @@ impl Trainer {
     }
 }
 
-/// How often the learner answered each of the named, and how often rightly: all first values, then all
-/// second ones.
+/// How often the learner answered each of the named rightly, and after all of these how often wrongly.
 fn answers<'a>(
     learner: &'a Learner,
     named: impl Fn(&'a crate::records::Response) -> &'a [String],
@@ -121,13 +120,13 @@ fn answers<'a>(
     let mut counts: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for response in &learner.responses {
         for place in named(response).iter().filter_map(|name| places.get(name)) {
-            let count = counts.entry(*place).or_default();
-            count.0 += 1.0;
-            count.1 += f64::from(u8::from(response.correct));
+            let (right, wrong) = counts.entry(*place).or_default();
+            *(if response.correct { right } else { wrong }) += 1.0;
         }
     }
     let second = places.len();
-    let pairs = counts.into_iter().flat_map(|(at, (n, c))| [(at, n), (second + at, c)]);
+    let pairs =
+        counts.into_iter().flat_map(|(at, (right, wrong))| [(at, right), (second + at, wrong)]);
     pairs.filter(|(_, value)| *value != 0.0).collect()
 }
 

@@ -22,9 +22,9 @@ pub(super) fn segments() -> Vec<SegmentSpec> {
 }
 
 /// Equal bins over [0, 1] of an evaluation with noise, of which fewer bins carry less.
-pub const PRIVATE_BINS: usize = 64;
+pub const PRIVATE_BINS: usize = 20;
 
-const PRIVATE_BINS_LEN: u32 = 64;
+const PRIVATE_BINS_LEN: u32 = 20;
 
 /// The same with noise: no more than the histograms, which say the rest.
 pub(super) fn private_segments(bound: f64) -> Vec<SegmentSpec> {
@@ -60,18 +60,20 @@ impl Evaluation {
         Self { n: 0.0, loss_sum: 0.0, positive: empty.clone(), negative: empty }
     }
 
-    /// Reads the opened sum of an evaluation with noise. Bins are taken as they are, also below 0: what is
-    /// added up over them is right on average, which cutting them off at 0 would spoil. The loss is that of
-    /// the bins' middles.
+    /// Reads the opened sum of an evaluation with noise. Learners with many answers were clipped, so that it
+    /// is nearer to a mean over learners. The loss is that of the bins' middles.
     pub fn from_noisy_segments(sums: &Sums) -> Result<Self, BadSums> {
-        let bins = |name| segment(sums, name, PRIVATE_BINS).map(<[f64]>::to_vec);
+        let bins = |name| {
+            let bins = segment(sums, name, PRIVATE_BINS)?;
+            Ok::<Vec<f64>, BadSums>(bins.iter().map(|count| count.max(0.0)).collect())
+        };
         let (positive, negative) = (bins("eval_positive")?, bins("eval_negative")?);
-        let n = positive.iter().chain(&negative).sum::<f64>().max(0.0);
+        let n = positive.iter().chain(&negative).sum();
         let middle = |bin: usize| (bin as f64 + 0.5) / PRIVATE_BINS as f64;
         let loss = |bin: usize| {
             -positive[bin] * middle(bin).ln() - negative[bin] * (1.0 - middle(bin)).ln()
         };
-        let loss_sum = (0..PRIVATE_BINS).map(loss).sum::<f64>().max(0.0);
+        let loss_sum = (0..PRIVATE_BINS).map(loss).sum();
         Ok(Self { n, loss_sum, positive, negative })
     }
 
@@ -121,7 +123,7 @@ impl Evaluation {
             ordered += p * (below + 0.5 * n);
             below += n;
         }
-        Some((ordered / (positives * negatives)).clamp(0.0, 1.0))
+        Some(ordered / (positives * negatives))
     }
 
     /// The mean log loss in nats; `None` without answers.

@@ -38,7 +38,10 @@ const DENSE_LEN: u32 = 17;
 /// What each dense feature is divided by where gradients are clipped: public numbers near its usual size,
 /// so that no feature takes a gradient's norm for itself.
 pub const FEATURE_SCALES: [f64; 17] =
-    [1.0, 2.0, 2.0, 0.3, 0.5, 0.5, 1.0, 1.0, 1.0, 0.7, 0.3, 0.4, 0.5, 0.5, 2.0, 0.5, 0.7];
+    [1.0, 5.0, 4.0, 0.25, 1.5, 1.5, 1.3, 0.7, 0.6, 0.4, 0.5, 0.5, 0.4, 0.2, 2.3, 0.5, 0.3];
+/// Training answers count as no fewer than so many deviations of a gradient's noise: where there is little
+/// else, steps stay small.
+const LEAST_ANSWERS: f64 = 30.0;
 /// The bound on counts of responses, and on sums of losses, of one institution.
 pub(super) const COUNT_BOUND: f64 = 4_194_304.0;
 const DENSE_CURVATURE_BOUND: f64 = 67_108_864.0;
@@ -94,10 +97,10 @@ fn private_segments(stage: &Stage, Sizes { items, competencies }: Sizes) -> Vec<
     match stage {
         Stage::Support | Stage::Totals => Vec::new(),
         Stage::Statistics => vec![
-            segment("skill_n", competencies, PRIVATE_BOUND),
-            segment("skill_c", competencies, PRIVATE_BOUND),
-            segment("item_n", items, PRIVATE_BOUND),
-            segment("item_c", items, PRIVATE_BOUND),
+            segment("skill_right", competencies, PRIVATE_BOUND),
+            segment("skill_wrong", competencies, PRIVATE_BOUND),
+            segment("item_right", items, PRIVATE_BOUND),
+            segment("item_wrong", items, PRIVATE_BOUND),
         ],
         Stage::Train { .. } => vec![segment("gradient", DENSE_LEN, PRIVATE_BOUND)],
         Stage::Evaluate => evaluation::private_segments(PRIVATE_BOUND),
@@ -204,11 +207,28 @@ pub struct SharedStatistics {
     pub noise: CountNoise,
 }
 
-/// The variance of the noise in counts; 0 where they are exact.
+/// How counts are off that carry noise; all 0 where they are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CountNoise {
+    /// The standard deviation of the right answers to an item, and of the wrong ones.
     pub items: f64,
+    /// The same of a competency.
     pub competencies: f64,
+    /// The norm that each learner's answers to items, right and wrong, were clipped to.
+    pub clip: f64,
+}
+
+/// How much of a count of answers is to be believed, from 0 to 1: `n` answers in all, noise of standard
+/// deviation `deviation` on the right and on the wrong ones, and a rate of about `p`. Right answers beyond
+/// n p then have a variance of n p (1 - p) and, of the noise, deviation^2 (p^2 + (1 - p)^2): n / (n + V)
+/// makes the best linear estimate of it that of discounted counts. 1 without noise.
+pub fn belief(n: f64, deviation: f64, p: f64) -> f64 {
+    if deviation == 0.0 {
+        return 1.0;
+    }
+    let n = n.max(0.0);
+    let noise = deviation * deviation * (p * p + (1.0 - p) * (1.0 - p)) / (p * (1.0 - p));
+    if n > 0.0 { n / (n + noise) } else { 0.0 }
 }
 
 impl SharedStatistics {
@@ -220,25 +240,32 @@ impl SharedStatistics {
         privacy: &LearnerPrivacy,
         institutions: u32,
     ) -> Result<Self, BadSums> {
-        let table = |names: &[String], n: &'static str, c: &'static str| {
-            let (n, c) = (segment(sums, n, names.len())?, segment(sums, c, names.len())?);
-            let counts = n.iter().copied().zip(c.iter().copied());
+        let table = |names: &[String], right: &'static str, wrong: &'static str| {
+            let right = segment(sums, right, names.len())?;
+            let wrong = segment(sums, wrong, names.len())?;
+            let counts = right.iter().zip(wrong).map(|(right, wrong)| (right + wrong, *right));
             Ok::<BTreeMap<_, _>, BadSums>(names.iter().cloned().zip(counts).collect())
         };
-        let items = table(&shared.items, "item_n", "item_c")?;
-        let skills = table(&shared.competencies, "skill_n", "skill_c")?;
-        let over = |counts: &BTreeMap<String, (f64, f64)>| {
-            let (n, c) = counts.values().fold((0.0, 0.0), |(n, c), one| (n + one.0, c + one.1));
-            self::counts(n, c)
-        };
-        let base = if skills.is_empty() { over(&items) } else { over(&skills) };
-        let added = f64::from(institutions) / f64::from(privacy.parties);
-        let variance = |of: Mechanism| (of.clip * of.noise).powi(2) * added.max(1.0);
+        let items = table(&shared.items, "item_right", "item_wrong")?;
+        let skills = table(&shared.competencies, "skill_right", "skill_wrong")?;
+        let (n, c) = total(if skills.is_empty() { &items } else { &skills });
+        let base = if n > 0.0 { (n, c.clamp(0.05 * n, 0.95 * n)) } else { (0.0, 0.0) };
+        let more = privacy.beyond_claim(institutions);
+        let deviation = |of: Mechanism| of.clip * of.noise * more;
         let noise = CountNoise {
-            items: variance(privacy.items),
-            competencies: variance(privacy.competencies),
+            items: deviation(privacy.items),
+            competencies: deviation(privacy.competencies),
+            clip: privacy.items.clip,
         };
         Ok(Self { base, skills, items, noise })
+    }
+
+    /// The training answers that a private step is divided by: as the noisy counts have it, and never so
+    /// few that the noise of `institutions` would lead.
+    pub fn answers(&self, privacy: &LearnerPrivacy, institutions: u32) -> f64 {
+        let Mechanism { clip, noise } = privacy.gradient;
+        let least = LEAST_ANSWERS * clip * noise * privacy.beyond_claim(institutions);
+        total(&self.items).0.max(total(&self.skills).0).max(least).max(1.0)
     }
 
     /// Reads the opened sums of [`Stage::Statistics`].
@@ -265,7 +292,24 @@ impl SharedStatistics {
     }
 }
 
-/// Noise and rounding may push a count below 0 or right answers above all answers.
+fn total(counts: &BTreeMap<String, (f64, f64)>) -> (f64, f64) {
+    counts.values().fold((0.0, 0.0), |(n, c), one| (n + one.0, c + one.1))
+}
+
+/// One step of gradient descent on the dense weights alone, from the noisy sum of clipped gradients: in
+/// scaled weights u_j = s_j w_j it is u - rate G / N, N being [`SharedStatistics::answers`].
+pub fn private_step(weights: &mut [f32], gradient: &[f64], rate: f64, answers: f64) {
+    for ((weight, slope), scale) in weights.iter_mut().zip(gradient).zip(FEATURE_SCALES) {
+        *weight = single(f64::from(*weight) - rate * slope / (scale * answers));
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
+/// Rounding may push a count below 0 or right answers above all answers.
 fn counts(n: f64, c: f64) -> (f64, f64) {
     let n = n.max(0.0);
     (n, c.clamp(0.0, n))

@@ -113,7 +113,7 @@ impl LearnerPrivacy {
     /// counts by competency, and gradients.
     const FRACTIONS: [f64; 3] = [0.49, 0.21, 0.30];
 
-    /// Noise that keeps a task of `steps` optimiser steps to the target, for training learners and for
+    /// Clips and rate that served two sets of real records alike, and noise that keeps a task of `steps` optimiser steps to the target, for training learners and for
     /// held-out ones.
     pub fn propose(target: Target, steps: u32, parties: u16) -> Result<Self, AccountantError> {
         let budget = Budget::new(target.epsilon, target.delta)?;
@@ -125,11 +125,11 @@ impl LearnerPrivacy {
         let mechanism = |clip, noise| Mechanism { clip, noise };
         Ok(Self {
             parties: parties.max(1),
-            items: mechanism(8.0, training[0]),
-            competencies: mechanism(10.0, training[1]),
-            gradient: mechanism(3.0, training[2]),
-            evaluation: mechanism(6.0, held_out[0]),
-            learning_rate: 1.0,
+            items: mechanism(5.0, training[0]),
+            competencies: mechanism(12.0, training[1]),
+            gradient: mechanism(10.0, training[2]),
+            evaluation: mechanism(8.0, held_out[0]),
+            learning_rate: 0.5,
         })
     }
 
@@ -138,8 +138,8 @@ impl LearnerPrivacy {
         let group = |population, segments, mechanism| Group { population, segments, mechanism };
         match stage {
             Stage::Statistics => vec![
-                group(Population::Training, &["skill_n", "skill_c"], self.competencies),
-                group(Population::Training, &["item_n", "item_c"], self.items),
+                group(Population::Training, &["skill_right", "skill_wrong"], self.competencies),
+                group(Population::Training, &["item_right", "item_wrong"], self.items),
             ],
             Stage::Train { .. } => vec![group(Population::Training, &["gradient"], self.gradient)],
             Stage::Evaluate => {
@@ -148,6 +148,12 @@ impl LearnerPrivacy {
             }
             Stage::Support | Stage::Totals => Vec::new(),
         }
+    }
+
+    /// By what the noise of so many institutions is larger than the claimed one, as a standard deviation: at
+    /// least 1.
+    pub fn beyond_claim(&self, institutions: u32) -> f64 {
+        (f64::from(institutions) / f64::from(self.parties)).max(1.0).sqrt()
     }
 
     /// The standard deviation of the noise that each institution adds to each value of a group.
@@ -201,41 +207,40 @@ pub struct Placed {
 /// without privacy.
 pub fn placed(plan: &Plan) -> Result<Option<Vec<Placed>>, BadPrivacy> {
     let Some(privacy) = &plan.hyper.privacy else { return Ok(None) };
-    place(privacy, &plan.stage, &plan.encoding).map(Some)
+    privacy.place(&plan.stage, &plan.encoding).map(Some)
 }
 
-fn place(
-    privacy: &LearnerPrivacy,
-    stage: &Stage,
-    encoding: &Encoding,
-) -> Result<Vec<Placed>, BadPrivacy> {
-    let groups = privacy.groups(stage);
-    let mut placed: Vec<Placed> = Vec::new();
-    let mut last = 0;
-    for segment in encoding.segments() {
-        let found = groups.iter().position(|g| g.segments.contains(&segment.name.as_str()));
-        let index = found.ok_or_else(|| BadPrivacy::Ungrouped(segment.name.clone()))?;
-        if index < last {
-            return Err(BadPrivacy::Segments);
-        }
-        match placed.last_mut().filter(|_| index == last) {
-            Some(of) if of.group == groups[index] => {
-                if (of.scale_log2, of.bound) != (segment.scale_log2, segment.bound) {
-                    return Err(BadPrivacy::Scales);
-                }
-                of.len += segment.len as usize;
+impl LearnerPrivacy {
+    /// The groups of a stage's vector, in order and without those that have no value.
+    pub fn place(&self, stage: &Stage, encoding: &Encoding) -> Result<Vec<Placed>, BadPrivacy> {
+        let groups = self.groups(stage);
+        let mut placed: Vec<Placed> = Vec::new();
+        let mut last = 0;
+        for segment in encoding.segments() {
+            let found = groups.iter().position(|g| g.segments.contains(&segment.name.as_str()));
+            let index = found.ok_or_else(|| BadPrivacy::Ungrouped(segment.name.clone()))?;
+            if index < last {
+                return Err(BadPrivacy::Segments);
             }
-            _ => placed.push(Placed {
-                group: groups[index],
-                scale_log2: segment.scale_log2,
-                bound: segment.bound,
-                deviation: segment.deviation,
-                len: segment.len as usize,
-            }),
+            match placed.last_mut().filter(|_| index == last) {
+                Some(of) if of.group == groups[index] => {
+                    if (of.scale_log2, of.bound) != (segment.scale_log2, segment.bound) {
+                        return Err(BadPrivacy::Scales);
+                    }
+                    of.len += segment.len as usize;
+                }
+                _ => placed.push(Placed {
+                    group: groups[index],
+                    scale_log2: segment.scale_log2,
+                    bound: segment.bound,
+                    deviation: segment.deviation,
+                    len: segment.len as usize,
+                }),
+            }
+            last = index;
         }
-        last = index;
+        Ok(placed)
     }
-    Ok(placed)
 }
 
 /// What taking part in `plan` costs each learner: nothing where a stage reads no records. None if the plan
@@ -261,7 +266,7 @@ fn charge(
         noise.spent()?;
         Ok(Charge { population: placed.group.population, noise })
     };
-    place(privacy, stage, encoding)?.iter().map(charge).collect()
+    privacy.place(stage, encoding)?.iter().map(charge).collect()
 }
 
 #[cfg(test)]

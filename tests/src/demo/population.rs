@@ -124,7 +124,7 @@ fn enough(institutions: usize) -> anyhow::Result<()> {
 }
 
 /// The mapping in `tests/mappings` that the file's name begins with.
-fn known_mapping(data: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn known_mapping(data: &Path) -> anyhow::Result<PathBuf> {
     let dir = workspace().join("tests").join("mappings");
     let name = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut known = Vec::new();
