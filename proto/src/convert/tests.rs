@@ -53,14 +53,19 @@ fn convert_as_everything(bytes: &[u8]) {
 /// One valid message of a random kind, as bytes.
 fn any_encoded() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
-        values::polled().prop_map(|polled| v1::PollReply::from(&polled).encode_to_vec()),
-        values::query().prop_map(|query| v1::PollRequest::from(&query).encode_to_vec()),
-        values::shares().prop_map(|(h, b)| v1::ShareMessage::from((&h, &b)).encode_to_vec()),
+        values::polled().prop_map(|polled| v1::PollReply::from(&polled).encode_to_vec()).boxed(),
+        values::query().prop_map(|query| v1::PollRequest::from(&query).encode_to_vec()).boxed(),
+        values::shares()
+            .prop_map(|(h, b)| v1::ShareMessage::from((&h, &b)).encode_to_vec())
+            .boxed(),
         values::revealed()
-            .prop_map(|(h, p)| v1::RevealMessage::from((&h, p.as_slice())).encode_to_vec()),
-        values::vote().prop_map(|vote| v1::VoteMessage::from(&vote).encode_to_vec()),
-        values::upload_piece().prop_map(|piece| v1::UploadChunk::from(piece).encode_to_vec()),
-        values::documents().prop_map(|d| v1::DocumentsReply::from(&d).encode_to_vec()),
+            .prop_map(|(h, p)| v1::RevealMessage::from((&h, p.as_slice())).encode_to_vec())
+            .boxed(),
+        values::vote().prop_map(|vote| v1::VoteMessage::from(&vote).encode_to_vec()).boxed(),
+        values::upload_piece()
+            .prop_map(|piece| v1::UploadChunk::from(piece).encode_to_vec())
+            .boxed(),
+        values::documents().prop_map(|d| v1::DocumentsReply::from(&d).encode_to_vec()).boxed(),
     ]
 }
 

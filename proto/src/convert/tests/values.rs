@@ -227,7 +227,8 @@ fn time() -> impl Strategy<Value = Timestamp> {
     (0_i64..4_000_000_000_000).prop_map(Timestamp::from_millis)
 }
 
-fn plan() -> impl Strategy<Value = Plan> {
+/// Boxed: as a part of the strategies around it, it would fill their stack.
+fn plan() -> BoxedStrategy<Plan> {
     let what = (round_id(), option::of(digest()), stage(), hyper(), encoding());
     let cohort =
         (any::<u16>(), any::<u16>()).prop_map(|(c_max, min_honest)| Cohort { c_max, min_honest });
@@ -241,8 +242,8 @@ fn plan() -> impl Strategy<Value = Plan> {
     let before = (round_id(), ending()).prop_map(|(round, ending)| Before { round, ending });
     let ended = (option::of(certificate()), option::of(before));
     let rest = (digest(), digest(), inputs(), ended, time());
-    (what, cohort, deadlines, rest).prop_map(
-        |((round, layout, stage, hyper, encoding), cohort, deadlines, rest)| {
+    (what, cohort, deadlines, rest)
+        .prop_map(|((round, layout, stage, hyper, encoding), cohort, deadlines, rest)| {
             let (roster, registry, inputs, (aborted, before), issued_at) = rest;
             Plan {
                 round,
@@ -260,8 +261,8 @@ fn plan() -> impl Strategy<Value = Plan> {
                 before,
                 issued_at,
             }
-        },
-    )
+        })
+        .boxed()
 }
 
 pub(super) fn view() -> impl Strategy<Value = RoundView> {
