@@ -177,8 +177,15 @@ fn check_encoding(given: &Encoding, expected: &Encoding) -> Result<(), PrepareEr
     let differs = given.segments().iter().zip(expected.segments()).find(|(g, e)| g != e);
     Err(PrepareError::Encoding(match differs {
         Some((given, expected)) => format!(
-            "segment {} of {} values, bound {}, where {} of {}, bound {} is expected",
-            given.name, given.len, given.bound, expected.name, expected.len, expected.bound
+            "segment {} of {} values, bound {}, noise {}, where {} of {}, bound {}, noise {} is expected",
+            given.name,
+            given.len,
+            given.bound,
+            given.deviation,
+            expected.name,
+            expected.len,
+            expected.bound,
+            expected.deviation
         ),
         None => format!(
             "it has {} segments, expected {}",
@@ -317,7 +324,7 @@ fn complete(sums: &mut Sums, stage: &Stage, sizes: Sizes) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use collegium_shared::{ids::RoundId, params::Encoding};
@@ -325,19 +332,19 @@ mod tests {
     use super::*;
     use crate::{records::Learner, session::tests::World, trainer::tests::simulated};
 
-    const N: u32 = 5;
+    pub(super) const N: u32 = 5;
 
     /// A registry over the simulated items, and what a coordinator with five copies of the same
     /// institution would have opened.
-    struct Fixture {
+    pub(super) struct Fixture {
         _dir: tempfile::TempDir,
-        blobs: Blobs,
-        registry: Registry,
-        learners: Vec<Learner>,
-        world: World,
+        pub(super) blobs: Blobs,
+        pub(super) registry: Registry,
+        pub(super) learners: Vec<Learner>,
+        pub(super) world: World,
     }
 
-    fn fixture() -> Fixture {
+    pub(super) fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let learners = simulated(3, 1, 12).remove(0);
         let responses = || learners.iter().flat_map(|l| &l.responses);

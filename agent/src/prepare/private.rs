@@ -89,3 +89,156 @@ fn published(
     super::noisy_statistics(sums, shared, privacy, n_max)
         .map_err(|reason| PrepareError::Sums { what, reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use collegium_shared::{
+        architecture::{Sums, Target},
+        crypto::Digest,
+        params::Encoding,
+        tensors,
+    };
+
+    use super::*;
+    use crate::prepare::{
+        self, Values,
+        tests::{Fixture, N, fixture},
+    };
+
+    /// So much may be spent that hardly any noise is left: what is below it shows.
+    fn privacy(epsilon: f64) -> LearnerPrivacy {
+        LearnerPrivacy::propose(Target { epsilon, delta: 1e-6 }, 1, 2).unwrap()
+    }
+
+    fn plan(fixture: &Fixture, epsilon: f64, stage: Stage) -> Plan {
+        let mut plan = fixture.world.plan_body("t", 0, 0, stage);
+        plan.hyper.privacy = Some(privacy(epsilon));
+        let sizes = fixture.registry.sizes();
+        plan.encoding = architecture::encoding(&plan.stage, &plan.hyper, sizes, N).unwrap();
+        let layout = architecture::layout(&fixture.registry.competencies);
+        plan.layout = Some(layout.digest().unwrap());
+        let weights = tensors::write_model(&layout, &layout.initial()).unwrap();
+        plan.inputs.start = Some(fixture.blobs.put(&weights).unwrap());
+        plan.inputs.candidate = plan.inputs.start;
+        plan
+    }
+
+    fn words(fixture: &Fixture, plan: &Plan) -> Result<Vec<u32>, PrepareError> {
+        let mut trainer = Trainer::new(fixture.learners.clone());
+        let go = Effort::new(Arc::default(), 100);
+        match prepare::input(plan, &fixture.registry, &fixture.blobs, &mut trainer, &go)? {
+            Values::Noised(words) => Ok(words),
+            _ => panic!("values without noise"),
+        }
+    }
+
+    fn values(fixture: &Fixture, plan: &Plan) -> Sums {
+        plan.encoding.decode_sum(&words(fixture, plan).unwrap()).unwrap()
+    }
+
+    /// Statistics as five such institutions would have opened them.
+    fn published(fixture: &Fixture, epsilon: f64) -> Digest {
+        let statistics = plan(fixture, epsilon, Stage::Statistics);
+        let mut sums = values(fixture, &statistics);
+        sums.values_mut().flatten().for_each(|value| *value *= f64::from(N));
+        fixture.blobs.put(&tensors::write_sums(&sums).unwrap()).unwrap()
+    }
+
+    fn close(found: &[f64], expected: &[f64], plan: &Plan) {
+        // 8 deviations: once in 10^15 values; and half a unit of rounding for each learner.
+        let segment = &plan.encoding.segments()[0];
+        let room = 8.0 * segment.deviation + 12.0 * 2_f64.powi(-segment.scale_log2);
+        for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert!((found - expected).abs() < room, "{place}: {found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn counts_are_sums_of_clipped_learners() {
+        let fixture = fixture();
+        let plan = plan(&fixture, 1e6, Stage::Statistics);
+        let found = values(&fixture, &plan);
+        let mut expected: BTreeMap<(&str, bool), f64> = BTreeMap::new();
+        let clip = privacy(1e6).items.clip;
+        let mut cut = 0;
+        for learner in fixture.learners.iter().filter(|learner| !learner.held_out) {
+            let mut own: BTreeMap<(&str, bool), f64> = BTreeMap::new();
+            for answer in &learner.responses {
+                *own.entry((answer.item.as_str(), answer.correct)).or_default() += 1.0;
+            }
+            let norm = own.values().map(|n| n * n).sum::<f64>().sqrt();
+            cut += usize::from(norm > clip);
+            for (key, n) in own {
+                *expected.entry(key).or_default() += n * (clip / norm).min(1.0);
+            }
+        }
+        assert!(cut > 0, "somebody has to be clipped");
+        for (name, right) in [("item_right", true), ("item_wrong", false)] {
+            let items = fixture.registry.items.iter();
+            let expected: Vec<f64> = items
+                .map(|item| expected.get(&(item.as_str(), right)).copied().unwrap_or(0.0))
+                .collect();
+            close(&found[name], &expected, &plan);
+        }
+    }
+
+    /// No number of the institution's enters but through its learners one by one: parts of two halves of
+    /// them add up to that of all.
+    #[test]
+    fn gradients_and_evaluations_add_up_over_learners() {
+        let mut whole = fixture();
+        let statistics = published(&whole, 1e6);
+        for (stage, segments) in [
+            (Stage::Train { step: 1 }, &["gradient"][..]),
+            (Stage::Evaluate, &["eval_positive", "eval_negative"][..]),
+        ] {
+            let mut plan = plan(&whole, 1e6, stage);
+            plan.inputs.statistics = Some(statistics);
+            let all = values(&whole, &plan);
+            let learners = std::mem::take(&mut whole.learners);
+            let mut parts = Vec::new();
+            for half in learners.chunks(learners.len().div_ceil(2)) {
+                whole.learners = half.to_vec();
+                parts.push(values(&whole, &plan));
+            }
+            whole.learners = learners;
+            for name in segments {
+                let sum: Vec<f64> =
+                    parts[0][*name].iter().zip(&parts[1][*name]).map(|(a, b)| a + b).collect();
+                close(&all[*name], &sum, &plan);
+                assert!(all[*name].iter().any(|value| value.abs() > 1.0), "{name} is all noise");
+            }
+        }
+    }
+
+    #[test]
+    fn every_input_has_noise_of_its_own() {
+        let fixture = fixture();
+        let plan = plan(&fixture, 4.0, Stage::Statistics);
+        let (first, second) = (words(&fixture, &plan).unwrap(), words(&fixture, &plan).unwrap());
+        assert_eq!(first.len(), plan.encoding.dimension());
+        let same = first.iter().zip(&second).filter(|(a, b)| a == b).count();
+        assert!(same * 20 < first.len(), "{same} of {} words are the same", first.len());
+    }
+
+    #[test]
+    fn a_plan_with_less_noise_than_it_says_is_refused() {
+        let fixture = fixture();
+        let good = plan(&fixture, 4.0, Stage::Statistics);
+        let with = |noise: f64| {
+            let segments = good.encoding.segments().iter();
+            let named = segments.map(|s| (s.name.clone(), s.len, s.bound, s.deviation * noise));
+            let encoding = Encoding::noisy(named, N).unwrap();
+            words(&fixture, &Plan { encoding, ..good.clone() })
+        };
+        assert!(with(1.0).is_ok());
+        for noise in [0.0, 0.5] {
+            let refused = with(noise).unwrap_err().to_string();
+            assert!(refused.contains("noise"), "{refused}");
+        }
+        let more = Plan { stage: Stage::Support, ..good.clone() };
+        assert!(words(&fixture, &more).is_err(), "there is no such sum with noise");
+    }
+}
