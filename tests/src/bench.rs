@@ -6,6 +6,7 @@ mod idle;
 mod mask;
 mod noise;
 mod peer;
+mod plot;
 mod privacy;
 mod round;
 mod slope;

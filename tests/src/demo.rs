@@ -152,7 +152,12 @@ fn tell(
     let peak = consortium.network.coordinator_process()?.peak_rss()?;
     screen.note("\nEvaluating at every institution, and the pooled model here ...");
     let comparison = evaluation::compare(consortium, stop)?;
-    screen.say(&report::table(&comparison, metrics.auc, consortium.population));
+    screen.say(&report::table(
+        &comparison,
+        metrics.auc,
+        consortium.population,
+        consortium.epsilon.is_some(),
+    ));
     let recommendations = report::recommendations(consortium)?;
     screen.say(&recommendations);
     consortium.network.stop()?;

@@ -25,7 +25,7 @@ use collegium_shared::{
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
-use super::statistics::median;
+use super::{plot, statistics::median};
 use crate::{
     demo::population::known_mapping,
     simulator::{Federation, Settings},
@@ -46,6 +46,9 @@ pub(super) struct Options {
     /// How often each is run, with noise drawn anew.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     repetitions: u32,
+    /// Where pictures of the results go: one SVG for each set, called by its name.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// Private optimiser steps.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     steps: u32,
@@ -66,6 +69,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Value> {
         let mapping = Mapping::load(&known_mapping(file)?)?;
         let all = import::read_all(file, &mapping)?;
         rows.extend(measure(&name, all.institutions.into_values().collect(), options)?);
+    }
+    let sets: std::collections::BTreeSet<&str> =
+        rows.iter().filter_map(|row| row["set"].as_str()).collect();
+    for (dir, set) in options.plots.iter().flat_map(|dir| sets.iter().map(move |set| (dir, set))) {
+        let file = dir.join(format!("privacy-{set}.svg"));
+        std::fs::write(&file, plot::svg(set, &rows))
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(json!({ "delta": DELTA, "repetitions": options.repetitions, "rows": rows }))
 }

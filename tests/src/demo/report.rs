@@ -141,6 +141,7 @@ pub(super) fn table(
     comparison: &Comparison,
     global: Option<f64>,
     population: &Population,
+    noisy: bool,
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
@@ -161,10 +162,16 @@ pub(super) fn table(
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let noisy = match noisy {
+        true => {
+            "\nThe figure over all answers is the released one: with noise, and without anybody's own counts."
+        }
+        false => "",
+    };
     format!(
         "\nAUC on held-out learners. alone: only the institution's own records; global: the network's \
          model;\npooled: all records in one place, to convergence (in this demo only). Means are over \
-         institutions\nwith at least 50 held-out answers of both kinds.\n{table}"
+         institutions\nwith at least 50 held-out answers of both kinds.{noisy}\n{table}"
     )
 }
 

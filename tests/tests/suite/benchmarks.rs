@@ -32,6 +32,27 @@ fn memory_over_rounds_is_measured() {
     assert!(found["coordinator"].is_object() && found["agent"].is_object(), "{found}");
 }
 
+/// Simulated institutions: the noise of a small budget shows, that of a vast one hardly.
+#[test]
+fn what_privacy_costs_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let plots = dir.path().display();
+    let words = format!(
+        "privacy --epsilons 1000000,0.5 --repetitions 1 --steps 4 --plain-steps 4 --plots {plots}"
+    );
+    let found = measured(&words);
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5, "{found}");
+    let auc = |row: &Value| row["auc_global"][0].as_f64().unwrap();
+    let (plain, vast, small) = (auc(&rows[0]), auc(&rows[1]), auc(&rows[4]));
+    assert_eq!((&rows[1]["noise"], &rows[4]["noise"]), (&"together".into(), &"each".into()));
+    assert!((plain - vast).abs() < 0.02, "without noise {plain}, with hardly any {vast}");
+    assert!(small < vast - 0.003, "hardly any noise {vast}, much of it {small}");
+    assert!(rows[1]["step_over_plain"].as_f64().is_some_and(|ratio| ratio > 0.0));
+    let plot = std::fs::read_to_string(dir.path().join("privacy-simulated.svg")).unwrap();
+    assert!(plot.contains("<polyline"), "{plot}");
+}
+
 #[test]
 fn idle_daemons_are_measured() {
     let found = measured("idle --seconds 1 --connections 3");
