@@ -9,6 +9,7 @@ mod documents;
 mod heists;
 mod lists;
 mod members;
+mod noise;
 mod outcomes;
 mod plans;
 mod play;
@@ -118,7 +119,7 @@ pub fn run(mut progress: impl FnMut(&Row)) -> anyhow::Result<Report> {
     let proven = rewriting::run(&stage).map(|refused| (refused, rewriting::EVIDENCE.to_owned()));
     note(Row::of(rewriting::NAME, rewriting::DOES, proven));
     let attacks = lists::ATTACKS.iter().chain(&outcomes::ATTACKS).chain(&plans::ATTACKS);
-    let attacks = attacks.chain(&counts::ATTACKS).chain(&releases::ATTACKS);
+    let attacks = attacks.chain(&counts::ATTACKS).chain(&noise::ATTACKS).chain(&releases::ATTACKS);
     for attack in attacks.chain(&documents::ATTACKS) {
         note(Row::of(attack.name, attack.does, (attack.run)(&stage).map(plain)));
     }

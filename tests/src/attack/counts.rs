@@ -2,8 +2,9 @@
 //! institutions would give away the one by which they differ.
 
 use collegium_shared::{
-    architecture::{self, KT_LOGISTIC_1, Stage as Work},
+    architecture::{self, KT_LOGISTIC_1, Stage as Work, Sums},
     protocol::{Inputs, Phase, Plan},
+    tensors,
 };
 
 use super::{
@@ -13,11 +14,18 @@ use super::{
     stage::{Refused, Stage},
 };
 
-pub(super) const ATTACKS: [Attack; 1] = [Attack {
-    name: "the same counts again in one task",
-    does: "asks for the counts of a task once more, in its next round",
-    run: once_more,
-}];
+pub(super) const ATTACKS: [Attack; 2] = [
+    Attack {
+        name: "the same counts again in one task",
+        does: "asks for the counts of a task once more, in its next round",
+        run: once_more,
+    },
+    Attack {
+        name: "counts of what too few have",
+        does: "asks for the answers to an item that fewer institutions support than a sum must hold",
+        run: below_the_threshold,
+    },
+];
 
 /// A plan for the counts that a task begins with.
 fn counts(stage: &Stage, task: &str, round: u32) -> anyhow::Result<Plan> {
@@ -61,6 +69,34 @@ pub(super) fn under_another_name(stage: &Stage) -> anyhow::Result<Haul> {
             Haul { refused: None, guess: Some(difference), x }
         }
     })
+}
+
+/// By the support sum one item has two institutions, one fewer than the threshold; the plan's vector counts
+/// it all the same.
+fn below_the_threshold(stage: &Stage) -> anyhow::Result<Refused> {
+    let registry = stage.registry()?;
+    let mut support = vec![2.0];
+    support.resize(registry.items.len(), 4.0);
+    let competencies = vec![4.0; registry.competencies.len()];
+    let sums =
+        Sums::from([("items".to_owned(), support), ("competencies".to_owned(), competencies)]);
+    let plan = stage.plan(&stage.task(), 0, 0)?;
+    let sizes = registry.sizes();
+    let plan = Plan {
+        architecture: KT_LOGISTIC_1.to_owned(),
+        layout: Some(architecture::layout(&registry.competencies).digest()?),
+        stage: Work::Statistics,
+        encoding: architecture::encoding(&Work::Statistics, &plan.hyper, sizes, 4)?,
+        inputs: Inputs {
+            support: Some(stage.server.put(tensors::write_sums(&sums)?)),
+            ..Inputs::default()
+        },
+        ..plan
+    };
+    let play = Play::begin(stage, stage.sign(plan))?;
+    play.show(&stage.agents, Phase::Ready, |_| {});
+    let words = "the plan's vector is not the one that its stage has: segment item_n";
+    stage.expect_refused(&stage.agents, play.round(), words)
 }
 
 fn once_more(stage: &Stage) -> anyhow::Result<Refused> {
