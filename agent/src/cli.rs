@@ -114,6 +114,13 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Show what taking part has cost learners, what is left, and what may be said of it.
+    Privacy {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
     /// Show exactly what the round under way would send.
     PreviewEgress {
         #[command(flatten)]
@@ -296,6 +303,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Pause { place, reason } => ask(&place.dir, Request::Pause { reason }, false),
         Command::Resume { place } => ask(&place.dir, Request::Resume, false),
+        Command::Privacy { place, json } => ask(&place.dir, Request::Privacy, json),
         Command::PreviewEgress { place, json } => ask(&place.dir, Request::PreviewEgress, json),
         Command::Approve { place, json } => {
             ask(&place.dir, Request::DecideEgress(Word::Approved), json)

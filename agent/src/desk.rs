@@ -21,6 +21,7 @@ use crate::{
     evaluate::{self, Quality},
     home::{Home, unpoisoned},
     import::{self, Mapping},
+    ledger::statement::statement,
     policy::{Policy, PolicyError},
     recommend::{Options, Recommender},
     rotation,
@@ -57,6 +58,8 @@ pub enum Request {
     PolicyDiff,
     /// Signs the policy's file as it is.
     SignPolicy,
+    /// What the privacy ledger says.
+    Privacy,
     /// What the round under way would send.
     PreviewEgress,
     /// A person's word on it.
@@ -123,6 +126,10 @@ impl Desk {
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
             Request::PolicyDiff => desk.policy_diff(),
             Request::SignPolicy => desk.sign_policy(),
+            Request::Privacy => {
+                let statement = statement(&desk.home)?;
+                Ok(Answer { text: statement.to_string(), json: serde_json::to_value(&statement)? })
+            }
             Request::PreviewEgress => {
                 let preview = egress::preview(&desk.home)?;
                 Ok(Answer { text: preview.to_string(), json: serde_json::to_value(&preview)? })

@@ -17,6 +17,7 @@ pub mod home;
 pub mod identity;
 pub mod import;
 pub mod install;
+pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod metrics;

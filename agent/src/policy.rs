@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::windows::{Window, Windows};
+use crate::{
+    ledger::Budget,
+    prepare::reads_records,
+    windows::{Window, Windows},
+};
 
 /// The file's name in the agent's directory.
 pub const FILE: &str = "policy.toml";
@@ -19,7 +23,7 @@ const WORD: u64 = 4;
 const MIB: u64 = 1 << 20;
 
 /// The institution's conditions for taking part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// The tasks that may run: names, or a prefix followed by `*`.
@@ -50,6 +54,9 @@ pub struct Policy {
     /// Where the hours are those of the clock: a name of the time zone database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
+    /// What private tasks may cost each learner; with it, no others are taken part in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Budget>,
     /// SHA-256 of the file that it was read from.
     #[serde(skip, default = "unread")]
     pub digest: Digest,
@@ -118,6 +125,15 @@ hold = false
 # begun is finished.
 #hours = ["Mon-Fri 18:00-06:00", "Sat-Sun 00:00-24:00"]
 #time_zone = "Europe/Berlin"
+
+# What taking part may cost each learner at most, as differential privacy counts it: sums then carry noise, and a
+# plan without noise, or past the budget, is refused. It is kept in every stretch of so many days. With strict
+# only plans count in which all the noise is this institution's own. See: collegium-agent privacy.
+#[privacy]
+#epsilon = 4.0
+#delta = 1e-6
+#days = 365
+#strict = false
 "#;
 
 impl Policy {
@@ -144,6 +160,9 @@ impl Policy {
             return Err("min_honest must be at least 2: a sum of one is no secret".into());
         }
         policy.windows().map_err(|error| format!("hours: {error}"))?;
+        if let Some(budget) = &policy.privacy {
+            budget.check().map_err(|error| format!("privacy: {error}"))?;
+        }
         Ok(policy)
     }
 
@@ -219,6 +238,18 @@ impl Policy {
         }
         if cohort.min_honest < self.min_honest {
             return Err(format!("min_honest {} (it needs {})", cohort.min_honest, self.min_honest));
+        }
+        if let Some(budget) = self.privacy.filter(|_| reads_records(plan)) {
+            match &plan.hyper.privacy {
+                None => return Err("sums without noise: it keeps a privacy budget".to_owned()),
+                Some(asked) if budget.strict && asked.parties > 1 => {
+                    let parties = asked.parties;
+                    return Err(format!(
+                        "noise that {parties} institutions make together (strict)"
+                    ));
+                }
+                Some(_) => {}
+            }
         }
         let sends = plan.encoding.dimension() as u64 * WORD;
         if let Some(most) = self.max_upload_mib.filter(|most| sends > u64::from(*most) * MIB) {

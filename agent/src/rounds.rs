@@ -82,7 +82,8 @@ impl Attempt {
 
     /// Phase 1.
     pub async fn ready(&self) -> Result<(), RoundError> {
-        let signed = self.say(|speaker, secrets| Ok(speaker.ready(secrets))).await?;
+        let ledger = self.home.book.read(|state| state.committed_head().copied());
+        let signed = self.say(move |speaker, secrets| Ok(speaker.ready(secrets, ledger))).await?;
         Ok(self.link.ready(&signed).await?)
     }
 

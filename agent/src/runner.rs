@@ -6,6 +6,7 @@
 mod authorities;
 mod effort;
 mod identity;
+mod ledger;
 mod models;
 mod part;
 
@@ -434,6 +435,9 @@ impl Runner {
             return Ok(());
         }
         let Polled { cursor, roster, release, release_signature, round, authorities, .. } = polled;
+        if let Some(earlier) = polled.ledger {
+            ledger::catch_up(&self.home, earlier).await?;
+        }
         if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
             self.fetch_documents().await?;
         }

@@ -4,10 +4,12 @@
 //! secret (they lie in the sealed session file), no clock, storage or wire.
 
 mod event;
+mod refusal;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
+    architecture::charges,
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
     faults::{Defence, without},
@@ -21,64 +23,11 @@ use collegium_shared::{
     signed::{Signed, Statement},
 };
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::policy::Policy;
+use crate::{ledger::Ledger, policy::Policy};
 
 pub use event::SessionEvent;
-
-/// Why this institution does not do what the coordinator asks for.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
-    #[error("the plan is not signed by the coordinator's key on the roster")]
-    NotTheCoordinator,
-    #[error("the plan names another roster than the one this institution holds")]
-    OtherRoster,
-    #[error("roster {version} expired at {expires_at}: the consortium has to sign a new one")]
-    RosterExpired { version: u64, expires_at: Timestamp },
-    #[error("the plan names another registry than the one this institution holds")]
-    OtherRegistry,
-    #[error("this institution's policy does not allow {0}")]
-    Policy(String),
-    #[error("round {given} is not newer than round {last}, in which this institution was before")]
-    Replayed { given: RoundId, last: RoundId },
-    #[error(
-        "the input was already sent in round {0}; it is used again only with a quorum's ABORT of that attempt"
-    )]
-    NoAbort(RoundId),
-    #[error(
-        "this institution already gave this stage of task {0} in round {1}; sums that do not depend on the weights are given once"
-    )]
-    AlreadyGiven(String, RoundId),
-    #[error(
-        "the sum would hold {differ} institutions more or less than that of round {round}, over the same records: the difference would be of fewer than {least}"
-    )]
-    TooClose { round: RoundId, differ: usize, least: usize },
-    #[error("the plan is malformed: {0}")]
-    Malformed(&'static str),
-    #[error("{0} on the list is not on the roster, or its signature does not verify")]
-    BadMember(InstitutionId),
-    #[error("the list is out of order, has repetitions or statements about another round")]
-    BadList,
-    #[error("the list has {given} institutions; the plan and the policy need at least {needed}")]
-    SmallCohort { given: usize, needed: usize },
-    #[error("this institution's own entry was changed")]
-    OwnEntryChanged,
-    #[error("the dealers' headers are incomplete, out of order or not signed")]
-    BadHeaders,
-    #[error("{what} differs from the one pinned for this attempt")]
-    Conflict { what: &'static str },
-    #[error("the proposal does not fit the uploads, or names institutions that cannot be in it")]
-    BadProposal,
-    #[error(
-        "the sum would hold {survivors} institutions of which {c_max} may collude; at least {min_honest} honest ones are needed"
-    )]
-    TooFewHonest { survivors: usize, c_max: u16, min_honest: u16 },
-    #[error("the certificate is no quorum's word: {0}")]
-    Certificate(#[from] BadCertificate),
-    #[error("a document that this phase needs is missing from the coordinator's answer")]
-    Incomplete,
-}
+pub use refusal::Refusal;
 
 /// What to do once the facts are durable.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +65,7 @@ pub struct Surroundings<'a> {
     /// The roster of the attempt before, whose input may have left ([`History::sent_roster`]).
     pub before: &'a VerifiedRoster,
     pub policy: &'a Policy,
+    pub ledger: &'a Ledger,
     pub now: Timestamp,
 }
 
@@ -393,6 +343,7 @@ impl History {
             return Err(Refusal::RosterExpired { version, expires_at });
         }
         around.policy.check(plan).map_err(Refusal::Policy)?;
+        check_price(plan, around)?;
         check_form(plan)?;
         self.check_basis(plan)?;
         let last = self.last.get(plan.round.task.as_str());
@@ -455,6 +406,13 @@ impl History {
             && before.registry == plan.registry;
         (same && old.commitment.is_some()).then_some(old)
     }
+}
+
+/// What the plan would cost learners, beside what was spent and what may be.
+fn check_price(plan: &Plan, around: Surroundings<'_>) -> Result<(), Refusal> {
+    let charges = charges(plan).map_err(|error| Refusal::Price(error.to_string()))?;
+    let (Some(charges), Some(budget)) = (charges, &around.policy.privacy) else { return Ok(()) };
+    around.ledger.check(&charges, budget, around.now).map_err(Refusal::Price)
 }
 
 fn same_round(a: &RoundId, b: &RoundId) -> bool {

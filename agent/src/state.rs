@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
+    architecture::Population,
     clock::Timestamp,
     crypto::{Digest, Signature, VerifyingKey},
     hand_over::SignedHandOver,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
-    protocol::Metrics,
+    protocol::{LedgerHead, Metrics},
     signed::Signed,
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     consent::{Changes, Consent},
     egress::Word,
+    ledger::Ledger,
+    prepare::reads_records,
     session::{History, SessionEvent},
 };
 
@@ -146,6 +149,13 @@ pub enum LocalEvent {
         manifest: Digest,
         reason: String,
     },
+    /// An earlier READY of this institution knows of more charges than this directory: it was restored from an
+    /// older backup. What is missing is debited, at most as large as it can have been.
+    LedgerBehind {
+        round: Digest,
+        entries: u64,
+        rho: BTreeMap<Population, f64>,
+    },
     /// The operator takes part in no new round until `Resumed`.
     Paused {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +210,12 @@ pub struct AgentState {
     policy: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     consent: Option<Box<Consent>>,
+    /// What learners spent.
+    #[serde(default)]
+    ledger: Ledger,
+    /// How far the ledger was when the input of the attempt under way was fixed; none without noise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    committed_head: Option<LedgerHead>,
     /// What was last said of an input that was held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     word: Option<(Digest, Word)>,
@@ -240,16 +256,47 @@ impl AgentState {
         Ok(state)
     }
 
+    /// What learners spent.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What READY of the attempt under way says of the ledger.
+    pub fn committed_head(&self) -> Option<&LedgerHead> {
+        self.committed_head.as_ref()
+    }
+
     /// Folds one event.
     pub fn apply(&mut self, event: &AgentEvent, at: Timestamp) {
         match event {
-            AgentEvent::Session(event) => self.history.apply(event),
+            AgentEvent::Session(event) => {
+                self.history.apply(event);
+                self.keep_ledger(event, at);
+            }
             AgentEvent::Local(event) => self.apply_local(event, at),
         }
     }
 
+    /// What was spent is what the fixed input says, of the plan that it was fixed for.
+    fn keep_ledger(&mut self, event: &SessionEvent, at: Timestamp) {
+        let SessionEvent::Committed { round, charges, .. } = event else { return };
+        let Some(session) = self.history.session().filter(|s| s.id() == round) else { return };
+        let plan = session.plan();
+        let private = plan.hyper.privacy.is_some();
+        if !charges.is_empty() {
+            self.ledger.charge(round.clone(), plan.stage.label(), charges.clone(), at);
+        } else if !private && reads_records(plan) {
+            self.ledger.unbounded(&round.task, at);
+        }
+        // A ledger that cannot be added up says nothing, and lets nothing be spent either.
+        self.committed_head = self.ledger.head().ok().filter(|_| private);
+    }
+
     fn apply_local(&mut self, event: &LocalEvent, at: Timestamp) {
         match event {
+            LocalEvent::LedgerBehind { entries, rho, .. } => {
+                self.ledger.behind(*entries, rho.clone(), at);
+            }
             LocalEvent::Enrolled { .. } => self.enrolled = true,
             LocalEvent::RosterAccepted { roster, version, .. } => {
                 self.roster = Some(InForce { digest: *roster, version: *version });
@@ -526,6 +573,11 @@ mod tests {
             LocalEvent::Paused { reason: Some(reason) },
             LocalEvent::Resumed,
             LocalEvent::Paused { reason: None },
+            LocalEvent::LedgerBehind {
+                round: digest,
+                entries: 9,
+                rho: BTreeMap::from([(Population::Training, 0.5), (Population::HeldOut, 0.0)]),
+            },
         ];
         let session = World::new().events_of_a_round();
         assert_eq!(session.len(), 10);
@@ -558,6 +610,7 @@ mod tests {
             log = Log::open(&journal, "agent/b", load()).unwrap();
             assert_eq!(AgentState::replay(&log).unwrap(), state, "after entry {index}");
         }
+        assert_eq!(state.ledger().head().unwrap().entries, 9);
         assert_eq!(state.imports(), 2);
         assert_eq!(state.consent().unwrap().policy, Digest::of(b"d"));
         assert!(matches!(state.word(&Digest::of(b"d")), Some(Word::Rejected { .. })));

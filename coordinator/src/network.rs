@@ -9,7 +9,7 @@ use collegium_shared::{
     crypto::{Digest, Signature, VerifyingKey},
     hand_over::SignedHandOver,
     ids::{InstitutionId, RoundId},
-    protocol::{Cohort, Metrics, Phase},
+    protocol::{Cohort, Metrics, Phase, Ready},
     signed::Signed,
 };
 use serde::{Deserialize, Serialize};
@@ -234,6 +234,9 @@ pub struct Network {
     /// For the signing key that the roster does not name yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hand_over: Option<Box<SignedHandOver>>,
+    /// The READY in which each institution said most of its privacy ledger.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    ledgers: BTreeMap<InstitutionId, Signed<Ready>>,
 }
 
 impl Network {
@@ -256,6 +259,22 @@ impl Network {
         if let (RoundEvent::Ended { ending }, Some(task)) = (event, self.tasks.last_mut()) {
             task.round_ended(round, before, ending);
         }
+        if let RoundEvent::Ready { ready } = event {
+            self.keep_ledger(ready);
+        }
+    }
+
+    fn keep_ledger(&mut self, ready: &Signed<Ready>) {
+        let Some(head) = &ready.body.ledger else { return };
+        let known = self.ledgers.get(&ready.body.institution).and_then(|r| r.body.ledger);
+        if known.is_none_or(|known| known.entries <= head.entries) {
+            self.ledgers.insert(ready.body.institution.clone(), ready.clone());
+        }
+    }
+
+    /// What an institution last said of its privacy ledger.
+    pub fn ledger(&self, institution: &InstitutionId) -> Option<&Signed<Ready>> {
+        self.ledgers.get(institution)
     }
 
     fn apply_network(&mut self, event: &NetworkEvent, at: Timestamp) {

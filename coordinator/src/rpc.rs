@@ -151,6 +151,10 @@ impl Rpc {
         };
         let mut polled = views::answer(published, member, held, dealings.as_ref());
         polled.notice = self.notice(member);
+        // A process that has just started, perhaps from a backup.
+        if query.cursor.is_empty() {
+            polled.ledger = published.network.ledger(member).cloned();
+        }
         Ok((&polled).into())
     }
 

@@ -83,6 +83,7 @@ pub fn answer(
             .countersigned
             .filter(|(of, _)| release_for(published, member) == Some(*of))
             .map(|(_, signature)| signature),
+        ledger: None,
     }
 }
 

@@ -101,6 +101,8 @@ pub enum Reason {
     Json(String),
     #[error("is no set of positions: {0}")]
     Positions(BadBitmap),
+    #[error("must be a finite number, and not below 0")]
+    Range,
     #[error("is not plain text")]
     Text,
     #[error("is not {0} bytes in hexadecimal")]

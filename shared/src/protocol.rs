@@ -173,7 +173,7 @@ pub enum Phase {
 }
 
 /// Phase 1: an institution takes part, bound to one input by its commitment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ready {
     pub plan: Digest,
@@ -184,6 +184,22 @@ pub struct Ready {
     pub share_key: AgreementKey,
     /// H(b): what the recovered self-mask seed must hash to.
     pub self_commitment: Digest,
+    /// How far the institution's privacy ledger is, of a private round: a restored agent is shown it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerHead>,
+}
+
+/// What an institution's privacy ledger holds, as one line for each population: what its learners ever spent
+/// is nowhere above rho x order.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerHead {
+    /// Charged inputs.
+    pub entries: u64,
+    /// rho of training learners, in nats.
+    pub training: f64,
+    /// rho of held-out learners, in nats.
+    pub held_out: f64,
 }
 
 impl Statement for Ready {

@@ -377,6 +377,7 @@ impl Attempt {
             mask_key: self.secrets.mask_key(),
             share_key: self.secrets.share_key(),
             self_commitment,
+            ledger: None,
         })
     }
 

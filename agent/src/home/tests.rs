@@ -62,6 +62,7 @@ fn in_flight(home: &Home) -> (RoundId, Digest) {
         round: round.clone(),
         commitment,
         snapshot: Digest::of(b"records"),
+        charges: Vec::new(),
     };
     home.book.record([committed.into()]).unwrap();
     home.rounds.draw(&round, &commitment).unwrap();

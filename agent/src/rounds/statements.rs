@@ -6,8 +6,8 @@ use collegium_shared::{
     crypto::{Digest, SigningKey},
     ids::InstitutionId,
     protocol::{
-        Outcome, Plan, Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote,
-        pieces_digest,
+        LedgerHead, Outcome, Plan, Ready, RevealHeader, RoundView, ShareBody, ShareHeader,
+        UploadHeader, Vote, pieces_digest,
     },
     secagg::{
         self, BadBitmap, Bitmap, DealError, HeldShare, MaskError, Masker, Member, RoundSecrets,
@@ -42,8 +42,8 @@ pub struct Speaker<'a> {
 }
 
 impl Speaker<'_> {
-    /// Phase 1.
-    pub fn ready(&self, secrets: &RoundSecrets) -> Signed<Ready> {
+    /// Phase 1. `ledger` is that of a private round.
+    pub fn ready(&self, secrets: &RoundSecrets, ledger: Option<LedgerHead>) -> Signed<Ready> {
         let ready = Ready {
             plan: self.plan_digest,
             institution: self.institution.clone(),
@@ -51,6 +51,7 @@ impl Speaker<'_> {
             mask_key: secrets.mask_key(),
             share_key: secrets.share_key(),
             self_commitment: secrets.self_commitment(),
+            ledger,
         };
         Signed::sign(ready, self.key)
     }

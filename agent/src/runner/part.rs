@@ -119,8 +119,9 @@ impl Runner {
             let own = home.institution();
             let now = home.clock.now();
             let before = before.as_ref().unwrap_or(&roster);
-            let around = Surroundings { own, roster: &roster, before, policy: &policy, now };
             home.book.read(|state| {
+                let (policy, ledger) = (&policy, state.ledger());
+                let around = Surroundings { own, roster: &roster, before, policy, ledger, now };
                 let history = state.history();
                 let old = history.reusable_input(&view.plan.body);
                 let reusable = old.and_then(|old| {
@@ -317,6 +318,7 @@ impl Runner {
         adopted: Option<Fixed>,
     ) -> Result<(), Failure> {
         let round = view.id().clone();
+        let fresh = adopted.is_none();
         let Fixed { commitment, snapshot } = match adopted {
             Some(fixed) => fixed,
             None => match self.train(view).await {
@@ -327,7 +329,13 @@ impl Runner {
                 other => other?,
             },
         };
-        let committed = SessionEvent::Committed { round: round.clone(), commitment, snapshot };
+        // An input that was taken over from an aborted attempt is the same release, and was paid for.
+        let charges = match architecture::charges(&view.plan.body) {
+            Ok(charges) => charges.filter(|_| fresh).unwrap_or_default(),
+            Err(error) => return Err(Failure::Leave(error.to_string())),
+        };
+        let round_of = round.clone();
+        let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
         self.record(vec![committed.into()]).await?;
         let home = Arc::clone(&self.home);
         Ok(Self::blocking(move || home.rounds.draw(&round, &commitment)).await??)

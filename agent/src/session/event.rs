@@ -1,6 +1,7 @@
 //! What happened in this institution's part of a round, as it is written down. Decides nothing.
 
 use collegium_shared::{
+    architecture::Charge,
     crypto::Digest,
     ids::{InstitutionId, RoundId},
     protocol::{Ending, Outcome, Plan},
@@ -22,6 +23,9 @@ pub enum SessionEvent {
         commitment: Digest,
         /// The records that the input was made from.
         snapshot: Digest,
+        /// What it costs each learner; nothing for an input that was paid for in an earlier attempt.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        charges: Vec<Charge>,
     },
     /// The list L was checked and pinned.
     Listed {

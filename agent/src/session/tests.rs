@@ -1,7 +1,7 @@
 //! The participant machine against a coordinator that may do anything but forge signatures.
 
 use collegium_shared::{
-    architecture::{Hyper, LearnerPrivacy, Stage, Target},
+    architecture::{self, Hyper, LearnerPrivacy, Sizes, Stage, Target},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, SigningKey},
     params::Encoding,
@@ -15,6 +15,7 @@ use collegium_shared::{
 };
 
 use super::*;
+use crate::ledger::Budget;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
@@ -34,6 +35,7 @@ pub(crate) struct World {
     /// Of the attempt before, if it is another one.
     before: Option<VerifiedRoster>,
     policy: Policy,
+    ledger: Ledger,
     now: Timestamp,
 }
 
@@ -72,9 +74,11 @@ impl World {
             hours: Vec::new(),
             hold: false,
             time_zone: None,
+            privacy: None,
             digest: Digest::of(b"policy"),
         };
-        Self { coordinator, keys, roster, before: None, policy, now: at(10) }
+        let ledger = Ledger::default();
+        Self { coordinator, keys, roster, before: None, policy, ledger, now: at(10) }
     }
 
     /// Another key for an institution, on another roster.
@@ -102,7 +106,8 @@ impl World {
     fn around(&self) -> Surroundings<'_> {
         let own = self.keys.keys().nth(1).unwrap();
         let (roster, before) = (&self.roster, self.before.as_ref().unwrap_or(&self.roster));
-        Surroundings { own, roster, before, policy: &self.policy, now: self.now }
+        let (policy, ledger, now) = (&self.policy, &self.ledger, self.now);
+        Surroundings { own, roster, before, policy, ledger, now }
     }
 
     pub(crate) fn plan_body(&self, task: &str, round: u32, attempt: u32, stage: Stage) -> Plan {
@@ -122,6 +127,16 @@ impl World {
             before: None,
             issued_at: at(5),
         }
+    }
+
+    /// A step of a private task of one step, with noise of so many.
+    fn private_body(&self, round: u32, parties: u16, epsilon: f64) -> Plan {
+        let mut body = self.plan_body("t", round, 0, Stage::Train { step: 1 });
+        let target = Target { epsilon, delta: 1e-6 };
+        body.hyper.privacy = Some(LearnerPrivacy::propose(target, 1, parties).unwrap());
+        let sizes = Sizes { items: 3, competencies: 2 };
+        body.encoding = architecture::encoding(&body.stage, &body.hyper, sizes, 5).unwrap();
+        body
     }
 
     fn view(&self, body: Plan) -> RoundView {
@@ -154,6 +169,7 @@ impl World {
             mask_key: AgreementKey([byte; 32]),
             share_key: AgreementKey([byte + 100; 32]),
             self_commitment: Digest::of(who.as_bytes()),
+            ledger: None,
         };
         self.sign(who, ready)
     }
@@ -228,6 +244,7 @@ impl World {
                 round,
                 commitment,
                 snapshot: Digest::of(b"records"),
+                charges: Vec::new(),
             });
         }
         step.events.iter().for_each(|event| history.apply(event));
@@ -513,12 +530,7 @@ fn proposals_with_too_few_or_the_wrong_institutions_get_no_vote() {
 #[test]
 fn a_sum_with_too_little_noise_gets_no_vote() {
     let world = World::new();
-    let with = |parties| {
-        let mut body = world.plan_body("t", 0, 0, Stage::Train { step: 1 });
-        let target = Target { epsilon: 4.0, delta: 1e-6 };
-        body.hyper.privacy = Some(LearnerPrivacy::propose(target, 20, parties).unwrap());
-        world.view(body)
-    };
+    let with = |parties| world.view(world.private_body(0, parties, 4.0));
     let vote = |parties, who: &[&str]| {
         let dealt = world.dealt(&world.listed(&with(parties), &FOUR), &FOUR);
         world.go(&mut world.until(&dealt), &world.proposed(&dealt, who))
@@ -535,6 +547,39 @@ fn a_sum_with_too_little_noise_gets_no_vote() {
         Refusal::SmallCohort { given: 4, needed: 5 },
         "nobody deals in vain"
     );
+}
+
+#[test]
+fn a_budget_lets_in_what_is_paid_for_and_nothing_without_noise() {
+    let mut world = World::new();
+    // The step costs a third of what the task may.
+    let private = |parties, epsilon| world.private_body(0, parties, epsilon);
+    let (fits, alone, dear) = (private(2, 4.0), private(1, 4.0), private(2, 400.0));
+    let exact = world.plan_body("t", 0, 0, Stage::Train { step: 1 });
+    world.policy.privacy = Some(Budget { epsilon: 4.0, delta: 1e-6, days: 365, strict: false });
+    let ask = |world: &World, plan: &Plan| {
+        world.go(&mut History::default(), &world.view(plan.clone())).map_err(|e| e.to_string())
+    };
+    assert!(ask(&world, &fits).is_ok());
+    assert!(ask(&world, &exact).unwrap_err().contains("sums without noise"));
+    assert!(ask(&world, &dear).unwrap_err().contains("past this institution's budget of 4"));
+    let mut ledger = Ledger::default();
+    let charges = architecture::charges(&fits).unwrap().unwrap();
+    for round in 0..3 {
+        assert!(ask(&world, &fits).is_ok(), "{round} were paid for");
+        let round = RoundId { round, ..fits.round.clone() };
+        ledger.charge(round, "train", charges.clone(), at(9));
+        world.ledger = ledger.clone();
+    }
+    assert!(ask(&world, &fits).unwrap_err().contains("not paid for"));
+    let mut load = exact;
+    load.architecture = "load-test/1".into();
+    world.policy.architectures.push("load-test/1".into());
+    assert!(ask(&world, &load).is_ok(), "no records have any part in it");
+    world.ledger = Ledger::default();
+    world.policy.privacy = Some(Budget { epsilon: 4.0, delta: 1e-6, days: 365, strict: true });
+    assert!(ask(&world, &alone).is_ok());
+    assert!(ask(&world, &fits).unwrap_err().contains("make together"));
 }
 
 #[test]

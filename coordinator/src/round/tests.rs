@@ -115,6 +115,7 @@ impl Table {
             mask_key: secrets.mask_key(),
             share_key: secrets.share_key(),
             self_commitment: secrets.self_commitment(),
+            ledger: None,
         };
         Message::Ready(Signed::sign(ready, key))
     }

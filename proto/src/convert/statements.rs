@@ -3,8 +3,8 @@
 use collegium_shared::{
     crypto::{AgreementKey, Digest},
     protocol::{
-        Certificate, Ending, Outcome, Ready, RevealHeader, ShareBody, ShareHeader, UploadHeader,
-        Vote, pieces_digest,
+        Certificate, Ending, LedgerHead, Outcome, Ready, RevealHeader, ShareBody, ShareHeader,
+        UploadHeader, Vote, pieces_digest,
     },
     roster::MAX_INSTITUTIONS,
     secagg::{Bitmap, SEALED_SHARE_LEN, ShareKind, SharePiece},
@@ -28,6 +28,7 @@ impl TryFrom<v1::ReadyMessage> for Signed<Ready> {
             mask_key: fixed("ReadyMessage.mask_key", &message.mask_key).map(AgreementKey)?,
             share_key: fixed("ReadyMessage.share_key", &message.share_key).map(AgreementKey)?,
             self_commitment: digest("ReadyMessage.self_commitment", &message.self_commitment)?,
+            ledger: message.ledger.map(ledger).transpose()?,
         };
         let signature = signature("ReadyMessage.signature", &message.signature)?;
         Ok(Self { body, signature })
@@ -45,8 +46,23 @@ impl From<&Signed<Ready>> for v1::ReadyMessage {
             share_key: body.share_key.0.to_vec(),
             self_commitment: body.self_commitment.0.to_vec(),
             signature: signature.0.to_vec(),
+            ledger: body.ledger.map(|LedgerHead { entries, training, held_out }| v1::LedgerHead {
+                entries,
+                training,
+                held_out,
+            }),
         }
     }
+}
+
+fn ledger(message: v1::LedgerHead) -> Result<LedgerHead, Malformed> {
+    let v1::LedgerHead { entries, training, held_out } = message;
+    for (field, rho) in [("LedgerHead.training", training), ("LedgerHead.held_out", held_out)] {
+        if !(rho.is_finite() && rho >= 0.0) {
+            return Err(malformed(field, Reason::Range));
+        }
+    }
+    Ok(LedgerHead { entries, training, held_out })
 }
 
 impl TryFrom<v1::ShareHeaderMessage> for Signed<ShareHeader> {

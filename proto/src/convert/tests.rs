@@ -190,6 +190,7 @@ fn example_ready() -> v1::ReadyMessage {
         share_key: vec![4; 32],
         self_commitment: vec![5; 32],
         signature: vec![6; 64],
+        ledger: None,
     }
 }
 

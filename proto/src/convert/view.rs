@@ -5,7 +5,7 @@ use collegium_shared::{
     credentials::Authorities,
     crypto::{Digest, Signature},
     ids::RoundId,
-    protocol::{Phase, RoundView, ShareHeader},
+    protocol::{Phase, Ready, RoundView, ShareHeader},
     roster::{Registry, Roster},
     signed::Signed,
 };
@@ -89,6 +89,8 @@ pub struct Polled {
     /// Of the coordinator's key in force under [`collegium_shared::hand_over::countersigned_digest`] of
     /// the release, if a key before it signed the manifest.
     pub release_signature: Option<Signature>,
+    /// The READY in which the caller last said how far its privacy ledger is.
+    pub ledger: Option<Signed<Ready>>,
 }
 
 impl TryFrom<v1::PollReply> for Polled {
@@ -101,6 +103,7 @@ impl TryFrom<v1::PollReply> for Polled {
         empty_unless(changed, "PollReply.roster", message.roster.is_empty())?;
         empty_unless(changed, "PollReply.release", message.release.is_empty())?;
         empty_unless(changed, "PollReply.round", message.round.is_none())?;
+        empty_unless(changed, "PollReply.ledger", message.ledger.is_none())?;
         empty_unless(changed, "PollReply.authorities", message.authorities.is_empty())?;
         let released = !message.release.is_empty();
         let countersigned = Some(message.release_signature).filter(|bytes| !bytes.is_empty());
@@ -114,6 +117,7 @@ impl TryFrom<v1::PollReply> for Polled {
             notice: Some(message.notice).filter(|notice| !notice.is_empty()),
             authorities: optional_digest("PollReply.authorities", &message.authorities)?,
             release_signature: countersigned.map(of_release).transpose()?,
+            ledger: message.ledger.map(Signed::try_from).transpose()?,
         })
     }
 }
@@ -136,6 +140,7 @@ impl From<&Polled> for v1::PollReply {
                 .release_signature
                 .map(|signature| signature.as_bytes().to_vec())
                 .unwrap_or_default(),
+            ledger: polled.ledger.as_ref().map(Into::into),
         }
     }
 }

@@ -509,6 +509,7 @@ impl Agent {
             roster: &roster,
             before: before.as_ref().unwrap_or(&roster),
             policy,
+            ledger: self.state.ledger(),
             now,
         };
         let old = self.state.history().reusable_input(&view.plan.body);
@@ -624,7 +625,8 @@ impl Agent {
         if self.is(Mutation::DrawsFirst) {
             self.draw(&round, commitment, watch)?;
         }
-        let committed = SessionEvent::Committed { round: round.clone(), commitment, snapshot };
+        let (round_of, charges) = (round.clone(), Vec::new());
+        let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
         self.record(&[committed.into()])?;
         self.draw(&round, commitment, watch)
     }
@@ -656,7 +658,7 @@ impl Agent {
         let speaker = Speaker { institution, key, plan, plan_digest, commitment };
         let said = match action {
             Action::Wait | Action::Finish | Action::Prepare => return Ok(None),
-            Action::Ready => Said::Ready(speaker.ready(&secrets)),
+            Action::Ready => Said::Ready(speaker.ready(&secrets, None)),
             Action::Deal { list } => {
                 let (header, body) = speaker.share(&secrets, view, list)?;
                 Said::Share { header, body }

@@ -8,8 +8,8 @@ use collegium_shared::{
     ids::{InstitutionId, RoundId, TaskId},
     params::Encoding,
     protocol::{
-        Before, Certificate, Cohort, Deadlines, Ending, Inputs, Outcome, Phase, Plan, Ready,
-        RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
+        Before, Certificate, Cohort, Deadlines, Ending, Inputs, LedgerHead, Outcome, Phase, Plan,
+        Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
     },
     roster::{Member, Registry, Roster},
     secagg::{Bitmap, SEALED_SHARE_LEN, ShareKind, SharePiece},
@@ -67,14 +67,20 @@ pub(super) fn phase() -> impl Strategy<Value = Phase> {
 
 pub(super) fn ready() -> impl Strategy<Value = Signed<Ready>> {
     let keys = (any::<[u8; 32]>(), any::<[u8; 32]>());
-    let body = (digest(), institution(), digest(), keys, digest()).prop_map(
-        |(plan, institution, commitment, (mask, share), self_commitment)| Ready {
+    let ledger = option::of((any::<u64>(), 0.0..1e6, 0.0..1e6));
+    let body = (digest(), institution(), digest(), keys, digest(), ledger).prop_map(
+        |(plan, institution, commitment, (mask, share), self_commitment, ledger)| Ready {
             plan,
             institution,
             commitment,
             mask_key: AgreementKey(mask),
             share_key: AgreementKey(share),
             self_commitment,
+            ledger: ledger.map(|(entries, training, held_out)| LedgerHead {
+                entries,
+                training,
+                held_out,
+            }),
         },
     );
     signed(body)
@@ -286,8 +292,9 @@ pub(super) fn view() -> impl Strategy<Value = RoundView> {
 pub(super) fn polled() -> impl Strategy<Value = Polled> {
     let notice = || option::of("[ -~]{1,80}");
     let digests = [(); 3].map(|()| option::of(digest()));
-    let news = ("[0-9a-z]{1,64}", digests, option::of(view()), notice()).prop_map(
-        |(cursor, [roster, release, authorities], round, notice)| Polled {
+    let ledger = option::of(ready());
+    let news = ("[0-9a-z]{1,64}", digests, option::of(view()), notice(), ledger).prop_map(
+        |(cursor, [roster, release, authorities], round, notice, ledger)| Polled {
             release_signature: release.map(|digest| Signature([digest.0[0]; 64])),
             cursor,
             roster,
@@ -295,6 +302,7 @@ pub(super) fn polled() -> impl Strategy<Value = Polled> {
             round,
             notice,
             authorities,
+            ledger,
         },
     );
     let unchanged = notice().prop_map(|notice| Polled { notice, ..Polled::default() });
