@@ -162,7 +162,12 @@ fn tell(
     screen.say(&recommendations);
     consortium.network.stop()?;
     let logs = consortium.verify_logs(stop)?;
-    let summary = Summary::new(consortium, &course, &comparison, metrics, &traffic, peak, logs);
+    let mut summary = Summary::new(consortium, &course, &comparison, metrics, &traffic, peak, logs);
+    if consortium.epsilon.is_some() {
+        let (words, spent) = report::ledger(consortium)?;
+        summary.epsilon_spent = Some(spent);
+        screen.say(&words);
+    }
     screen.say(&report::figures(&summary, &course));
     screen.say(&report::privacy(consortium)?);
     Ok(summary)

@@ -61,7 +61,7 @@ impl<'a> Consortium<'a> {
         let answers: usize = sites.iter().map(Site::answers).sum();
         screen.note(&format!("  records        {answers} answers imported: {}", sizes(sites)));
         let cohort = Cohort::proposed(n);
-        let policy = policy(cohort);
+        let policy = policy(cohort, epsilon);
         workers::each(sites, stop, |site| network.set_policy(&site.name, &policy))?;
         screen.note(&format!(
             "  policies       written: sums over {} at least, {} of them honest, {} may collude",
@@ -140,12 +140,14 @@ impl<'a> Consortium<'a> {
     }
 }
 
-fn policy(Cohort { c_max, min_honest }: Cohort) -> String {
+fn policy(Cohort { c_max, min_honest }: Cohort, epsilon: Option<f64>) -> String {
     let n_min = Cohort { c_max, min_honest }.n_min();
+    let budget =
+        epsilon.map(|epsilon| format!("\n[privacy]\nepsilon = {epsilon}\n")).unwrap_or_default();
     format!(
         "# Written by the demo: what the coordinator proposes for this many institutions.\n\
          tasks = [\"{TASK}\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = {c_max}\n\
-         n_min = {n_min}\nmin_honest = {min_honest}\n"
+         n_min = {n_min}\nmin_honest = {min_honest}\n{budget}"
     )
 }
 

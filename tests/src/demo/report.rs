@@ -62,6 +62,8 @@ pub(super) struct Summary {
     steps: u32,
     /// What the task was allowed to cost each learner; none: exact sums. `auc_global` carries noise then.
     epsilon: Option<f64>,
+    /// What the victim's ledger says that each training learner spent, and each held-out one.
+    pub(super) epsilon_spent: Option<[f64; 2]>,
     institutions: usize,
     answers: usize,
     rounds_completed: usize,
@@ -107,6 +109,7 @@ impl Summary {
             seed: population.seed,
             steps: course.steps,
             epsilon: consortium.epsilon,
+            epsilon_spent: None,
             institutions: population.sites.len(),
             answers: population.sites.iter().map(|site| site.answers()).sum(),
             rounds_completed,
@@ -225,6 +228,23 @@ pub(super) fn figures(summary: &Summary, course: &Course) -> String {
         mib(summary.coordinator_peak_bytes),
         summary.logs,
     )
+}
+
+/// What the killed institution's ledger says, in its own words, and as figures.
+pub(super) fn ledger(consortium: &Consortium<'_>) -> anyhow::Result<(String, [f64; 2])> {
+    let site = &consortium.victim;
+    let json = consortium.agent_json(site, &["privacy", "--json"], LIMIT)?;
+    let spent = |place: usize| {
+        let spent = json["populations"][place]["spent"].as_f64();
+        spent.with_context(|| format!("the ledger of {site} says nothing: {json}"))
+    };
+    let spent = [spent(0)?, spent(1)?];
+    let words = consortium.network.agent(site, &["privacy"])?.stdout;
+    let words = String::from_utf8_lossy(&words);
+    Ok((
+        format!("\nThe privacy ledger of {site}, which only that institution keeps\n{words}"),
+        spent,
+    ))
 }
 
 /// What this run did not protect against.

@@ -63,6 +63,24 @@ fn seven_simulated_institutions_train_and_one_comes_back_from_a_kill() {
     check(&summary, 0.008);
 }
 
+/// Less than it may cost was never spent, and more never can be; what the model lost to noise is little.
+#[test]
+fn a_private_task_spends_what_it_may_and_no_more() {
+    let summary = demo(&["--epsilon", "4"]);
+    println!("{summary}");
+    assert_eq!(
+        (&summary["resumed_after_kill"], &summary["logs_verified"]),
+        (&true.into(), &true.into())
+    );
+    assert_eq!((number(&summary, "epsilon"), number(&summary, "rounds_completed")), (4.0, 22.0));
+    for population in 0..2 {
+        let spent = summary["epsilon_spent"][population].as_f64().unwrap();
+        assert!((3.98..=4.0).contains(&spent), "population {population} spent {spent}");
+    }
+    let (alone, global) = (number(&summary, "auc_alone_mean"), number(&summary, "auc_global_mean"));
+    assert!(global > alone, "mean alone {alone}, with the noisy model {global}");
+}
+
 #[test]
 fn assist09_by_school_reaches_the_pooled_model() {
     let Some(file) = real("assist09.parquet") else { return };
