@@ -7,15 +7,19 @@ use std::fmt;
 
 use anyhow::{Context, bail};
 use collegium_shared::{
+    accountant::Spent,
+    architecture::{self, Population},
     crypto::Digest,
     ids::RoundId,
     params::{Encoding, Segment},
+    protocol::Plan,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     consent::policy_in_force,
     home::Home,
+    ledger::{Budget, DELTA, POPULATIONS},
     session_file::Input,
     state::{AgentState, LocalEvent},
 };
@@ -55,6 +59,17 @@ pub struct Tensor {
     pub largest: f64,
     /// Values that are at the bound: clipped, or just there.
     pub at_bound: u64,
+    /// The standard deviation of the noise that is in each value already; 0 for none.
+    pub noise: f64,
+}
+
+/// What the round costs each learner of a population, as epsilon.
+#[derive(Clone, Debug, Serialize)]
+pub struct Price {
+    pub population: Population,
+    pub round: f64,
+    /// In the budget's period, this round counted; ever, without a budget.
+    pub spent: f64,
 }
 
 /// Exactly what would leave in a round.
@@ -71,6 +86,10 @@ pub struct Preview {
     pub bytes: u64,
     /// The fewest institutions whose sum alone may be opened.
     pub summed_over: usize,
+    /// Of a private round; none: no figure bounds what its sum tells.
+    pub price: Option<Vec<Price>>,
+    /// Of the prices.
+    pub delta: f64,
 }
 
 /// The attempt under way, if its input is committed to and others do not have its keys yet.
@@ -100,7 +119,8 @@ pub fn waiting(home: &Home) -> Option<RoundId> {
 
 /// Reads the input of the attempt under way.
 pub fn preview(home: &Home) -> anyhow::Result<Preview> {
-    let hold = policy_in_force(home)?.hold;
+    let policy = policy_in_force(home)?;
+    let hold = policy.hold;
     let found = home.book.read(|state| {
         let session = state.history().session().filter(|session| !session.over())?;
         let commitment = session.commitment()?;
@@ -119,8 +139,33 @@ pub fn preview(home: &Home) -> anyhow::Result<Preview> {
         tensors: tensors(&plan.encoding, &mut input)?,
         bytes: input.words() as u64 * WORD,
         summed_over: plan.least(),
+        price: price(home, &plan, policy.privacy.as_ref())?,
+        delta: policy.privacy.map_or(DELTA, |budget| budget.delta),
         round: plan.round,
     })
+}
+
+/// What the round costs, which the ledger holds already.
+fn price(home: &Home, plan: &Plan, budget: Option<&Budget>) -> anyhow::Result<Option<Vec<Price>>> {
+    let Some(charges) = architecture::charges(plan)? else { return Ok(None) };
+    let delta = budget.map_or(DELTA, |budget| budget.delta);
+    let since = budget.map(|budget| home.clock.now() - budget.period());
+    let mut prices: Vec<Price> = Vec::new();
+    for (population, _) in POPULATIONS {
+        let mut own = charges.iter().filter(|c| c.population == population).peekable();
+        if own.peek().is_none() {
+            continue;
+        }
+        let mut round = Spent::default();
+        for charge in own {
+            round = round.plus(&charge.spent()?)?;
+        }
+        let spent = home.book.read(|state| state.ledger().spent(population, since))?;
+        let epsilon = |spent: &Spent| spent.epsilon(delta).map(|epsilon| epsilon.value());
+        let (round, spent) = (epsilon(&round)?, epsilon(&spent)?);
+        prices.push(Price { population, round, spent });
+    }
+    Ok(Some(prices))
 }
 
 fn tensors(encoding: &Encoding, input: &mut Input) -> anyhow::Result<Vec<Tensor>> {
@@ -134,6 +179,7 @@ fn tensors(encoding: &Encoding, input: &mut Input) -> anyhow::Result<Vec<Tensor>
         norm: 0.0,
         largest: 0.0,
         at_bound: 0,
+        noise: segment.deviation,
     };
     let mut tensors: Vec<Tensor> = encoding.segments().iter().map(new).collect();
     let mut places = encoding.segments().iter().zip(&mut tensors);
@@ -215,17 +261,35 @@ impl fmt::Display for Preview {
         line("standing", self.standing.to_string())?;
         line("commitment", self.commitment.to_string())?;
         for tensor in &self.tensors {
-            let Tensor { name, values, bound, norm, largest, at_bound } = tensor;
-            line(
-                name,
+            let Tensor { name, values, bound, norm, largest, at_bound, noise } = tensor;
+            let words = if *noise > 0.0 {
+                format!(
+                    "{values} values, norm {norm:.4}, largest {largest:.4}, with noise of deviation {noise:.4} on \
+                     each; at most {bound} before it"
+                )
+            } else {
                 format!(
                     "{values} values, norm {norm:.4}, largest {largest:.4} of at most {bound}, {at_bound} at the bound"
-                ),
-            )?;
+                )
+            };
+            line(name, words)?;
         }
         line("leaves", format!("{} bytes, masked", self.bytes))?;
         line("opened", format!("only as a sum over at least {}", self.summed_over))?;
-        line("noise", "none: this version has no differential privacy".to_owned())
+        let Some(prices) = &self.price else {
+            return line("costs", "no figure bounds it: the sum is exact".to_owned());
+        };
+        for Price { population, round, spent } in prices {
+            let who =
+                POPULATIONS.iter().find(|(of, _)| of == population).map_or("", |(_, name)| name);
+            let delta = self.delta;
+            let words = format!(
+                "{who}: epsilon {round:.4} by itself, {spent:.4} with all before it (delta {delta:e}); it is \
+                 debited whether it leaves or not"
+            );
+            line("costs", words)?;
+        }
+        Ok(())
     }
 }
 

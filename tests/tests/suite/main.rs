@@ -33,6 +33,7 @@ mod load_test;
 mod monitoring;
 mod packages;
 mod presence;
+mod privacy;
 mod proxies;
 mod random;
 mod refusals;
