@@ -135,7 +135,7 @@ fn survivors(round: &Round) -> Result<&Bitmap, AggregateError> {
 }
 
 /// Takes the masks off, on all processors if it is worth a thread.
-fn unmask(unmasker: &Unmasker, words: &mut [u32]) {
+pub fn unmask(unmasker: &Unmasker, words: &mut [u32]) {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let pieces = words.len().div_ceil(PIECE_WORDS);
     let each = pieces.div_ceil(threads).max(PIECES_PER_THREAD);

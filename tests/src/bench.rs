@@ -9,6 +9,7 @@ mod peer;
 mod plot;
 mod privacy;
 mod round;
+mod secagg;
 mod slope;
 mod statistics;
 mod sums;
@@ -37,6 +38,8 @@ enum Benchmark {
     Round(round::Options),
     /// Masking beside raw AES-256-GCM over as many zeros.
     Mask(mask::Options),
+    /// Secure aggregation alone, in one process: processor time and bytes of both sides.
+    Secagg(secagg::Options),
     /// Discrete Gaussian noise: nanoseconds a draw, beside the exact sampler.
     Noise(noise::Options),
     /// What learner-level privacy costs: the model's quality against epsilon, and a step's time.
@@ -67,6 +70,7 @@ impl Cli {
         match &self.benchmark {
             Benchmark::Round(options) => round::run(options),
             Benchmark::Mask(options) => mask::run(options),
+            Benchmark::Secagg(options) => secagg::run(options),
             Benchmark::Noise(options) => noise::run(options),
             Benchmark::Privacy(options) => privacy::run(options),
             Benchmark::Idle(options) => idle::run(options),

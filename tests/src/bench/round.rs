@@ -48,7 +48,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Value> {
     for turn in 1..=options.turns {
         eprintln!("turn {turn} of {}", options.turns);
         own.push(measure(options)?);
-        peer.extend(options.peer.run(options.parameters, options.institutions, options.rounds)?);
+        let rounds = usize::try_from(options.rounds)?;
+        let numbers = [options.parameters, options.institutions, rounds];
+        peer.extend(options.peer.run(&numbers, &["round_wall_s"])?);
     }
     Ok(report(options, &own, &peer))
 }

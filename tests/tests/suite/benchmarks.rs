@@ -60,3 +60,21 @@ fn idle_daemons_are_measured() {
         assert!(found[name].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{name}: {found}");
     }
 }
+
+#[test]
+fn secure_aggregation_is_measured_and_exact() {
+    let found = measured("secagg --institutions 4,10 --parameters 1000 --dropouts 0,0.05");
+    let rounds = found["rounds"].as_array().unwrap();
+    let lost: Vec<_> = rounds.iter().map(|round| round["lost"].as_u64().unwrap()).collect();
+    assert_eq!(lost, [0, 1, 0, 1], "{found}");
+    for round in rounds {
+        assert_eq!((&round["exact"], &round["peer"]), (&true.into(), &"not run".into()), "{round}");
+        for name in ["client_cpu_s", "server_cpu_s", "bytes_up_per_client"] {
+            assert!(round[name].as_f64().is_some_and(|figure| figure > 0.0), "{name}: {round}");
+        }
+        let masking = round["client_cpu_by_phase_s"]["upload"].as_f64();
+        assert!(masking.is_some_and(|seconds| seconds > 0.0), "{round}");
+    }
+    let all_here = rounds[2]["bytes_up_per_client"].as_f64().unwrap();
+    assert!((4_000.0..12_000.0).contains(&all_here), "a masked value has 4 bytes: {found}");
+}
