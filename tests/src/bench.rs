@@ -1,5 +1,6 @@
-//! The benchmarks: real processes, mutual TLS, fsync on. Each prints what it measured, for people or
-//! as one JSON object on the last line. Asserts that the results are right, never that they are fast.
+//! The benchmarks: real processes, mutual TLS, fsync on, but for those that say that they measure one thing
+//! alone. Each prints what it measured, for people or as one JSON object on the last line. Asserts that the
+//! results are right, never that they are fast.
 
 mod consortium;
 mod idle;

@@ -20,10 +20,11 @@ use collegium_proto::{
 use collegium_shared::{
     architecture::load_test::{self, Moves},
     crypto::{Digest, Hasher, Key, SigningKey},
-    ids::InstitutionId,
+    ids::{InstitutionId, RoundId},
     params::Quantised,
-    protocol::{Outcome, Phase, Plan, RoundView, statements_root},
+    protocol::{Outcome, Phase, Plan, RoundView, UploadHeader, statements_root},
     secagg::RoundSecrets,
+    signed::Signed,
 };
 use prost::Message;
 use serde_json::json;
@@ -255,24 +256,14 @@ impl Institution {
         let view = self.view.as_ref().context("nothing was shown")?;
         let speaker = self.speaker()?;
         let masker = metered(seconds, || Ok(speaker.masker(&self.secrets()?, view, context)?))?;
-        let (mut round, mut offset) = (Some(view.id().clone()), 0);
-        let (mut hasher, mut sent) = (Hasher::new(), 0);
+        let (mut pieces, mut hasher, mut sent) = (Pieces::of(view), Hasher::new(), 0);
         for (index, chunk) in (0..).zip(words.chunks_mut(CHUNK_WORDS)) {
             let messages = metered(seconds, || {
                 masker.mask(index * CHUNK_PIECES, chunk);
                 let mut bytes = Vec::new();
                 append_bytes(chunk, &mut bytes);
                 hasher.update(&bytes);
-                let bytes = Bytes::from(bytes);
-                let mut messages = Vec::new();
-                for start in (0..bytes.len()).step_by(PORTION) {
-                    let data = bytes.slice(start..bytes.len().min(start + PORTION));
-                    let length = data.len() as u64;
-                    let piece = UploadPiece { round: round.take(), offset, data, header: None };
-                    messages.push(v1::UploadChunk::from(piece).encode_to_vec());
-                    offset += length;
-                }
-                Ok(messages)
+                Ok(pieces.of_chunk(&bytes.into()))
             })?;
             for message in messages {
                 sent += message.len();
@@ -280,13 +271,38 @@ impl Institution {
             }
         }
         let message = metered(seconds, || {
-            let header = Some(speaker.upload(context, hasher.finish()));
-            let piece = UploadPiece { round: None, offset, data: Bytes::new(), header };
-            Ok(v1::UploadChunk::from(piece).encode_to_vec())
+            let header = speaker.upload(context, hasher.finish());
+            Ok(pieces.next(Bytes::new(), Some(header)))
         })?;
         sent += message.len();
         server.receive_piece(&self.name, message.into())?;
         self.bytes_up += sent;
         Ok(())
+    }
+}
+
+/// The messages of one upload, encoded.
+struct Pieces {
+    /// Until the first message has it.
+    round: Option<RoundId>,
+    offset: u64,
+}
+
+impl Pieces {
+    fn of(view: &RoundView) -> Self {
+        Self { round: Some(view.id().clone()), offset: 0 }
+    }
+
+    fn of_chunk(&mut self, bytes: &Bytes) -> Vec<Vec<u8>> {
+        let starts = (0..bytes.len()).step_by(PORTION);
+        let portion = |start| bytes.slice(start..bytes.len().min(start + PORTION));
+        starts.map(|start| self.next(portion(start), None)).collect()
+    }
+
+    fn next(&mut self, data: Bytes, header: Option<Signed<UploadHeader>>) -> Vec<u8> {
+        let length = data.len() as u64;
+        let piece = UploadPiece { round: self.round.take(), offset: self.offset, data, header };
+        self.offset += length;
+        v1::UploadChunk::from(piece).encode_to_vec()
     }
 }
