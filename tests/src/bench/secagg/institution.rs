@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use collegium_agent::{
+    ledger::Ledger,
     policy::Policy,
     rounds::Speaker,
     session::{Action, History, SessionEvent, Surroundings},
@@ -39,6 +40,7 @@ pub(super) struct Institution {
     rho: Key,
     salt: Key,
     history: History,
+    ledger: Ledger,
     cursor: String,
     view: Option<RoundView>,
     /// Processor seconds by phase.
@@ -76,6 +78,7 @@ impl Institution {
             rho: Key::random()?,
             salt: Key::random()?,
             history: History::default(),
+            ledger: Ledger::default(),
             cursor: String::new(),
             view: None,
             cpu: BTreeMap::new(),
@@ -168,6 +171,7 @@ impl Institution {
             roster: &consortium.roster,
             before: &consortium.roster,
             policy: &self.policy,
+            ledger: &self.ledger,
             now: NOW,
         };
         let step = self.history.step(view, around)?;
@@ -194,6 +198,7 @@ impl Institution {
             round: plan.round.clone(),
             commitment: hasher.finish(),
             snapshot: load_test::snapshot(),
+            charges: Vec::new(),
         });
         Ok(())
     }
@@ -203,7 +208,7 @@ impl Institution {
         let speaker = self.speaker()?;
         Ok(Part::Said(match action {
             Action::Ready => {
-                v1::ReadyMessage::from(&speaker.ready(&self.secrets()?)).encode_to_vec()
+                v1::ReadyMessage::from(&speaker.ready(&self.secrets()?, None)).encode_to_vec()
             }
             Action::Deal { list } => {
                 let (header, body) = speaker.share(&self.secrets()?, view, list)?;
