@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use collegium_shared::{clock::Timestamp, crypto::Digest, files::read_bounded, protocol::Plan};
+use collegium_shared::{
+    clock::Timestamp, crypto::Digest, files::read_bounded, ids::Purpose, protocol::Plan,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -30,6 +32,9 @@ pub struct Policy {
     pub tasks: Vec<String>,
     /// The architectures that may be trained.
     pub architectures: Vec<String>,
+    /// What models may be for; with it, a plan has to say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purposes: Option<Vec<Purpose>>,
     /// How many other institutions may collude with the coordinator without learning anything.
     pub c_max: u16,
     /// The fewest institutions in a round.
@@ -99,6 +104,9 @@ tasks = ["*"]
 
 # Which architectures.
 architectures = ["kt-logistic/1"]
+
+# What the models may be for, as tasks name it. Any purpose, also an unnamed one, without it.
+#purposes = ["recommendation"]
 
 # How many other institutions may collude with the coordinator without learning anything about
 # this one: an absolute number. A plan must assume at least as many.
@@ -231,6 +239,13 @@ impl Policy {
         if !self.architectures.iter().any(|allowed| allowed == architecture) {
             let shown: String = architecture.chars().take(80).collect();
             return Err(format!("architecture {shown}"));
+        }
+        if let Some(purposes) = &self.purposes {
+            match &plan.purpose {
+                Some(purpose) if purposes.contains(purpose) => {}
+                Some(other) => return Err(format!("the purpose {other}")),
+                None => return Err("a task that names no purpose".to_owned()),
+            }
         }
         let cohort = plan.cohort;
         if cohort.c_max < self.c_max {

@@ -385,6 +385,7 @@ mod tests {
         let spec = TaskSpec {
             task: "t".parse().unwrap(),
             architecture: layout.architecture,
+            purpose: None,
             parameters: None,
             rounds: 30,
             hyper,

@@ -38,6 +38,7 @@ pub fn plan(
     Plan {
         round: task.round_id(),
         architecture: spec.architecture.id().to_owned(),
+        purpose: spec.purpose.clone(),
         layout,
         inputs: task.inputs(&stage),
         stage,

@@ -11,7 +11,7 @@ use collegium_shared::{
     },
     clock::Timestamp,
     crypto::Digest,
-    ids::{InstitutionId, RoundId, TaskId},
+    ids::{InstitutionId, Purpose, RoundId, TaskId},
     params::MAX_DIMENSION,
     protocol::{Certificate, Cohort, Deadlines, Ending, Inputs, Manifest, Metrics, Phase},
 };
@@ -35,6 +35,9 @@ const MAX_ROUNDS: u32 = 10_000;
 pub struct TaskSpec {
     pub task: TaskId,
     pub architecture: Architecture,
+    /// What the model is for: plans say it, and institutions' policies may ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Purpose>,
     /// How many parameters to move: of `load-test/1`, and of nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<u32>,

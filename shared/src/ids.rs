@@ -66,6 +66,11 @@ name!(
     TaskId, "task"
 );
 
+name!(
+    /// What a task's model is for, in one word that institutions' policies may ask for.
+    Purpose, "purpose"
+);
+
 fn is_name(text: &str) -> bool {
     let ok = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
     (1..=64).contains(&text.len())

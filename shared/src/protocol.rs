@@ -10,7 +10,7 @@ use crate::{
     architecture::{Hyper, LearnerPrivacy, Stage},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
-    ids::{InstitutionId, RoundId},
+    ids::{InstitutionId, Purpose, RoundId},
     merkle,
     params::Encoding,
     secagg::{Bitmap, SharePiece, quorum},
@@ -24,6 +24,9 @@ pub struct Plan {
     pub round: RoundId,
     /// The identifier of a compiled-in architecture.
     pub architecture: String,
+    /// What the model is for, by the coordinator's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Purpose>,
     /// The digest of the parameter layout; none before the shared competencies are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Digest>,

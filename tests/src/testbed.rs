@@ -198,6 +198,7 @@ impl Testbed {
         let spec = TaskSpec {
             task: "kt".parse()?,
             architecture: Architecture::KtLogistic1,
+            purpose: None,
             parameters: None,
             rounds,
             hyper: Hyper::default(),

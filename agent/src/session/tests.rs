@@ -66,6 +66,7 @@ impl World {
         let policy = Policy {
             tasks: vec!["*".into()],
             architectures: vec!["kt-logistic/1".into()],
+            purposes: None,
             c_max: 1,
             n_min: 4,
             min_honest: 2,
@@ -124,6 +125,7 @@ impl World {
             registry: Digest::of(b"registry"),
             inputs: Inputs::default(),
             deadlines: Deadlines::default(),
+            purpose: None,
             aborted: None,
             before: None,
             issued_at: at(5),

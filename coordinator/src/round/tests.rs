@@ -48,6 +48,7 @@ fn plan(n: usize, cohort: Cohort) -> Plan {
         registry: Digest::of(b"registry"),
         inputs: Inputs::default(),
         deadlines: Deadlines::default(),
+        purpose: None,
         aborted: None,
         before: None,
         issued_at: START,

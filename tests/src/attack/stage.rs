@@ -196,6 +196,7 @@ impl Stage {
                 ..Inputs::default()
             },
             deadlines: Deadlines::default(),
+            purpose: None,
             aborted: None,
             before: None,
             issued_at: Clock::system().now(),

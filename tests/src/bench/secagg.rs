@@ -278,6 +278,7 @@ fn plan(
         registry: Digest::of(b"registry"),
         inputs: Inputs::default(),
         deadlines: Deadlines::default(),
+        purpose: None,
         aborted: None,
         before: None,
         issued_at: NOW,

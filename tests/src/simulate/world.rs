@@ -477,6 +477,7 @@ impl World {
         let spec = TaskSpec {
             task: format!("task-{}", self.tasks).parse()?,
             architecture,
+            purpose: None,
             parameters: load_test.then_some(DIMENSION),
             rounds: 1 + self.tasks % 2,
             hyper: Hyper::default(),

@@ -67,6 +67,7 @@ fn largest_plan(key: &SigningKey) -> Signed<Plan> {
         roster: digest,
         registry: digest,
         deadlines: Deadlines::default(),
+        purpose: None,
         aborted: Some(aborted(cohort, key)),
         before: None,
         issued_at: Clock::system().now(),

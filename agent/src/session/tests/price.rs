@@ -17,6 +17,22 @@ impl World {
     }
 }
 
+#[test]
+fn a_plan_for_another_purpose_than_consented_to_is_refused() {
+    let mut world = World::new();
+    let ask = |world: &World, purpose: Option<&str>| {
+        let purpose = purpose.map(|purpose| purpose.parse().unwrap());
+        let body = world.plan_body("t", 0, 0, Stage::Train { step: 1 });
+        let view = world.view(Plan { purpose, ..body });
+        world.go(&mut History::default(), &view).map_err(|error| error.to_string())
+    };
+    assert!(ask(&world, None).is_ok() && ask(&world, Some("marketing")).is_ok());
+    world.policy.purposes = Some(vec!["recommendation".parse().unwrap()]);
+    assert!(ask(&world, Some("recommendation")).is_ok());
+    assert!(ask(&world, Some("marketing")).unwrap_err().contains("the purpose marketing"));
+    assert!(ask(&world, None).unwrap_err().contains("names no purpose"));
+}
+
 /// With noise that four institutions make together, three of which would be too few.
 #[test]
 fn a_sum_with_too_little_noise_gets_no_vote() {
