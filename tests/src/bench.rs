@@ -3,8 +3,10 @@
 //! results are right, never that they are fast.
 
 mod consortium;
+mod federation;
 mod idle;
 mod mask;
+mod membership;
 mod noise;
 mod peer;
 mod plot;
@@ -45,6 +47,8 @@ enum Benchmark {
     Noise(noise::Options),
     /// What learner-level privacy costs: the model's quality against epsilon, and a step's time.
     Privacy(privacy::Options),
+    /// What attacks on learners find out: membership inference, and a canary that bounds epsilon from below.
+    Membership(membership::Options),
     /// What daemons need while nothing happens.
     Idle(idle::Options),
     /// Whether memory grows over many rounds.
@@ -74,6 +78,7 @@ impl Cli {
             Benchmark::Secagg(options) => secagg::run(options),
             Benchmark::Noise(options) => noise::run(options),
             Benchmark::Privacy(options) => privacy::run(options),
+            Benchmark::Membership(options) => membership::run(options),
             Benchmark::Idle(options) => idle::run(options),
             Benchmark::Slope(options) => slope::run(options),
         }

@@ -1,0 +1,250 @@
+//! Whole tasks in memory: the agents' own clipping, noise and training and the coordinator's own steps, with
+//! the sums added up unmasked. Measures nothing and judges nothing; nothing of it is random but the noise.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use collegium_agent::{
+    import::{self, Mapping},
+    model::{Effort, Model},
+    privacy::{BoundedSum, RandomBits},
+    records::Learner,
+    trainer::{PrivateWork, Trainer, Work},
+};
+use collegium_shared::{
+    architecture::{
+        self, Evaluation, Hyper, LearnerPrivacy, Placed, SharedSets, SharedStatistics, Stage, Sums,
+        Totals, private_step,
+    },
+    params::Encoding,
+    protocol::Cohort,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    demo::population::known_mapping,
+    simulator::{Federation, Settings},
+};
+
+/// The simulator's institutions, each with its learners.
+pub(super) fn simulated() -> Vec<Vec<Learner>> {
+    let federation = Federation::simulate(&Settings::default());
+    federation.institutions.iter().map(|one| one.learners()).collect()
+}
+
+/// The institutions of a file with a column that names them, called like a mapping in tests/mappings.
+pub(super) fn read(file: &Path) -> anyhow::Result<Vec<Vec<Learner>>> {
+    let mapping = Mapping::load(&known_mapping(file)?)?;
+    Ok(import::read_all(file, &mapping)?.institutions.into_values().collect())
+}
+
+/// All institutions, each with its trainer, and what the registry names.
+pub(super) struct World {
+    pub(super) records: Vec<Vec<Learner>>,
+    trainers: Vec<Trainer>,
+    registry: SharedSets,
+    effort: Effort,
+    /// What the institutions add of the noise that a plan asks for, as a standard deviation: 1, but where a
+    /// benchmark breaks them.
+    noise: f64,
+}
+
+/// Called with every opened sum of a private task.
+pub(super) type Watch<'w> = dyn FnMut(&Stage, PrivateWork<'_>, &Sums) -> anyhow::Result<()> + 'w;
+
+/// The least noise of one institution, in integer units: the samplers know no variance of 0, and a draw of
+/// this one is 0 but with probability below e^-500.
+const SILENCE: f64 = 1.0 / 32.0;
+
+/// What came of a task.
+pub(super) struct Trained {
+    pub(super) model: Model,
+    /// The AUC that the model was released with, by its noisy evaluation.
+    pub(super) published: Option<f64>,
+    /// Processor time of each training step, all institutions one after another.
+    pub(super) seconds: Vec<f64>,
+}
+
+impl World {
+    /// Over a registry that names everything that anybody answered.
+    pub(super) fn new(records: Vec<Vec<Learner>>) -> Self {
+        let registry = registry(&records);
+        Self::over(registry, records)
+    }
+
+    pub(super) fn over(registry: SharedSets, records: Vec<Vec<Learner>>) -> Self {
+        let trainers = records.iter().cloned().map(Trainer::new).collect();
+        let effort = Effort::new(Arc::default(), 100);
+        Self { records, trainers, registry, effort, noise: 1.0 }
+    }
+
+    /// Institutions that add so much of the noise that is asked for.
+    pub(super) fn with_noise(self, noise: f64) -> Self {
+        Self { noise, ..self }
+    }
+
+    fn n(&self) -> anyhow::Result<u32> {
+        Ok(u32::try_from(self.trainers.len())?)
+    }
+
+    /// As a coordinator would count on them.
+    pub(super) fn parties(&self) -> u16 {
+        let n = self.trainers.len();
+        let honest = n.saturating_sub(usize::from(Cohort::proposed(n).c_max) + n.div_ceil(10));
+        u16::try_from(honest.max(1)).unwrap_or(u16::MAX)
+    }
+
+    fn exact(
+        &mut self,
+        stage: &Stage,
+        shared: &SharedSets,
+        work: Work<'_>,
+    ) -> anyhow::Result<Sums> {
+        let hyper = Hyper::default();
+        let encoding = architecture::encoding(stage, &hyper, shared.sizes(), self.n()?)?;
+        let mut total = vec![0_u32; encoding.dimension()];
+        for trainer in &mut self.trainers {
+            add(&mut total, &encoding.encode(&trainer.run_stage(work, &self.effort)?)?.words);
+        }
+        opened(&encoding, &total, stage, &hyper, shared)
+    }
+
+    pub(super) fn noisy(
+        &mut self,
+        stage: &Stage,
+        privacy: &LearnerPrivacy,
+        work: PrivateWork<'_>,
+    ) -> anyhow::Result<Sums> {
+        let hyper = Hyper { privacy: Some(*privacy), ..Hyper::default() };
+        let encoding = architecture::encoding(stage, &hyper, self.registry.sizes(), self.n()?)?;
+        let placed = privacy.place(stage, &encoding)?;
+        let mut total = vec![0_u32; encoding.dimension()];
+        let mut bits = RandomBits::system();
+        for trainer in &mut self.trainers {
+            let sums = placed.iter().map(|placed| {
+                let least = SILENCE / 2_f64.powi(placed.scale_log2);
+                let deviation = (placed.deviation * self.noise).max(least);
+                BoundedSum::new(Placed { deviation, ..*placed })
+            });
+            let mut sums = sums.collect::<Result<Vec<_>, _>>()?;
+            trainer.run_private(work, &mut sums, &self.effort)?;
+            let mut words = Vec::with_capacity(total.len());
+            for sum in sums {
+                words.extend(sum.noised(&mut bits)?);
+            }
+            add(&mut total, &words);
+        }
+        opened(&encoding, &total, stage, &hyper, &self.registry)
+    }
+
+    /// A task without noise, over what the threshold of its cohort lets be shared.
+    pub(super) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
+        let hyper = &Hyper::default();
+        let registry = self.registry.clone();
+        let SharedSets { items, competencies } = &registry;
+        let work = Work::Support { items, competencies };
+        let support = self.exact(&Stage::Support, &registry, work)?;
+        let least = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
+        let (by_item, by_skill) = (&support["items"], &support["competencies"]);
+        let shared = &SharedSets::from_support(items, competencies, by_item, by_skill, least);
+        let sums = self.exact(&Stage::Statistics, shared, Work::Statistics { shared })?;
+        let statistics = &SharedStatistics::from_segments(&sums, shared)?;
+        let sums = self.exact(&Stage::Totals, shared, Work::Totals { shared, statistics })?;
+        let totals = &Totals::from_segments(&sums, shared)?;
+        let mut start = architecture::layout(&shared.competencies).initial();
+        let mut candidate = start.clone();
+        let mut seconds = Vec::new();
+        for step in 1..=steps {
+            let (start_at, before) = (start.as_slice(), candidate.as_slice());
+            let work = Work::Train {
+                shared,
+                statistics,
+                totals,
+                hyper,
+                start: start_at,
+                candidate: before,
+            };
+            let begun = processor_seconds();
+            let sums = self.exact(&Stage::Train { step }, shared, work)?;
+            seconds.push(processor_seconds() - begun);
+            (start, candidate) = nesterov(&start, &candidate, &sums["move"], step);
+        }
+        let model = Model::new(&shared.competencies, statistics.clone(), &candidate)?;
+        Ok(Trained { model, published: None, seconds })
+    }
+
+    /// A private task.
+    pub(super) fn private(
+        &mut self,
+        privacy: LearnerPrivacy,
+        steps: u32,
+        watch: &mut Watch<'_>,
+    ) -> anyhow::Result<Trained> {
+        let (n, shared) = (self.n()?, &self.registry.clone());
+        let work = PrivateWork::Statistics { shared };
+        let sums = self.noisy(&Stage::Statistics, &privacy, work)?;
+        watch(&Stage::Statistics, work, &sums)?;
+        let statistics = &SharedStatistics::from_noisy_segments(&sums, shared, &privacy, n)?;
+        let answers = statistics.answers(&privacy, n);
+        let mut weights = architecture::layout(&shared.competencies).initial();
+        let mut seconds = Vec::new();
+        for step in 1..=steps {
+            let work = PrivateWork::Gradient { shared, statistics, start: &weights };
+            let begun = processor_seconds();
+            let sums = self.noisy(&Stage::Train { step }, &privacy, work)?;
+            seconds.push(processor_seconds() - begun);
+            watch(&Stage::Train { step }, work, &sums)?;
+            private_step(&mut weights, &sums["gradient"], privacy.learning_rate, answers);
+        }
+        let work = PrivateWork::Evaluate { shared, statistics, candidate: &weights };
+        let sums = self.noisy(&Stage::Evaluate, &privacy, work)?;
+        watch(&Stage::Evaluate, work, &sums)?;
+        let published = Evaluation::from_noisy_segments(&sums)?.auc();
+        let model = Model::new(&shared.competencies, statistics.clone(), &weights)?;
+        // The first step makes the features as well.
+        Ok(Trained { model, published, seconds: seconds.split_off(1.min(seconds.len() - 1)) })
+    }
+}
+
+/// Everything that is named in the records, sorted.
+pub(super) fn registry(records: &[Vec<Learner>]) -> SharedSets {
+    let answers = || records.iter().flatten().flat_map(|learner| &learner.responses);
+    let items: BTreeSet<&String> = answers().map(|answer| &answer.item).collect();
+    let competencies: BTreeSet<&String> = answers().flat_map(|a| &a.competencies).collect();
+    let owned = |names: BTreeSet<&String>| names.into_iter().cloned().collect();
+    SharedSets { items: owned(items), competencies: owned(competencies) }
+}
+
+fn add(total: &mut [u32], words: &[u32]) {
+    total.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+}
+
+fn opened(
+    encoding: &Encoding,
+    total: &[u32],
+    stage: &Stage,
+    hyper: &Hyper,
+    shared: &SharedSets,
+) -> anyhow::Result<Sums> {
+    let mut sums = encoding.decode_sum(total)?;
+    architecture::complete_sums(&mut sums, stage, hyper, shared.sizes());
+    Ok(sums)
+}
+
+/// The coordinator's step: the next start, and the next candidate.
+fn nesterov(start: &[f32], before: &[f32], moves: &[f64], step: u32) -> (Vec<f32>, Vec<f32>) {
+    let momentum = f64::from(step - 1) / f64::from(step + 2);
+    let moved = start.iter().zip(moves).map(|(w, z)| f64::from(*w) + z);
+    let moved: Vec<f64> = moved.collect();
+    let ahead = moved.iter().zip(before).map(|(new, old)| new + momentum * (new - f64::from(*old)));
+    (ahead.map(single).collect(), moved.iter().copied().map(single).collect())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
+fn processor_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
