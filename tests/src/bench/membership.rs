@@ -4,6 +4,7 @@
 
 mod bounds;
 mod canary;
+mod counts;
 mod curve;
 mod inference;
 

@@ -21,9 +21,9 @@ use crate::{
 
 const INSTITUTIONS: usize = 2;
 /// Learners of each that are not the canary.
-const LEARNERS: usize = 6;
+const LEARNERS: usize = 3;
 /// Of the canary: enough that every part of it is clipped.
-const ANSWERS: usize = 400;
+const ANSWERS: usize = 100;
 
 pub(super) fn measure(options: &Options) -> anyhow::Result<Vec<Value>> {
     let parties = u16::try_from(INSTITUTIONS)?;

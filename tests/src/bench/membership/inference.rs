@@ -13,12 +13,13 @@ use collegium_agent::{
     },
     records::Learner,
 };
-use collegium_shared::architecture::{LearnerPrivacy, SharedSets, SharedStatistics, Target};
+use collegium_shared::architecture::{LearnerPrivacy, SharedSets, Target};
 use rand_chacha::{ChaCha12Rng, rand_core::SeedableRng};
 use serde_json::{Value, json};
 
 use super::{
     Options,
+    counts::{Counted, Places},
     curve::{Guess, below, figures},
 };
 use crate::bench::{
@@ -46,8 +47,8 @@ pub(super) fn measure(
 ) -> anyhow::Result<Vec<Value>> {
     let models = options.models;
     ensure!(
-        models >= 4 && models.is_multiple_of(2),
-        "--models is {models}: each learner is in half of them, and an attack needs 4 or more"
+        models >= 6 && models.is_multiple_of(2),
+        "--models is {models}: each learner is in half of them, and an attack needs 6 or more"
     );
     let field = Field::new(institutions, options);
     let mut rows = vec![field.attack(None, options)?];
@@ -121,19 +122,18 @@ impl Field {
     fn row(&self, released: &[Model], privacy: Option<&LearnerPrivacy>, seed: u64) -> Value {
         let told = |scores: &Scores| figures(self.guesses(scores), self.models, seed);
         let losses = [true, false].map(|left_out| self.losses(released, left_out));
-        let counts = self.counts(released, privacy);
         let mut row = json!({
             "learners": self.candidates.len(), "models": self.models,
-            "counts_likelihood": told(&self.likelihood(&counts)),
+            "counts": told(&self.counted(released, privacy)),
         });
         for (scores, of) in losses.iter().zip(["without_own_answers", "as_published"]) {
             row[format!("loss_threshold_{of}")] = told(scores);
             row[format!("loss_likelihood_{of}")] = told(&self.likelihood(scores));
         }
         if privacy.is_none() {
-            let (told, wrong) = self.outright(released);
-            row["told_outright"] = json!(told);
-            row["told_outright_wrongly"] = json!(wrong);
+            let (known, wrong) = self.outright(released);
+            row["known_outright"] = json!(known);
+            row["known_wrongly"] = json!(wrong);
         }
         row
     }
@@ -172,32 +172,24 @@ impl Field {
         scores
     }
 
-    /// How far the published counts lean to each candidate's own: their product, each count weighed by how
-    /// little it varies from model to model.
-    fn counts(&self, released: &[Model], privacy: Option<&LearnerPrivacy>) -> Scores {
+    /// Who was counted, estimated for all at once from each model's counts.
+    fn counted(&self, released: &[Model], privacy: Option<&LearnerPrivacy>) -> Scores {
         let places = Places::new(&self.registry);
-        let published: Vec<Vec<f64>> =
-            released.iter().map(|model| places.published(model.statistics())).collect();
-        let spread = |at: usize| {
-            let of = || published.iter().map(|values| values[at]);
-            let mean = of().sum::<f64>() / self.models as f64;
-            of().map(|value| (value - mean).powi(2)).sum::<f64>() / self.models as f64
-        };
-        let spreads: Vec<f64> = (0..places.len()).map(spread).collect();
-        let score = |candidate: &Candidate| -> Vec<f64> {
-            let own = places.own(&candidate.learner, privacy);
-            let varied = own.into_iter().filter(|(at, _)| spreads[*at] > 1e-6);
-            let weighed: Vec<_> = varied.map(|(at, own)| (at, own / spreads[at])).collect();
-            let product = |values: &Vec<f64>| weighed.iter().map(|(at, w)| w * values[*at]).sum();
-            published.iter().map(product).collect()
-        };
-        self.candidates.iter().map(score).collect()
+        let own = self.candidates.iter().map(|one| places.own(&one.learner, privacy)).collect();
+        let counted = Counted::new(own, places.len());
+        let mut scores: Scores = vec![Vec::with_capacity(self.models); self.candidates.len()];
+        for model in released {
+            let estimate = counted.estimate(&places.shared(model.statistics()));
+            scores.iter_mut().zip(estimate).for_each(|(scores, one)| scores.push(one));
+        }
+        scores
     }
 
     /// Carlini et al. 2022, "Membership Inference Attacks From First Principles" (arXiv:2112.03570), for a
     /// learner rather than an example: the logarithm of how much likelier a score is among the models with
     /// the candidate than among those without, both Gaussian with one variance, as there are few models. The
-    /// model in question is in neither.
+    /// model in question is in neither, nor is the next one of the other kind: arms of one size, or else a
+    /// score that tells nothing would tell something.
     fn likelihood(&self, scores: &Scores) -> Scores {
         let of = |(candidate, scores): (&Candidate, &Vec<f64>)| {
             (0..scores.len()).map(|at| log_ratio(scores, &candidate.member, at)).collect()
@@ -222,103 +214,36 @@ impl Field {
                 alone.entry(one).or_default().push(at);
             }
         }
-        let (mut told, mut wrong) = (0.0, 0.0);
+        let (mut known, mut wrong) = (0.0, 0.0);
         for (model, released) in released.iter().enumerate() {
             let shared = places.shared(released.statistics());
             for (number, own) in &alone {
                 let mut seen = own.iter().filter_map(|at| shared.get(at)).peekable();
                 if seen.peek().is_some() {
-                    told += 1.0;
-                    let guess = seen.any(|count| *count > ONE_ANSWER);
+                    known += 1.0;
+                    let guess = seen.any(|(count, _)| *count > ONE_ANSWER);
                     wrong += f64::from(u8::from(guess != self.candidates[*number].member[model]));
                 }
             }
         }
         let pairs = (self.candidates.len() * self.models) as f64;
-        (told / pairs, if told > 0.0 { wrong / told } else { 0.0 })
+        (known / pairs, if known > 0.0 { wrong / known } else { 0.0 })
     }
 }
 
 fn log_ratio(scores: &[f64], member: &[bool], at: usize) -> f64 {
+    let after = |step: usize| (at + step) % scores.len();
     let arm = |which: bool| -> Vec<f64> {
-        let others = (0..scores.len()).filter(|other| *other != at && member[*other] == which);
-        others.map(|other| scores[other]).collect()
+        let of = (0..scores.len()).map(after).filter(|other| member[*other] == which);
+        of.skip(1).map(|other| scores[other]).collect()
     };
     let arms = [arm(true), arm(false)];
     let means = arms.each_ref().map(|arm| arm.iter().sum::<f64>() / arm.len() as f64);
     let squares = |arm: &Vec<f64>, mean: f64| arm.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
     let square = squares(&arms[0], means[0]) + squares(&arms[1], means[1]);
-    let variance = (square / (scores.len() - 3) as f64).max(1e-12);
+    let variance = (square / (scores.len() - 4) as f64).max(1e-12);
     let distance = means.map(|mean| (scores[at] - mean).powi(2));
     (distance[1] - distance[0]) / (2.0 * variance)
-}
-
-/// Where each count lies in one list: right answers to each item, wrong ones, and the same by competency.
-struct Places<'a> {
-    items: HashMap<&'a str, usize>,
-    competencies: HashMap<&'a str, usize>,
-}
-
-impl<'a> Places<'a> {
-    fn new(registry: &'a SharedSets) -> Self {
-        let places = |names: &'a [String]| names.iter().map(String::as_str).zip(0..).collect();
-        Self { items: places(&registry.items), competencies: places(&registry.competencies) }
-    }
-
-    fn len(&self) -> usize {
-        2 * (self.items.len() + self.competencies.len())
-    }
-
-    fn item(&self, name: &str, right: bool) -> Option<usize> {
-        let wrong = usize::from(!right) * self.items.len();
-        Some(self.items.get(name)? + wrong)
-    }
-
-    fn competency(&self, name: &str, right: bool) -> Option<usize> {
-        let wrong = usize::from(!right) * self.competencies.len();
-        Some(2 * self.items.len() + self.competencies.get(name)? + wrong)
-    }
-
-    /// What is published, by place.
-    fn shared(&self, statistics: &SharedStatistics) -> HashMap<usize, f64> {
-        let mut shared = HashMap::new();
-        let mut put = |places: [Option<usize>; 2], (n, c): (f64, f64)| {
-            shared.extend(places.into_iter().zip([c, n - c]).filter_map(|(at, v)| Some((at?, v))));
-        };
-        for (name, counts) in &statistics.items {
-            put([true, false].map(|right| self.item(name, right)), *counts);
-        }
-        for (name, counts) in &statistics.skills {
-            put([true, false].map(|right| self.competency(name, right)), *counts);
-        }
-        shared
-    }
-
-    /// The same as a list; 0 for what is not shared.
-    fn published(&self, statistics: &SharedStatistics) -> Vec<f64> {
-        let mut values = vec![0.0; self.len()];
-        self.shared(statistics).into_iter().for_each(|(at, value)| values[at] = value);
-        values
-    }
-
-    /// A learner's own counts, clipped as the sums are.
-    fn own(&self, learner: &Learner, privacy: Option<&LearnerPrivacy>) -> Vec<(usize, f64)> {
-        let mut counts: [BTreeMap<usize, f64>; 2] = Default::default();
-        for answer in &learner.responses {
-            let item = self.item(&answer.item, answer.correct);
-            let competencies =
-                answer.competencies.iter().filter_map(|k| self.competency(k, answer.correct));
-            item.into_iter().for_each(|at| *counts[0].entry(at).or_default() += 1.0);
-            competencies.for_each(|at| *counts[1].entry(at).or_default() += 1.0);
-        }
-        let clips = privacy.map(|privacy| [privacy.items.clip, privacy.competencies.clip]);
-        let clips = clips.unwrap_or([f64::INFINITY; 2]);
-        let clipped = counts.into_iter().zip(clips).flat_map(|(counts, clip)| {
-            let norm = counts.values().map(|count| count * count).sum::<f64>().sqrt();
-            counts.into_iter().map(move |(at, count)| (at, count * (clip / norm).min(1.0)))
-        });
-        clipped.collect()
-    }
 }
 
 #[cfg(test)]
@@ -329,11 +254,11 @@ mod tests {
     fn the_likelihood_ratio_leaves_the_model_in_question_out() {
         let member = [true, true, true, false, false, false];
         let scores = [5.0, 3.0, 1.0, 0.0, 1.0, -1.0];
-        // With: 3 and 1, mean 2; without: mean 0; variance (1 + 1 + 0 + 1 + 1) / (6 - 3).
-        let expected = (25.0 - 9.0) / (2.0 * 4.0 / 3.0);
+        // With: 3 and 1, mean 2; without: 1 and -1, mean 0; variance (1 + 1 + 1 + 1) / (6 - 4).
+        let expected = (25.0 - 9.0) / (2.0 * 2.0);
         assert!((log_ratio(&scores, &member, 0) - expected).abs() < 1e-12);
         let moved = [500.0, 3.0, 1.0, 0.0, 1.0, -1.0];
         let grown = log_ratio(&moved, &member, 0);
-        assert!((grown - (250_000.0 - 248_004.0) / (8.0 / 3.0)).abs() < 1e-9, "{grown}");
+        assert!((grown - (250_000.0 - 248_004.0) / 4.0).abs() < 1e-9, "{grown}");
     }
 }
