@@ -78,3 +78,41 @@ fn secure_aggregation_is_measured_and_exact() {
     let all_here = rounds[2]["bytes_up_per_client"].as_f64().unwrap();
     assert!((4_000.0..12_000.0).contains(&all_here), "a masked value has 4 bytes: {found}");
 }
+
+/// The product keeps to its claim, and a product with a quarter of the noise would be found out. No seed: the
+/// noise is the system's. Each bound passes what is true with a probability of 5e-7 at most (Clopper and
+/// Pearson), so both alarms together are false once in 10^6. With a quarter of the noise the ratios of either
+/// kind lie 4 x 0.79 = 3.15 deviations apart; a threshold half way errs in 5.7 % of 150 guesses, and the
+/// bound passes 4 unless both kinds err in 22 or more, or one in more than that: 10^-8.
+#[test]
+fn a_canary_bounds_epsilon_below_the_claim_and_finds_noise_that_is_missing() {
+    let words = "membership --models 0 --steps 2 --trials 300 --noise 1,0.25 --confidence 0.9999995";
+    let found = measured(words);
+    let rows = found["canary"].as_array().unwrap();
+    let least = |row: &Value, name: &str| row[name].as_f64().unwrap();
+    for row in rows {
+        assert!(least(row, "least_norm") > 0.999, "the canary is not as large as it may be: {row}");
+        assert_eq!(row["claimed_epsilon"], 4.0);
+    }
+    for name in ["epsilon_at_least", "epsilon_at_least_if_gaussian"] {
+        assert!(least(&rows[0], name) <= 4.0, "more than was claimed: {}", rows[0]);
+    }
+    assert!(least(&rows[1], "epsilon_at_least_if_gaussian") > 4.0, "not found out: {}", rows[1]);
+}
+
+/// Simulated institutions, hardly trained: exact counts give learners away, noisy ones do not. Who is a member
+/// has a seed, so the exact figure is the same in every run; the noisy ones are 0.54 give or take 0.01.
+#[test]
+fn members_are_found_by_exact_counts_and_hardly_by_noisy_ones() {
+    let found = measured("membership --trials 0 --models 6 --steps 1 --plain-steps 1 --epsilons 1");
+    let rows = found["inference"].as_array().unwrap();
+    assert_eq!(rows.len(), 3, "{found}");
+    let auc = |row: &Value, attack: &str| row[attack]["auc"]["value"].as_f64().unwrap();
+    assert!(auc(&rows[0], "counts") > 0.75, "{found}");
+    assert!(auc(&rows[0], "loss_likelihood_as_published") > 0.53, "{found}");
+    assert_eq!(rows[0]["known_wrongly"], 0.0, "exact counts do not lie: {found}");
+    for (row, noise) in rows[1..].iter().zip(["together", "each"]) {
+        assert_eq!((&row["noise"], &row["epsilon"]), (&noise.into(), &1.0.into()));
+        assert!(auc(row, "counts") < 0.65, "{found}");
+    }
+}
