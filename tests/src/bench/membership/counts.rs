@@ -170,14 +170,14 @@ mod tests {
     use super::*;
 
     /// Four candidates of whom the first and the last were counted.
-    fn counted() -> (Counted, [f64; 3]) {
+    fn counted() -> (Counted, [f64; 4]) {
         let own = vec![
             vec![(0, 2.0), (1, 1.0)],
-            vec![(0, 1.0)],
+            vec![(0, 1.0), (3, 1.0)],
             vec![(1, 3.0), (2, 1.0)],
             vec![(2, 5.0)],
         ];
-        (Counted::new(own, 3), [2.0, 1.0, 5.0])
+        (Counted::new(own, 4), [2.0, 1.0, 5.0, 0.0])
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
             .zip(counted.summed(&found))
             .map(|((c, e), f)| c - e - f)
             .collect();
-        for (one, slope) in found.iter().zip(counted.along(&residual, &[0.25; 3])) {
+        for (one, slope) in found.iter().zip(counted.along(&residual, &[0.25; 4])) {
             assert!((one * 4.0 - slope).abs() < 1e-9, "{found:?}");
         }
     }
