@@ -427,6 +427,9 @@ fn check_form(plan: &Plan) -> Result<(), Refusal> {
     if [d.ready, d.share, d.upload, d.vote, d.reveal].iter().any(|s| !(1..=week).contains(s)) {
         return Err(Refusal::Malformed("a deadline is not between a second and a week"));
     }
+    if plan.least() > plan.encoding.n_max() as usize {
+        return Err(Refusal::Malformed("it needs more institutions than its sums may hold"));
+    }
     Ok(())
 }
 

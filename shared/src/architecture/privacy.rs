@@ -13,6 +13,7 @@ use crate::{
     accountant::{AccountantError, Budget, DistributedNoise, Share, Spent, calibrate_shares},
     params::Encoding,
     protocol::Plan,
+    roster::MAX_INSTITUTIONS,
 };
 
 /// The largest norm of one learner's part in a sum.
@@ -54,8 +55,10 @@ fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 
 fn parties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     match u16::deserialize(deserializer)? {
-        0 => Err(de::Error::custom("parties is 0; at least 1 adds noise")),
-        parties => Ok(parties),
+        parties if (1..=MAX_INSTITUTIONS).contains(&parties.into()) => Ok(parties),
+        parties => Err(de::Error::custom(format!(
+            "parties is {parties}; from 1 to {MAX_INSTITUTIONS} institutions add noise"
+        ))),
     }
 }
 

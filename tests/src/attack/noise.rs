@@ -36,8 +36,8 @@ pub(super) const ATTACKS: [Attack; 4] = [
     },
 ];
 
-/// A plan for noisy counts, with the noise of so many.
-fn counts(stage: &Stage, parties: u16) -> anyhow::Result<Plan> {
+/// A plan for noisy counts of at most `n_max`, with the noise of so many.
+fn counts(stage: &Stage, parties: u16, n_max: u32) -> anyhow::Result<Plan> {
     let mut plan = stage.plan(&stage.task(), 0, 0)?;
     let target = Target { epsilon: 4.0, delta: 1e-6 };
     plan.hyper.privacy = Some(LearnerPrivacy::propose(target, 20, parties)?);
@@ -46,7 +46,7 @@ fn counts(stage: &Stage, parties: u16) -> anyhow::Result<Plan> {
         architecture: KT_LOGISTIC_1.to_owned(),
         layout: Some(architecture::layout(&registry.competencies).digest()?),
         stage: Work::Statistics,
-        encoding: architecture::encoding(&Work::Statistics, &plan.hyper, registry.sizes(), 4)?,
+        encoding: architecture::encoding(&Work::Statistics, &plan.hyper, registry.sizes(), n_max)?,
         inputs: Inputs::default(),
         ..plan
     })
@@ -66,7 +66,7 @@ fn shown(stage: &Stage, plan: Plan, words: &str) -> anyhow::Result<Refused> {
 }
 
 fn less_noise(stage: &Stage) -> anyhow::Result<Refused> {
-    let mut plan = counts(stage, 3)?;
+    let mut plan = counts(stage, 3, 4)?;
     let mut less = segments(&plan);
     less.iter_mut().for_each(|(_, _, _, deviation)| *deviation /= 4.0);
     plan.encoding = Encoding::noisy(less, 4)?;
@@ -74,7 +74,7 @@ fn less_noise(stage: &Stage) -> anyhow::Result<Refused> {
 }
 
 fn exact_value(stage: &Stage) -> anyhow::Result<Refused> {
-    let mut plan = counts(stage, 3)?;
+    let mut plan = counts(stage, 3, 4)?;
     let mut more = segments(&plan);
     more.push(("one-learner".to_owned(), 1, 1.0, 0.0));
     plan.encoding = Encoding::noisy(more, 4)?;
@@ -82,7 +82,7 @@ fn exact_value(stage: &Stage) -> anyhow::Result<Refused> {
 }
 
 fn too_few_survivors(stage: &Stage) -> anyhow::Result<Refused> {
-    let play = Play::up_to_the_vote(stage, counts(stage, 3)?)?;
+    let play = Play::up_to_the_vote(stage, counts(stage, 3, 4)?)?;
     let rest = play.without(stage.colluder.institution());
     play.propose(&rest, &stage.agents)?;
     let words = "the sum would hold 3 institutions of which 1 may collude; at least 3 honest";
@@ -90,7 +90,7 @@ fn too_few_survivors(stage: &Stage) -> anyhow::Result<Refused> {
 }
 
 fn too_few_listed(stage: &Stage) -> anyhow::Result<Refused> {
-    let play = Play::open(stage, counts(stage, 4)?)?;
+    let play = Play::open(stage, counts(stage, 4, 5)?)?;
     play.show(&stage.agents, Phase::Share, |_| {});
     let words = "the list has 4 institutions; the plan and the policy need at least 5";
     stage.expect_refused(&stage.agents, play.round(), words)

@@ -201,7 +201,7 @@ fn privacy() -> impl Strategy<Value = LearnerPrivacy> {
     let mechanism =
         || (1e-3..4_096.0, 1e-3..1e6).prop_map(|(clip, noise)| Mechanism { clip, noise });
     let groups = (mechanism(), mechanism(), mechanism(), mechanism());
-    (1_u16.., groups, 1e-6..100.0).prop_map(|(parties, groups, learning_rate)| {
+    (1_u16..=256, groups, 1e-6..100.0).prop_map(|(parties, groups, learning_rate)| {
         let (items, competencies, gradient, evaluation) = groups;
         LearnerPrivacy { parties, items, competencies, gradient, evaluation, learning_rate }
     })
