@@ -226,7 +226,9 @@ impl Ledger {
 
     /// When enough of what was spent is over, in words.
     fn room(&self, budget: &Budget, fits: impl Fn(Timestamp) -> bool) -> String {
-        let over = self.lines.iter().map(|line| line.at).find(|at| fits(*at));
+        let mut times: Vec<Timestamp> = self.lines.iter().map(|line| line.at).collect();
+        times.sort();
+        let over = times.into_iter().find(|at| fits(*at));
         match over {
             Some(at) => format!("there is room for it from {} on", at + budget.period()),
             None => "the budget alone is too small for it".to_owned(),
@@ -364,7 +366,7 @@ mod tests {
         #[test]
         fn what_is_spent_never_falls(noises in vec((0.5..50.0_f64, any::<bool>(), 0..5_i64), 1..20)) {
             let mut ledger = Ledger::default();
-            let mut before = [0.0; 2];
+            let (mut before, mut charged) = ([0.0; 2], Vec::new());
             let mut at = 0;
             for (number, (noise, held_out, days)) in (0..).zip(noises) {
                 at += days;
@@ -376,6 +378,18 @@ mod tests {
                     prop_assert!(spent >= *before);
                     *before = spent;
                     prop_assert!(epsilon(&ledger, population, Some(day(at - 10))) <= spent);
+                }
+                charged.push((day(at), charge(population, noise)));
+                for since in [at - 10, at - 3] {
+                    let within = charged
+                        .iter()
+                        .filter(|(at, one)| *at > day(since) && one.population == population);
+                    let expected = within.fold(Spent::default(), |sum, (_, one)| {
+                        sum.plus(&one.spent().unwrap()).unwrap()
+                    });
+                    let expected = expected.epsilon(DELTA).unwrap().value();
+                    let found = epsilon(&ledger, population, Some(day(since)));
+                    prop_assert!((found - expected).abs() < 1e-9, "{found}, not {expected}");
                 }
                 let json = serde_json::to_string(&ledger).unwrap();
                 prop_assert_eq!(&serde_json::from_str::<Ledger>(&json).unwrap(), &ledger);

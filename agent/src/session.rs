@@ -343,7 +343,10 @@ impl History {
             return Err(Refusal::RosterExpired { version, expires_at });
         }
         around.policy.check(plan).map_err(Refusal::Policy)?;
-        check_price(plan, around)?;
+        // What serves an aborted attempt's input once more was paid for.
+        if self.reusable_input(plan).is_none() {
+            check_price(plan, around)?;
+        }
         check_form(plan)?;
         self.check_basis(plan)?;
         let last = self.last.get(plan.round.task.as_str());

@@ -30,7 +30,7 @@ pub struct Statement {
     pub forgotten: u64,
     /// How many others may collude, by the policy; none while none is in force.
     pub c_max: Option<u16>,
-    /// The fewest honest institutions that any charge counts on; 1: nobody else.
+    /// The most honest institutions that any charge counts on; 1: nobody else.
     pub parties: Option<u32>,
     pub may_be_said: Option<String>,
     pub may_not_be_said: Vec<&'static str>,
@@ -105,8 +105,8 @@ impl Statement {
         for line in ledger.lines() {
             match &line.what {
                 What::Charged { charges, .. } => {
-                    let fewest = charges.iter().map(|charge| charge.noise.parties).min();
-                    statement.parties = statement.parties.into_iter().chain(fewest).min();
+                    let most = charges.iter().map(|charge| charge.noise.parties).max();
+                    statement.parties = statement.parties.into_iter().chain(most).max();
                 }
                 What::Unbounded { task, rounds } => {
                     statement.without_bound.insert(task.clone(), *rounds);
@@ -120,7 +120,11 @@ impl Statement {
 
     /// What may be said; nothing while there is nothing to say it of.
     fn sentence(&self) -> Option<String> {
-        let alone = self.parties? == 1;
+        if self.parties.is_none() && self.forgotten == 0 {
+            return None;
+        }
+        // Whose noise was in what was forgotten, nobody knows.
+        let alone = self.parties == Some(1) && self.forgotten == 0;
         let most = self.populations.iter().map(|account| account.spent).fold(0.0, f64::max);
         let over = match self.budget {
             Some(budget) => format!("over {} days", budget.days),
@@ -155,11 +159,20 @@ impl Account {
         let epsilon = |spent: &Spent| spent.epsilon(delta).map(|epsilon| shown(epsilon.value()));
         let spent = ledger.spent(population, since)?;
         let last = ledger.lines().iter().rev().find_map(|line| match &line.what {
-            What::Charged { charges, .. } => charges.iter().find(|c| c.population == population),
+            What::Charged { charges, .. } => {
+                let own: Vec<_> = charges.iter().filter(|c| c.population == population).collect();
+                (!own.is_empty()).then_some(own)
+            }
             _ => None,
         });
         let more = match (budget, last) {
-            (Some(budget), Some(last)) => Some(room(&spent, &last.spent()?, budget)?),
+            (Some(budget), Some(last)) => {
+                let mut one = Spent::default();
+                for charge in last {
+                    one = one.plus(&charge.spent()?)?;
+                }
+                Some(room(&spent, &one, budget)?)
+            }
             _ => None,
         };
         let figure = epsilon(&spent)?;
@@ -273,10 +286,8 @@ impl fmt::Display for Statement {
 impl Statement {
     fn explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(sentence) = &self.may_be_said else {
-            return writeln!(
-                f,
-                "Nothing was spent: this institution took part in no private task."
-            );
+            writeln!(f, "Nothing was spent: this institution took part in no private task.")?;
+            return self.not_to_be_said(f);
         };
         writeln!(
             f,
@@ -296,22 +307,84 @@ impl Statement {
             "- a learner is one person's records here, either trained on or held out, for good;"
         )?;
         match self.parties {
-            Some(1) => {
+            Some(1) if self.forgotten == 0 => {
                 writeln!(f, "- nobody else need be honest: all the noise was this agent's own;")?
             }
             Some(parties) => {
                 writeln!(
                     f,
-                    "- {parties} honest institutions were in each sum, and kept their noise to"
+                    "- up to {parties} honest institutions were in each sum, as its plan asked for, and"
                 )?;
-                writeln!(f, "  themselves; the votes saw to the number;")?;
+                writeln!(f, "  kept their noise to themselves; the votes saw to the number;")?;
             }
             None => {}
         }
         writeln!(f, "- nobody reads this machine's memory, and its random numbers are random;")?;
         writeln!(f, "- a backup of this directory was not restored in secret.")?;
         writeln!(f, "\nMay be said:\n  {sentence}")?;
+        self.not_to_be_said(f)
+    }
+
+    fn not_to_be_said(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "May not be said:")?;
         self.may_not_be_said.iter().try_for_each(|words| writeln!(f, "- {words}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collegium_shared::{accountant::DistributedNoise, architecture::Charge, ids::RoundId};
+
+    use super::*;
+
+    fn charge(parties: u32) -> Charge {
+        let noise =
+            DistributedNoise { sensitivity: 1_000.0, parties, party_variance: 1e7, dimension: 9 };
+        Charge { population: Population::Training, noise }
+    }
+
+    fn said(ledger: &Ledger) -> String {
+        let budget = Budget { epsilon: 9.0, delta: DELTA, days: 10, strict: false };
+        let now = Timestamp::from_millis(1_000);
+        Statement::of(ledger, Some(budget), Some(2), now).unwrap().to_string()
+    }
+
+    fn charged(of: &[u32]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (number, parties) in (0..).zip(of) {
+            let round = RoundId { task: "t".parse().unwrap(), round: number, attempt: 0 };
+            ledger.charge(round, "train", vec![charge(*parties)], Timestamp::from_millis(9));
+        }
+        ledger
+    }
+
+    #[test]
+    fn the_sentence_assumes_what_the_weakest_sum_did() {
+        let alone = said(&charged(&[1, 1]));
+        assert!(alone.contains("whoever else is malicious") && alone.contains("this agent's own"));
+        for others in [&[3][..], &[1, 3], &[21, 3]] {
+            let words = said(&charged(others));
+            assert!(words.contains("if at most 2 institutions collude"), "{words}");
+            assert!(!words.contains("whoever else"), "{words}");
+        }
+        assert!(said(&charged(&[21, 3])).contains("up to 21 honest"));
+        let mut restored = charged(&[1]);
+        restored.behind(5, BTreeMap::from([(Population::Training, 0.1)]), Timestamp::EPOCH);
+        assert!(!said(&restored).contains("whoever else"), "nobody knows whose noise that was");
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_nothing_that_was_forgotten() {
+        let nothing = said(&Ledger::default());
+        assert!(nothing.contains("Nothing was spent") && nothing.contains("May not be said"));
+        let mut restored = Ledger::default();
+        let rho = BTreeMap::from([(Population::Training, 0.1)]);
+        restored.behind(5, rho, Timestamp::from_millis(9));
+        let words = said(&restored);
+        assert!(words.contains("5 sums that a backup had forgotten"), "{words}");
+        assert!(!words.contains("Nothing was spent") && words.contains("May be said"), "{words}");
+        let mut exact = Ledger::default();
+        exact.unbounded(&"u".parse().unwrap(), Timestamp::from_millis(9));
+        assert!(said(&exact).contains("NO BOUND       u: 1 sums without noise"));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use collegium_shared::{
-    architecture,
+    architecture::{self, Charge},
     blobs::BlobError,
     crypto::Digest,
     ids::{RoundId, TaskId},
@@ -334,11 +334,25 @@ impl Runner {
             Ok(charges) => charges.filter(|_| fresh).unwrap_or_default(),
             Err(error) => return Err(Failure::Leave(error.to_string())),
         };
+        self.check_price(&charges).await?;
         let round_of = round.clone();
         let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
         self.record(vec![committed.into()]).await?;
         let home = Arc::clone(&self.home);
         Ok(Self::blocking(move || home.rounds.draw(&round, &commitment)).await??)
+    }
+
+    /// Whether what is about to be charged fits the budget: of an input that was to be taken over and had to
+    /// be made anew this was not asked before.
+    async fn check_price(&self, charges: &[Charge]) -> Result<(), Failure> {
+        let (home, charges) = (Arc::clone(&self.home), charges.to_vec());
+        let checked = Self::blocking(move || {
+            let policy = policy_in_force(&home).map_err(|error| error.to_string())?;
+            let Some(budget) = policy.privacy else { return Ok(()) };
+            let now = home.clock.now();
+            home.book.read(|state| state.ledger().check(&charges, &budget, now))
+        });
+        checked.await?.map_err(Failure::Leave)
     }
 
     /// Downloads what the stage needs, runs it, and writes the input.

@@ -13,8 +13,9 @@
 //! 6. *replay*: the fold over the durable entries is the state that the machine runs on.
 //! 7. *identity*: an accepted statement came over its author's channel and has its author's signature.
 //! 8. *masked*: what leaves as an upload is not the input, word by word.
-//! 9. The budget is spent before anything leaves: the machines hold no ledger yet. What is checked is the
-//!    place where it belongs: nothing of an attempt leaves before its input is committed to (under 3).
+//! 9. The budget is spent before anything leaves: the simulated plans carry no noise, and so nothing is charged.
+//!    What is checked is the place of a charge: nothing of an attempt leaves before its input is committed to
+//!    (under 3).
 //! 10. *secrets*: no entry of a journal holds a secret of the institution that wrote it. (That secrets have
 //!     no `Debug` is the compiler's to check.)
 //!

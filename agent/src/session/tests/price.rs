@@ -17,6 +17,25 @@ impl World {
     }
 }
 
+/// The input of an attempt that came to nothing is the same release in the next one.
+#[test]
+fn a_retry_with_the_same_input_needs_no_room_in_the_budget() {
+    let mut world = World::new();
+    world.policy.privacy = Some(Budget { epsilon: 4.0, delta: 1e-6, days: 365, strict: false });
+    let first = world.private_body(0, 2, 4.0);
+    let mut history = History::default();
+    world.go(&mut history, &world.view(first.clone())).unwrap();
+    let charges = architecture::charges(&first).unwrap().unwrap();
+    (0..3).for_each(|_| world.ledger.charge(first.round.clone(), "train", charges.clone(), at(9)));
+    let mut retry = first;
+    retry.round.attempt = 1;
+    assert!(history.reusable_input(&retry).is_some());
+    assert!(world.go(&mut history.clone(), &world.view(retry.clone())).is_ok());
+    let dearer = Plan { round: retry.round.clone(), ..world.private_body(0, 2, 5.0) };
+    assert!(world.go(&mut history, &world.view(dearer)).is_err(), "another input");
+    assert!(world.go(&mut History::default(), &world.view(retry)).is_err(), "it has none");
+}
+
 #[test]
 fn a_plan_for_another_purpose_than_consented_to_is_refused() {
     let mut world = World::new();
