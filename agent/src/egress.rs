@@ -150,6 +150,14 @@ fn price(home: &Home, plan: &Plan, budget: Option<&Budget>) -> anyhow::Result<Op
     let Some(charges) = architecture::charges(plan)? else { return Ok(None) };
     let delta = budget.map_or(DELTA, |budget| budget.delta);
     let since = budget.map(|budget| home.clock.now() - budget.period());
+    let spent_by = |population| {
+        home.book.read(|state| -> anyhow::Result<Spent> {
+            Ok(match since {
+                Some(since) => state.ledger().spent(population, since)?,
+                None => state.ledger().ever(population)?,
+            })
+        })
+    };
     let mut prices: Vec<Price> = Vec::new();
     for (population, _) in POPULATIONS {
         let mut own = charges.iter().filter(|c| c.population == population).peekable();
@@ -160,7 +168,7 @@ fn price(home: &Home, plan: &Plan, budget: Option<&Budget>) -> anyhow::Result<Op
         for charge in own {
             round = round.plus(&charge.spent()?)?;
         }
-        let spent = home.book.read(|state| state.ledger().spent(population, since))?;
+        let spent = spent_by(population)?;
         let epsilon = |spent: &Spent| spent.epsilon(delta).map(|epsilon| epsilon.value());
         let (round, spent) = (epsilon(&round)?, epsilon(&spent)?);
         prices.push(Price { population, round, spent });

@@ -284,12 +284,13 @@ impl AgentState {
         let plan = session.plan();
         let private = plan.hyper.privacy.is_some();
         if !charges.is_empty() {
-            self.ledger.charge(round.clone(), plan.stage.label(), charges.clone(), at);
+            let what = (round.clone(), plan.stage.label());
+            self.ledger.charge(what, plan.cohort.c_max, charges.clone(), at);
         } else if !private && reads_records(plan) {
             self.ledger.unbounded(&round.task, at);
         }
         // A ledger that cannot be added up says nothing, and lets nothing be spent either.
-        self.committed_head = self.ledger.head().ok().filter(|_| private);
+        self.committed_head = private.then(|| self.ledger.head().ok()).flatten();
     }
 
     fn apply_local(&mut self, event: &LocalEvent, at: Timestamp) {

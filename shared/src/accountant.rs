@@ -107,6 +107,11 @@ impl Spent {
         Self::try_from(ORDERS.map(divergence).collect::<Vec<_>>())
     }
 
+    /// What costs `rho` times the order at each order: no more than this was spent, where only that is known.
+    pub fn linear(rho: f64) -> Result<Self, AccountantError> {
+        Self::of(|order| rho * f64::from(order))
+    }
+
     /// Pairs of order and divergence, in nats.
     pub fn divergences(&self) -> impl Iterator<Item = (u32, f64)> + '_ {
         ORDERS.zip(self.0.iter().copied())

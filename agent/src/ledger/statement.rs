@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use anyhow::anyhow;
 use collegium_shared::{
     accountant::{AccountantError, Spent},
     architecture::Population,
@@ -28,7 +27,7 @@ pub struct Statement {
     pub without_bound: BTreeMap<TaskId, u64>,
     /// Charges that a restored backup had forgotten, and that were debited.
     pub forgotten: u64,
-    /// How many others may collude, by the policy; none while none is in force.
+    /// The fewest that may collude by any of the plans; none if one of them is not known any more.
     pub c_max: Option<u16>,
     /// The most honest institutions that any charge counts on; 1: nobody else.
     pub parties: Option<u32>,
@@ -71,19 +70,12 @@ const MAY_NOT: [&str; 4] = [
 /// Reads the ledger of the agent's directory.
 pub fn statement(home: &Home) -> anyhow::Result<Statement> {
     let policy = policy_in_force(home).ok();
-    let (budget, c_max) = (policy.as_ref().and_then(|p| p.privacy), policy.map(|p| p.c_max));
-    let now = home.clock.now();
-    let made = home.book.read(|state| Statement::of(state.ledger(), budget, c_max, now));
-    made.map_err(|error| anyhow!("the ledger cannot be added up: {error}"))
+    let (budget, now) = (policy.and_then(|policy| policy.privacy), home.clock.now());
+    home.book.read(|state| Statement::of(state.ledger(), budget, now))
 }
 
 impl Statement {
-    fn of(
-        ledger: &Ledger,
-        budget: Option<Budget>,
-        c_max: Option<u16>,
-        now: Timestamp,
-    ) -> Result<Self, AccountantError> {
+    fn of(ledger: &Ledger, budget: Option<Budget>, now: Timestamp) -> anyhow::Result<Self> {
         let delta = budget.map_or(DELTA, |budget| budget.delta);
         let since = budget.map(|budget| now - budget.period());
         let populations = POPULATIONS
@@ -97,14 +89,15 @@ impl Statement {
             tasks: tasks(ledger, delta)?,
             without_bound: BTreeMap::new(),
             forgotten: 0,
-            c_max,
+            c_max: None,
             parties: None,
             may_be_said: None,
             may_not_be_said: MAY_NOT.to_vec(),
         };
         for line in ledger.lines() {
             match &line.what {
-                What::Charged { charges, .. } => {
+                What::Charged { charges, c_max, .. } => {
+                    statement.c_max = statement.c_max.into_iter().chain([*c_max]).min();
                     let most = charges.iter().map(|charge| charge.noise.parties).max();
                     statement.parties = statement.parties.into_iter().chain(most).max();
                 }
@@ -113,6 +106,9 @@ impl Statement {
                 }
                 What::Forgotten { entries, .. } => statement.forgotten += entries,
             }
+        }
+        if statement.forgotten > 0 {
+            statement.c_max = None;
         }
         statement.may_be_said = statement.sentence();
         Ok(statement)
@@ -136,8 +132,8 @@ impl Statement {
         };
         let assumption = match (alone, self.c_max) {
             (true, _) => "whoever else is malicious".to_owned(),
-            (false, Some(c_max)) => format!("if at most {c_max} institutions collude"),
-            (false, None) => "if no more institutions collude than the plans assume".to_owned(),
+            (false, Some(c_max)) => format!("if no more than {c_max} of the institutions collude"),
+            (false, None) => "if no more institutions collude than the plans assumed".to_owned(),
         };
         Some(format!(
             "Whatever anyone learns from what left us{rest}, any one learner changes it by no more than \
@@ -154,10 +150,14 @@ impl Account {
         name: &'static str,
         budget: Option<Budget>,
         since: Option<Timestamp>,
-    ) -> Result<Self, AccountantError> {
+    ) -> anyhow::Result<Self> {
         let delta = budget.map_or(DELTA, |budget| budget.delta);
         let epsilon = |spent: &Spent| spent.epsilon(delta).map(|epsilon| shown(epsilon.value()));
-        let spent = ledger.spent(population, since)?;
+        let ever = ledger.ever(population)?;
+        let spent = match since {
+            Some(since) => ledger.spent(population, since)?,
+            None => ever.clone(),
+        };
         let last = ledger.lines().iter().rev().find_map(|line| match &line.what {
             What::Charged { charges, .. } => {
                 let own: Vec<_> = charges.iter().filter(|c| c.population == population).collect();
@@ -180,7 +180,7 @@ impl Account {
             population,
             name,
             spent: figure,
-            spent_ever: epsilon(&ledger.spent(population, None)?)?,
+            spent_ever: epsilon(&ever)?,
             left: budget.map(|budget| (budget.epsilon - figure).max(0.0)),
             more,
         })
@@ -346,14 +346,15 @@ mod tests {
     fn said(ledger: &Ledger) -> String {
         let budget = Budget { epsilon: 9.0, delta: DELTA, days: 10, strict: false };
         let now = Timestamp::from_millis(1_000);
-        Statement::of(ledger, Some(budget), Some(2), now).unwrap().to_string()
+        Statement::of(ledger, Some(budget), now).unwrap().to_string()
     }
 
     fn charged(of: &[u32]) -> Ledger {
         let mut ledger = Ledger::default();
         for (number, parties) in (0..).zip(of) {
             let round = RoundId { task: "t".parse().unwrap(), round: number, attempt: 0 };
-            ledger.charge(round, "train", vec![charge(*parties)], Timestamp::from_millis(9));
+            let charges = vec![charge(*parties)];
+            ledger.charge((round, "train"), 2, charges, Timestamp::from_millis(9));
         }
         ledger
     }
@@ -364,13 +365,15 @@ mod tests {
         assert!(alone.contains("whoever else is malicious") && alone.contains("this agent's own"));
         for others in [&[3][..], &[1, 3], &[21, 3]] {
             let words = said(&charged(others));
-            assert!(words.contains("if at most 2 institutions collude"), "{words}");
+            assert!(words.contains("if no more than 2 of the institutions collude"), "{words}");
             assert!(!words.contains("whoever else"), "{words}");
         }
         assert!(said(&charged(&[21, 3])).contains("up to 21 honest"));
         let mut restored = charged(&[1]);
         restored.behind(5, BTreeMap::from([(Population::Training, 0.1)]), Timestamp::EPOCH);
-        assert!(!said(&restored).contains("whoever else"), "nobody knows whose noise that was");
+        let words = said(&restored);
+        assert!(!words.contains("whoever else"), "nobody knows whose noise that was: {words}");
+        assert!(words.contains("than the plans assumed"), "nor how many could collude: {words}");
     }
 
     #[test]

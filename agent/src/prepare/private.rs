@@ -21,12 +21,15 @@ pub(super) fn input(
     trainer: &mut Trainer,
     effort: &Effort,
 ) -> Result<Vec<u32>, PrepareError> {
+    let shared = SharedSets::all(&basis.registry.items, &basis.registry.competencies);
+    // Before room is made for a vector that only the plan asks for.
+    basis.check_encoding(shared.sizes())?;
     let fresh = || {
         let sums = placed.iter().map(|placed| BoundedSum::new(*placed));
         sums.collect::<Result<Vec<_>, NoiseError>>()
     };
     let mut sums = fresh()?;
-    match run(basis, privacy, &mut sums, trainer, effort) {
+    match run(basis, (privacy, &shared), &mut sums, trainer, effort) {
         // As without noise: an institution that stayed away because of its records would tell of them.
         Err(PrepareError::Stage(
             error @ (ModelError::NotFinite { .. } | ModelError::NotConverged(_)),
@@ -46,14 +49,12 @@ pub(super) fn input(
 
 fn run(
     basis: &Basis<'_>,
-    privacy: &LearnerPrivacy,
+    (privacy, shared): (&LearnerPrivacy, &SharedSets),
     sums: &mut [BoundedSum],
     trainer: &mut Trainer,
     effort: &Effort,
 ) -> Result<(), PrepareError> {
     let Plan { stage, inputs, .. } = basis.plan;
-    let shared = &SharedSets::all(&basis.registry.items, &basis.registry.competencies);
-    basis.check_encoding(shared.sizes())?;
     let layout = architecture::layout(&shared.competencies);
     if layout.digest().ok() != basis.plan.layout {
         return Err(PrepareError::Layout);

@@ -20,8 +20,15 @@ pub(super) async fn catch_up(home: &Arc<Home>, earlier: Signed<Ready>) -> Result
         }
         let Some(head) = earlier.body.ledger else { return Ok(()) };
         let gap = home.book.read(|state| state.ledger().gap(&head));
-        let gap = gap.map_err(|error| Failure::Fatal(error.into()))?;
-        let Some(rho) = gap else { return Ok(()) };
+        let rho = match gap {
+            Ok(Some(rho)) => rho,
+            Ok(None) => return Ok(()),
+            // Then nothing private is accepted either, with a budget.
+            Err(error) => {
+                tracing::error!(%error, "the privacy ledger cannot be compared with an earlier READY");
+                return Ok(());
+            }
+        };
         let entries = head.entries;
         tracing::error!(
             entries,

@@ -318,7 +318,17 @@ impl Runner {
         adopted: Option<Fixed>,
     ) -> Result<(), Failure> {
         let round = view.id().clone();
+        // An input that was taken over from an aborted attempt is the same release, and was paid for.
         let fresh = adopted.is_none();
+        let charges = architecture::charges(&view.plan.body).map_err(|error| error.to_string());
+        let charges = charges.map(|charges| charges.filter(|_| fresh).unwrap_or_default());
+        let charges = match self.affordable(charges).await? {
+            Ok(charges) => charges,
+            Err(reason) => {
+                self.refuse_because(view, reason.clone()).await?;
+                return Err(Failure::Leave(reason));
+            }
+        };
         let Fixed { commitment, snapshot } = match adopted {
             Some(fixed) => fixed,
             None => match self.train(view).await {
@@ -329,12 +339,6 @@ impl Runner {
                 other => other?,
             },
         };
-        // An input that was taken over from an aborted attempt is the same release, and was paid for.
-        let charges = match architecture::charges(&view.plan.body) {
-            Ok(charges) => charges.filter(|_| fresh).unwrap_or_default(),
-            Err(error) => return Err(Failure::Leave(error.to_string())),
-        };
-        self.check_price(&charges).await?;
         let round_of = round.clone();
         let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
         self.record(vec![committed.into()]).await?;
@@ -344,15 +348,21 @@ impl Runner {
 
     /// Whether what is about to be charged fits the budget: of an input that was to be taken over and had to
     /// be made anew this was not asked before.
-    async fn check_price(&self, charges: &[Charge]) -> Result<(), Failure> {
-        let (home, charges) = (Arc::clone(&self.home), charges.to_vec());
-        let checked = Self::blocking(move || {
+    async fn affordable(
+        &self,
+        charges: Result<Vec<Charge>, String>,
+    ) -> Result<Result<Vec<Charge>, String>, Failure> {
+        let home = Arc::clone(&self.home);
+        Self::blocking(move || {
+            let charges = charges?;
             let policy = policy_in_force(&home).map_err(|error| error.to_string())?;
-            let Some(budget) = policy.privacy else { return Ok(()) };
-            let now = home.clock.now();
-            home.book.read(|state| state.ledger().check(&charges, &budget, now))
-        });
-        checked.await?.map_err(Failure::Leave)
+            if let Some(budget) = policy.privacy {
+                let now = home.clock.now();
+                home.book.read(|state| state.ledger().check(&charges, &budget, now))?;
+            }
+            Ok(charges)
+        })
+        .await
     }
 
     /// Downloads what the stage needs, runs it, and writes the input.

@@ -105,7 +105,7 @@ pub enum BadPrivacy {
     Ungrouped(String),
     #[error("the segments of the plan are not those that noise is added to")]
     Segments,
-    #[error("the segments of one group have different scales")]
+    #[error("the segments of one group have different scales, bounds or noise")]
     Scales,
     #[error(transparent)]
     Accountant(#[from] AccountantError),
@@ -227,7 +227,8 @@ impl LearnerPrivacy {
             }
             match placed.last_mut().filter(|_| index == last) {
                 Some(of) if of.group == groups[index] => {
-                    if (of.scale_log2, of.bound) != (segment.scale_log2, segment.bound) {
+                    let given = (segment.scale_log2, segment.bound, segment.deviation);
+                    if (of.scale_log2, of.bound, of.deviation) != given {
                         return Err(BadPrivacy::Scales);
                     }
                     of.len += segment.len as usize;

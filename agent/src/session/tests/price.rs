@@ -26,7 +26,9 @@ fn a_retry_with_the_same_input_needs_no_room_in_the_budget() {
     let mut history = History::default();
     world.go(&mut history, &world.view(first.clone())).unwrap();
     let charges = architecture::charges(&first).unwrap().unwrap();
-    (0..3).for_each(|_| world.ledger.charge(first.round.clone(), "train", charges.clone(), at(9)));
+    (0..3).for_each(|_| {
+        world.ledger.charge((first.round.clone(), "train"), 1, charges.clone(), at(9))
+    });
     let mut retry = first;
     retry.round.attempt = 1;
     assert!(history.reusable_input(&retry).is_some());
@@ -94,7 +96,7 @@ fn a_budget_lets_in_what_is_paid_for_and_nothing_without_noise() {
     for round in 0..3 {
         assert!(ask(&world, &fits).is_ok(), "{round} were paid for");
         let round = RoundId { round, ..fits.round.clone() };
-        ledger.charge(round, "train", charges.clone(), at(9));
+        ledger.charge((round, "train"), 1, charges.clone(), at(9));
         world.ledger = ledger.clone();
     }
     assert!(ask(&world, &fits).unwrap_err().contains("not paid for"));
