@@ -59,7 +59,7 @@ impl Accumulator {
         let path = files.accumulator_path();
         let uploads = round.uploads();
         match load(&path, plan, dimension, uploads)
-            .map_err(|source| SpoolError::Io { path: path.clone(), source })?
+            .map_err(|source| SpoolError::Read { path: path.clone(), source })?
         {
             Loaded::Sum(sum) => {
                 // A crash may have come between the file and this.
@@ -138,7 +138,7 @@ impl Accumulator {
     /// Writes the sum in place of the uploads in it: first the file, durably, then they go.
     pub fn save(&mut self, files: &RoundFiles) -> Result<(), SpoolError> {
         let path = files.accumulator_path();
-        self.write(&path).map_err(|source| SpoolError::Io { path, source })?;
+        self.write(&path).map_err(|source| SpoolError::Write { path, source })?;
         while let Some(institution) = self.unsaved.last() {
             files.remove_upload(institution)?;
             self.unsaved.pop();

@@ -16,6 +16,7 @@ use collegium_shared::{
     roster::Registry,
     secagg::{BadBitmap, Bitmap, Member, PIECE_WORDS, RecoverError, SharePiece, Unmasker},
     signed::Signed,
+    storage,
     tensors::{self, BadTensors, TensorFile},
 };
 use thiserror::Error;
@@ -62,6 +63,21 @@ pub enum AggregateError {
     TooFewLeft,
     #[error("{0}")]
     Inconsistent(&'static str),
+}
+
+impl AggregateError {
+    /// Whether computing it again helps once the storage takes data: it could not be written, or lacked
+    /// room. What cannot be read stays so.
+    pub fn passes_with_storage(&self) -> bool {
+        match self {
+            Self::Spool(SpoolError::Write { .. })
+            | Self::Blob(BlobError::Write { .. })
+            | Self::Tensors(BadTensors::Blob(BlobError::Write { .. })) => {
+                storage::trouble(self).is_some()
+            }
+            _ => storage::no_room(self).is_some(),
+        }
+    }
 }
 
 /// Takes the masks off the sum over U, in place, and keeps its values by segment as a blob. Beside
@@ -363,11 +379,15 @@ pub fn vector(
 
 #[cfg(test)]
 mod tests {
+    use std::{io, path::PathBuf};
+
     use collegium_shared::{
         clock::Timestamp,
         ids::RoundId,
         protocol::{Cohort, Deadlines},
     };
+
+    use rustix::io::Errno;
 
     use super::*;
     use crate::task::{Made, TaskSpec};
@@ -398,6 +418,24 @@ mod tests {
         let (weights, start) = (put(pair[0]), put(pair[1]));
         task.stepped(Candidate { step, weights, start, layout: nothing, made: None });
         task
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_computed_again_and_what_cannot_be_read_is_not() {
+        let path = || PathBuf::from("x");
+        let io = |errno: Errno| io::Error::from(errno);
+        let again = |error: AggregateError| error.passes_with_storage();
+        let write = |errno| BlobError::Write { path: path(), source: io(errno) };
+        for errno in [Errno::IO, Errno::NOSPC] {
+            assert!(again(write(errno).into()));
+            assert!(again(SpoolError::Write { path: path(), source: io(errno) }.into()));
+        }
+        assert!(again(BadTensors::Blob(write(Errno::IO)).into()));
+        assert!(!again(write(Errno::ACCESS).into()));
+        assert!(!again(BlobError::Read { path: path(), source: io(Errno::IO) }.into()));
+        assert!(!again(SpoolError::Read { path: path(), source: io(Errno::IO) }.into()));
+        assert!(!again(BadTensors::Read(io(Errno::IO)).into()));
+        assert!(!again(AggregateError::TooFewLeft));
     }
 
     fn opened(step: u32) -> Opened {

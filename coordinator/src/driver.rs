@@ -397,15 +397,14 @@ impl Driver {
         }
     }
 
-    /// What cannot be computed for want of room is computed when there is some, not given up.
-    fn needs_room(&self, error: &AggregateError) -> Result<(), JournalError> {
-        match storage::no_room(error) {
-            Some(full) => {
-                let source = io::Error::new(full.kind(), error.to_string());
-                Err(JournalError::Io { path: self.dir.clone(), source })
-            }
-            None => Ok(()),
+    /// What cannot be computed because the storage takes no data is computed when it does, not given up;
+    /// any other error is given back.
+    fn await_storage(&self, error: AggregateError) -> Result<AggregateError, JournalError> {
+        if error.passes_with_storage() {
+            let source = io::Error::other(error);
+            return Err(JournalError::Io { path: self.dir.clone(), source });
         }
+        Ok(error)
     }
 
     /// Carries out one operator's request on a directory that nobody serves, and nothing else: no

@@ -520,15 +520,20 @@ fn driver_status(error: &DriverError) -> Status {
 fn spool_status(error: &SpoolError) -> Status {
     match error {
         // The round ended, and its folder went, while the message was on its way.
-        SpoolError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+        SpoolError::Read { source, .. } | SpoolError::Write { source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
             driver_status(&DriverError::NoRound)
         }
         // The sender tries again.
-        SpoolError::Io { .. } if storage::no_room(error).is_some() => {
+        SpoolError::Write { .. } if storage::trouble(error).is_some() => {
             tracing::error!(%error, "round files");
             driver_status(&DriverError::NoRoom)
         }
-        SpoolError::Io { .. } | SpoolError::Damaged { .. } | SpoolError::Gone(_) => {
+        SpoolError::Read { .. }
+        | SpoolError::Write { .. }
+        | SpoolError::Damaged { .. }
+        | SpoolError::Gone(_) => {
             // The path is the operator's business, not the caller's.
             tracing::error!(%error, "round files");
             Status::internal(

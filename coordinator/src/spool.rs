@@ -25,8 +25,13 @@ const CHUNK: usize = 1 << 20;
 /// Why bytes of a round were not taken or not found.
 #[derive(Debug, Error)]
 pub enum SpoolError {
-    #[error("{path}: {source}; check the disk's space and the directory's permissions")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be read: {source}; check the disk and the directory's permissions")]
+    Read { path: PathBuf, source: io::Error },
+    /// Written, synced or removed.
+    #[error(
+        "{path} cannot be written: {source}; check the disk's space and the directory's permissions"
+    )]
+    Write { path: PathBuf, source: io::Error },
     #[error(
         "bytes for offset {given} arrived, but {expected} is next; ask for the offset and go on there"
     )]
@@ -43,8 +48,12 @@ pub enum SpoolError {
     Damaged { path: PathBuf },
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> SpoolError {
-    move |source| SpoolError::Io { path: path.to_owned(), source }
+fn reading(path: &Path) -> impl Fn(io::Error) -> SpoolError {
+    move |source| SpoolError::Read { path: path.to_owned(), source }
+}
+
+fn writing(path: &Path) -> impl Fn(io::Error) -> SpoolError {
+    move |source| SpoolError::Write { path: path.to_owned(), source }
 }
 
 /// The folder of all rounds.
@@ -56,13 +65,13 @@ pub struct Spool {
 impl Spool {
     /// Opens or creates it, and removes what a crash left unfinished.
     pub fn open(dir: &Path) -> Result<Self, SpoolError> {
-        durable::create_dir(dir).map_err(at(dir))?;
-        for round in fs::read_dir(dir).map_err(at(dir))? {
-            let round = round.map_err(at(dir))?.path();
+        durable::create_dir(dir).map_err(writing(dir))?;
+        for round in fs::read_dir(dir).map_err(reading(dir))? {
+            let round = round.map_err(reading(dir))?.path();
             match durable::remove_unfinished(&round) {
                 // An erasure that was under way when the process before ended.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(at(&round))?,
+                other => other.map_err(writing(&round))?,
             }
         }
         Ok(Self { dir: dir.to_owned() })
@@ -72,8 +81,8 @@ impl Spool {
     pub fn round(&self, id: &RoundId) -> Result<RoundFiles, SpoolError> {
         let dir = self.dir.join(folder(id));
         if !dir.is_dir() {
-            durable::create_dir(&dir).map_err(at(&dir))?;
-            durable::sync_dir(&self.dir).map_err(at(&self.dir))?;
+            durable::create_dir(&dir).map_err(writing(&dir))?;
+            durable::sync_dir(&self.dir).map_err(writing(&self.dir))?;
         }
         Ok(RoundFiles { dir })
     }
@@ -82,8 +91,8 @@ impl Spool {
     pub fn others(&self, keep: Option<&RoundId>) -> Result<Vec<PathBuf>, SpoolError> {
         let keep = keep.map(folder);
         let mut others = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
-            let entry = entry.map_err(at(&self.dir))?;
+        for entry in fs::read_dir(&self.dir).map_err(reading(&self.dir))? {
+            let entry = entry.map_err(reading(&self.dir))?;
             if keep.as_deref() != entry.file_name().to_str() {
                 others.push(entry.path());
             }
@@ -98,11 +107,11 @@ impl Spool {
         for round in rounds {
             let removed = match faults::step("remove round", || fs::remove_dir_all(round)) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-                other => other.map_err(at(round)),
+                other => other.map_err(writing(round)),
             };
             erased = erased.and(removed);
         }
-        erased.and(durable::sync_dir(&self.dir).map_err(at(&self.dir)))
+        erased.and(durable::sync_dir(&self.dir).map_err(writing(&self.dir)))
     }
 }
 
@@ -131,13 +140,13 @@ impl RoundFiles {
     /// the place of the first; durable when this returns.
     pub fn write_share(&self, header: &ShareHeader, body: &ShareBody) -> Result<(), SpoolError> {
         let path = self.dir.join(format!("share-{}", header.digest()));
-        let bytes = postcard::to_stdvec(body).map_err(io::Error::other).map_err(at(&path))?;
-        durable::write(&path, &bytes).map_err(at(&path))
+        let bytes = postcard::to_stdvec(body).map_err(io::Error::other).map_err(writing(&path))?;
+        durable::write(&path, &bytes).map_err(writing(&path))
     }
 
     pub fn read_share(&self, header: &ShareHeader) -> Result<ShareBody, SpoolError> {
         let path = self.dir.join(format!("share-{}", header.digest()));
-        let bytes = fs::read(&path).map_err(at(&path))?;
+        let bytes = fs::read(&path).map_err(reading(&path))?;
         postcard::from_bytes(&bytes).map_err(|_| SpoolError::Damaged { path })
     }
 
@@ -149,12 +158,12 @@ impl RoundFiles {
     ) -> Result<(), SpoolError> {
         let path = self.dir.join(format!("reveal-{}", header.digest()));
         let bytes: Vec<u8> = pieces.iter().flat_map(SharePiece::to_bytes).collect();
-        durable::write(&path, &bytes).map_err(at(&path))
+        durable::write(&path, &bytes).map_err(writing(&path))
     }
 
     pub fn read_reveal(&self, header: &RevealHeader) -> Result<Vec<SharePiece>, SpoolError> {
         let path = self.dir.join(format!("reveal-{}", header.digest()));
-        let bytes = fs::read(&path).map_err(at(&path))?;
+        let bytes = fs::read(&path).map_err(reading(&path))?;
         let (pieces, rest) = bytes.as_chunks::<{ SharePiece::LEN }>();
         let read: Option<Vec<SharePiece>> = pieces.iter().map(SharePiece::from_bytes).collect();
         read.filter(|_| rest.is_empty()).ok_or(SpoolError::Damaged { path })
@@ -166,7 +175,7 @@ impl RoundFiles {
         match fs::metadata(&path) {
             Ok(metadata) => Ok(metadata.len()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(e) => Err(at(&path)(e)),
+            Err(e) => Err(reading(&path)(e)),
         }
     }
 
@@ -191,14 +200,14 @@ impl RoundFiles {
         let path = self.upload_path(from);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(at(&path))?;
+        let mut file = options.open(&path).map_err(writing(&path))?;
         let mut hasher = Hasher::new();
         let mut received = 0;
         read_chunks(&mut file, |chunk| {
             hasher.update(chunk);
             received += chunk.len() as u64;
         })
-        .map_err(at(&path))?;
+        .map_err(reading(&path))?;
         Ok(UploadFile { path, file, hasher, received, length })
     }
 
@@ -207,7 +216,7 @@ impl RoundFiles {
         let path = self.upload_path(from);
         match faults::step("remove summed upload", || fs::remove_file(&path)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(at(&path)),
+            other => other.map_err(writing(&path)),
         }
     }
 
@@ -222,9 +231,9 @@ impl RoundFiles {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(SpoolError::Gone(from.clone()));
             }
-            other => other.map_err(at(&path))?,
+            other => other.map_err(reading(&path))?,
         };
-        read_chunks(&mut file, visit).map_err(at(&path))
+        read_chunks(&mut file, visit).map_err(reading(&path))
     }
 }
 
@@ -248,7 +257,7 @@ impl UploadFile {
         if end > self.length {
             return Err(SpoolError::TooLong { limit: self.length });
         }
-        faults::write_all(&mut self.file, bytes, "write upload").map_err(at(&self.path))?;
+        faults::write_all(&mut self.file, bytes, "write upload").map_err(writing(&self.path))?;
         self.hasher.update(bytes);
         self.received = end;
         Ok(())
@@ -258,7 +267,7 @@ impl UploadFile {
     /// `announced` is erased, so that its sender can start again.
     pub fn finish(self, announced: &Digest) -> Result<Digest, SpoolError> {
         let Self { path, file, hasher, received, length } = self;
-        let on_disk = file.metadata().map_err(at(&path))?.len();
+        let on_disk = file.metadata().map_err(reading(&path))?.len();
         if received != length || on_disk != length {
             return Err(SpoolError::Incomplete { given: on_disk, expected: length });
         }
@@ -267,12 +276,12 @@ impl UploadFile {
             if let Err(error) = faults::step("sync upload", || file.sync_data()) {
                 // Its pages may be gone, and a second sync a success all the same: it is sent again.
                 let _ = fs::remove_file(&path);
-                return Err(at(&path)(error));
+                return Err(writing(&path)(error));
             }
             let dir = path.parent().unwrap_or(&path);
-            durable::sync_dir(dir).map_err(at(dir))?;
+            durable::sync_dir(dir).map_err(writing(dir))?;
         } else {
-            faults::step("remove upload", || fs::remove_file(&path)).map_err(at(&path))?;
+            faults::step("remove upload", || fs::remove_file(&path)).map_err(writing(&path))?;
         }
         Ok(digest)
     }
@@ -345,7 +354,7 @@ mod tests {
         let file = File::from(OwnedFd::from(UnixStream::pair().unwrap().0));
         let (hasher, received, length) = (Hasher::new(), 0, 0);
         let upload = UploadFile { path: path.clone(), file, hasher, received, length };
-        assert!(matches!(upload.finish(&Digest::of(b"")), Err(SpoolError::Io { .. })));
+        assert!(matches!(upload.finish(&Digest::of(b"")), Err(SpoolError::Write { .. })));
         assert!(!path.exists());
     }
 
@@ -402,7 +411,7 @@ mod tests {
         fs::write(&wrong, b"no folder").unwrap();
         fs::create_dir(&last).unwrap();
         let erased = spool.erase(&[gone.clone(), wrong.clone(), last.clone()]);
-        let Err(SpoolError::Io { path, .. }) = erased else { panic!("{erased:?}") };
+        let Err(SpoolError::Write { path, .. }) = erased else { panic!("{erased:?}") };
         assert_eq!(path, wrong);
         assert!(!last.exists(), "what comes after it is erased");
         spool.erase(&[gone]).unwrap();

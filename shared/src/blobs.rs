@@ -45,12 +45,21 @@ pub enum BlobError {
     Unexpected { expected: Digest, found: Digest },
     #[error("blob of more than {limit} bytes; the limit here is {limit}")]
     TooLarge { limit: u64 },
-    #[error("{path}: {source}; check the disk's space and the directory's permissions")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be read: {source}; check the disk and the directory's permissions")]
+    Read { path: PathBuf, source: io::Error },
+    /// Written, synced, renamed or removed.
+    #[error(
+        "{path} cannot be written: {source}; check the disk's space and the directory's permissions"
+    )]
+    Write { path: PathBuf, source: io::Error },
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> BlobError {
-    move |source| BlobError::Io { path: path.to_owned(), source }
+fn reading(path: &Path) -> impl Fn(io::Error) -> BlobError {
+    move |source| BlobError::Read { path: path.to_owned(), source }
+}
+
+fn writing(path: &Path) -> impl Fn(io::Error) -> BlobError {
+    move |source| BlobError::Write { path: path.to_owned(), source }
 }
 
 /// A content-addressed store in one directory (mode 0700, files 0600).
@@ -81,8 +90,8 @@ impl Version {
 impl Blobs {
     /// Opens or creates the store and removes what a crash left unfinished.
     pub fn open(dir: &Path) -> Result<Self, BlobError> {
-        durable::create_dir(dir).map_err(at(dir))?;
-        durable::remove_unfinished(dir).map_err(at(dir))?;
+        durable::create_dir(dir).map_err(writing(dir))?;
+        durable::remove_unfinished(dir).map_err(writing(dir))?;
         Ok(Self::existing(dir))
     }
 
@@ -99,13 +108,13 @@ impl Blobs {
             return Ok(digest);
         }
         let path = self.path(&digest);
-        durable::write(&path, bytes).map_err(at(&path))?;
+        durable::write(&path, bytes).map_err(writing(&path))?;
         Ok(digest)
     }
 
     /// Starts a blob of at most `limit` bytes that arrives in pieces.
     pub fn writer(&self, limit: u64) -> Result<Writer, BlobError> {
-        let file = Unfinished::create(&self.dir).map_err(at(&self.dir))?;
+        let file = Unfinished::create(&self.dir).map_err(writing(&self.dir))?;
         Ok(Writer { blobs: self.clone(), file, hashing: Hashing::new(limit), length: 0, limit })
     }
 
@@ -117,9 +126,9 @@ impl Blobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(BlobError::Missing(*digest));
             }
-            other => other.map_err(at(&path))?,
+            other => other.map_err(reading(&path))?,
         };
-        let length = file.metadata().map_err(at(&path))?.len();
+        let length = file.metadata().map_err(reading(&path))?.len();
         Ok((file, length))
     }
 
@@ -131,7 +140,7 @@ impl Blobs {
         }
         let path = self.path(digest);
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.take(length).read_to_end(&mut bytes).map_err(at(&path))?;
+        file.take(length).read_to_end(&mut bytes).map_err(reading(&path))?;
         match Digest::of(&bytes) {
             found if found == *digest => Ok(bytes),
             found => Err(BlobError::Damaged { expected: *digest, found, path }),
@@ -145,7 +154,7 @@ impl Blobs {
         let (mut hasher, mut length) = (Hasher::new(), 0);
         let mut piece = vec![0; PIECE];
         loop {
-            let read = file.read(&mut piece).map_err(at(&path))?;
+            let read = file.read(&mut piece).map_err(reading(&path))?;
             if read == 0 {
                 break;
             }
@@ -166,7 +175,7 @@ impl Blobs {
         if length > limit {
             return Err(BlobError::TooLarge { limit });
         }
-        let version = Version::of(&file.metadata().map_err(at(&self.path(digest)))?);
+        let version = Version::of(&file.metadata().map_err(reading(&self.path(digest)))?);
         if !self.written().contains(&(*digest, version)) {
             self.verify(digest)?;
         }
@@ -188,7 +197,7 @@ impl Blobs {
         let path = self.path(digest);
         match faults::step("remove blob", || fs::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other.map_err(at(&path))?,
+            other => other.map_err(writing(&path))?,
         }
         Ok(true)
     }
@@ -200,15 +209,15 @@ impl Blobs {
         let path = self.path(digest);
         match durable::set_aside(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            aside => Ok(Some(Removed(aside.map_err(at(&path))?))),
+            aside => Ok(Some(Removed(aside.map_err(writing(&path))?))),
         }
     }
 
     /// The names of all blobs here, in no order.
     pub fn digests(&self) -> Result<Vec<Digest>, BlobError> {
         let mut digests = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
-            let name = entry.map_err(at(&self.dir))?.file_name();
+        for entry in fs::read_dir(&self.dir).map_err(reading(&self.dir))? {
+            let name = entry.map_err(reading(&self.dir))?.file_name();
             digests.extend(name.to_str().and_then(|name| name.parse::<Digest>().ok()));
         }
         Ok(digests)
@@ -229,7 +238,7 @@ impl Removed {
         match faults::step("free blob", || fs::remove_file(&self.0)) {
             // Freed by a start after the process that removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(at(&self.0)),
+            other => other.map_err(writing(&self.0)),
         }
     }
 }
@@ -250,8 +259,8 @@ impl Writer {
         if length > self.limit {
             return Err(BlobError::TooLarge { limit: self.limit });
         }
-        self.hashing.update(piece).map_err(at(&self.blobs.dir))?;
-        self.file.write_all(piece).map_err(at(&self.blobs.dir))?;
+        self.hashing.update(piece).map_err(writing(&self.blobs.dir))?;
+        self.file.write_all(piece).map_err(writing(&self.blobs.dir))?;
         self.length = length;
         Ok(())
     }
@@ -263,13 +272,13 @@ impl Writer {
 
     /// Stores the blob under its digest, durably; refused if the sender announced another.
     pub fn finish(self, expected: Option<Digest>) -> Result<Digest, BlobError> {
-        let found = self.hashing.finish().map_err(at(&self.blobs.dir))?;
+        let found = self.hashing.finish().map_err(writing(&self.blobs.dir))?;
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             return Err(BlobError::Unexpected { expected, found });
         }
         let path = self.blobs.path(&found);
-        self.file.persist(&path).map_err(at(&path))?;
-        let version = Version::of(&fs::metadata(&path).map_err(at(&path))?);
+        self.file.persist(&path).map_err(writing(&path))?;
+        let version = Version::of(&fs::metadata(&path).map_err(reading(&path))?);
         let mut written = self.blobs.written();
         written.push_front((found, version));
         written.truncate(REMEMBERED);

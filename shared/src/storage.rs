@@ -158,15 +158,15 @@ mod tests {
         assert_eq!(found(&JournalError::NotRecorded(full())), (true, true));
         assert_eq!(found(&JournalError::Uncertain(Errno::IO.into())), (true, false));
         assert_eq!(
-            found(&BlobError::Io { path: path(), source: Errno::ROFS.into() }),
+            found(&BlobError::Write { path: path(), source: Errno::ROFS.into() }),
             (true, true)
         );
         assert_eq!(
-            found(&BlobError::Io { path: path(), source: Errno::DQUOT.into() }),
+            found(&BlobError::Write { path: path(), source: Errno::DQUOT.into() }),
             (true, true)
         );
         assert_eq!(
-            found(&BlobError::Io { path: path(), source: Errno::ACCESS.into() }),
+            found(&BlobError::Write { path: path(), source: Errno::ACCESS.into() }),
             (false, false)
         );
         assert_eq!(found(&JournalError::Stopped), (false, false));

@@ -77,14 +77,14 @@ impl Driver {
             Done::Opened(_, Ok(sum)) => {
                 self.record(Event::Round(RoundEvent::Ended { ending: Ending::Released { sum } }))
             }
-            Done::Folded(_, Err(error)) | Done::Opened(_, Err(error)) => self.end_round(&error),
+            Done::Folded(_, Err(error)) | Done::Opened(_, Err(error)) => self.end_round(error),
             Done::Failed => self.failed(),
             Done::Initialised(Ok(candidate)) => {
                 self.record(Event::Network(NetworkEvent::ModelStepped { candidate }))
             }
             Done::Digested(opened, Ok(digested)) => self.digested(&opened.stage, digested),
             Done::Initialised(Err(error)) | Done::Digested(_, Err(error)) => {
-                self.needs_room(&error)?;
+                let error = self.await_storage(error)?;
                 tracing::error!(%error, "the task cannot go on");
                 let ending = TaskEnding::Failed { reason: error.to_string() };
                 self.record(Event::Network(NetworkEvent::TaskEnded { ending }))
@@ -98,20 +98,20 @@ impl Driver {
         let error =
             AggregateError::Inconsistent("a computation failed; the log of the process says why");
         if self.state.network.open_round().is_some() {
-            return self.end_round(&error);
+            return self.end_round(error);
         }
         let ending = TaskEnding::Failed { reason: error.to_string() };
         self.record(Event::Network(NetworkEvent::TaskEnded { ending }))
     }
 
-    fn end_round(&mut self, error: &AggregateError) -> Result<(), JournalError> {
-        self.needs_room(error)?;
+    fn end_round(&mut self, error: AggregateError) -> Result<(), JournalError> {
+        let error = self.await_storage(error)?;
         tracing::error!(%error, "the round gives no sum");
         if self.state.network.open_round().is_none() {
             return Ok(());
         }
         let ending = match error {
-            AggregateError::BadDealer(dealer) => Ending::Failed { dealer: dealer.clone() },
+            AggregateError::BadDealer(dealer) => Ending::Failed { dealer },
             other => Ending::Abandoned { reason: other.to_string() },
         };
         self.record(Event::Round(RoundEvent::Ended { ending }))
@@ -129,7 +129,7 @@ impl Driver {
             match self.release(step, metrics) {
                 Ok(event) => self.record(Event::Network(event))?,
                 Err(error) => {
-                    self.needs_room(&error)?;
+                    let error = self.await_storage(error)?;
                     let ending = TaskEnding::Failed { reason: error.to_string() };
                     return self.record(Event::Network(NetworkEvent::TaskEnded { ending }));
                 }

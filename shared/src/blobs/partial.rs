@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{BlobError, Blobs, at};
+use super::{BlobError, Blobs, reading, writing};
 use crate::{
     crypto::{Digest, Hasher},
     faults,
@@ -42,14 +42,14 @@ impl Blobs {
             let mut options = OpenOptions::new();
             options.read(true).append(true).create(true).mode(0o600).open(&path)
         };
-        let mut file = faults::step("open partial blob", open).map_err(at(&path))?;
-        if file.metadata().map_err(at(&path))?.len() > limit {
-            faults::step("cut partial blob", || file.set_len(0)).map_err(at(&path))?;
+        let mut file = faults::step("open partial blob", open).map_err(writing(&path))?;
+        if file.metadata().map_err(reading(&path))?.len() > limit {
+            faults::step("cut partial blob", || file.set_len(0)).map_err(writing(&path))?;
         }
         let (mut hasher, mut length) = (Hasher::new(), 0);
         let mut piece = vec![0; PIECE];
         loop {
-            match file.read(&mut piece).map_err(at(&path))? {
+            match file.read(&mut piece).map_err(reading(&path))? {
                 0 => break,
                 read => {
                     hasher.update(&piece[..read]);
@@ -63,8 +63,8 @@ impl Blobs {
     /// Removes the parts of all blobs but these. Need not be durable: what comes back after a power cut
     /// is removed the next time.
     pub fn retain_partials(&self, keep: &BTreeSet<Digest>) -> Result<(), BlobError> {
-        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
-            let entry = entry.map_err(at(&self.dir))?;
+        for entry in fs::read_dir(&self.dir).map_err(reading(&self.dir))? {
+            let entry = entry.map_err(reading(&self.dir))?;
             let name = entry.file_name();
             let Some(of) = name.to_str().and_then(|name| name.strip_prefix(PARTIAL)) else {
                 continue;
@@ -84,7 +84,7 @@ impl Blobs {
 fn remove(path: &std::path::Path) -> Result<(), BlobError> {
     match faults::step("remove partial blob", || fs::remove_file(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(at(path)),
+        other => other.map_err(writing(path)),
     }
 }
 
@@ -100,7 +100,8 @@ impl Partial {
         if length > self.limit {
             return Err(BlobError::TooLarge { limit: self.limit });
         }
-        faults::write_all(&mut self.file, piece, "write partial blob").map_err(at(&self.path))?;
+        faults::write_all(&mut self.file, piece, "write partial blob")
+            .map_err(writing(&self.path))?;
         self.hasher.update(piece);
         self.length = length;
         Ok(())
@@ -117,7 +118,8 @@ impl Partial {
             return Err(BlobError::Unexpected { expected, found });
         }
         let path = self.blobs.path(&expected);
-        faults::step("rename partial blob", || fs::rename(&self.path, &path)).map_err(at(&path))?;
+        faults::step("rename partial blob", || fs::rename(&self.path, &path))
+            .map_err(writing(&path))?;
         Ok(self.length)
     }
 }
