@@ -3,6 +3,8 @@
 //! waits for more than the plan's deadline, and no share has been dealt. Reads the sealed input;
 //! sends nothing, and what it shows stays on this machine.
 
+mod clipping;
+
 use std::fmt;
 
 use anyhow::{Context, bail};
@@ -23,6 +25,8 @@ use crate::{
     session_file::Input,
     state::{AgentState, LocalEvent},
 };
+
+pub use clipping::{Clipping, Measured, Meter};
 
 const WORD: u64 = 4;
 /// The longest reason of a rejection, in characters.
@@ -53,8 +57,10 @@ pub struct Tensor {
     pub values: u32,
     /// No value exceeds it: what did was clipped.
     pub bound: f64,
-    /// The Euclidean norm, after clipping.
+    /// The Euclidean norm, after clipping and with the noise.
     pub norm: f64,
+    /// None if it is not known any more: the machine lost power since.
+    pub before: Option<Clipping>,
     /// The largest absolute value, after clipping.
     pub largest: f64,
     /// Values that are at the bound: clipped, or just there.
@@ -131,12 +137,15 @@ pub fn preview(home: &Home) -> anyhow::Result<Preview> {
     };
     let input = home.rounds.input(&plan.round, &commitment);
     let mut input = input.context("the vector of this round cannot be read")?;
+    let mut tensors = tensors(&plan.encoding, &mut input)?;
+    let before = home.rounds.clipping(&plan.round, &commitment).unwrap_or_default();
+    tensors.iter_mut().zip(before).for_each(|(tensor, before)| tensor.before = Some(before));
     Ok(Preview {
         architecture: plan.architecture.clone(),
         stage: plan.stage.label().to_owned(),
         commitment,
         standing,
-        tensors: tensors(&plan.encoding, &mut input)?,
+        tensors,
         bytes: input.words() as u64 * WORD,
         summed_over: plan.least(),
         price: price(home, &plan, policy.privacy.as_ref())?,
@@ -185,6 +194,7 @@ fn tensors(encoding: &Encoding, input: &mut Input) -> anyhow::Result<Vec<Tensor>
         values: segment.len,
         bound: segment.bound,
         norm: 0.0,
+        before: None,
         largest: 0.0,
         at_bound: 0,
         noise: segment.deviation,
@@ -269,18 +279,7 @@ impl fmt::Display for Preview {
         line("standing", self.standing.to_string())?;
         line("commitment", self.commitment.to_string())?;
         for tensor in &self.tensors {
-            let Tensor { name, values, bound, norm, largest, at_bound, noise } = tensor;
-            let words = if *noise > 0.0 {
-                format!(
-                    "{values} values, norm {norm:.4}, largest {largest:.4}, with noise of deviation {noise:.4} on \
-                     each; at most {bound} before it"
-                )
-            } else {
-                format!(
-                    "{values} values, norm {norm:.4}, largest {largest:.4} of at most {bound}, {at_bound} at the bound"
-                )
-            };
-            line(name, words)?;
+            line(&tensor.name, tensor.to_string())?;
         }
         line("leaves", format!("{} bytes, masked", self.bytes))?;
         line("opened", format!("only as a sum over at least {}", self.summed_over))?;
@@ -298,6 +297,30 @@ impl fmt::Display for Preview {
             line("costs", words)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { values, bound, norm, before, largest, at_bound, noise, .. } = self;
+        write!(f, "{values} values, norm {norm:.4}, largest {largest:.4}")?;
+        if *noise > 0.0 {
+            write!(f, ", with noise of deviation {noise:.4} on each; at most {bound} before it")?;
+        } else {
+            write!(f, " of at most {bound}, {at_bound} at the bound")?;
+        }
+        match before {
+            Some(Clipping { norm, clipped, learners: Some(learners) }) => {
+                write!(
+                    f,
+                    "; norm {norm:.4} before noise and clipping, which cut {clipped} of {learners} learners"
+                )
+            }
+            Some(Clipping { norm, clipped, learners: None }) => {
+                write!(f, "; norm {norm:.4} before clipping, which cut {clipped}")
+            }
+            None => f.write_str("; what clipping cut is not known any more"),
+        }
     }
 }
 

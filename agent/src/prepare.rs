@@ -21,6 +21,7 @@ use collegium_shared::{
 use thiserror::Error;
 
 use crate::{
+    egress::Clipping,
     model::{Effort, ModelError},
     privacy::NoiseError,
     trainer::{Trainer, Work},
@@ -115,8 +116,11 @@ pub fn reads_records(plan: &Plan) -> bool {
 pub enum Values {
     Computed(Vec<f64>),
     Public(Moves),
-    /// Clipped by learner, encoded, and with noise already.
-    Noised(Vec<u32>),
+    /// Clipped by learner, encoded, and with noise already; and what clipping took.
+    Noised {
+        words: Vec<u32>,
+        clipping: Vec<Clipping>,
+    },
 }
 
 impl Values {
@@ -127,7 +131,7 @@ impl Values {
                 out.extend_from_slice(values.get(first..end).unwrap_or_default());
             }
             Self::Public(moves) => moves.append(first as u64, end.saturating_sub(first), out),
-            Self::Noised(_) => {}
+            Self::Noised { .. } => {}
         }
     }
 }
@@ -153,8 +157,7 @@ pub fn input(
     }
     let basis = Basis { plan, registry, blobs };
     if let (Some(privacy), Some(placed)) = (&plan.hyper.privacy, placed(plan)?) {
-        let words = private::input(&basis, privacy, &placed, trainer, effort)?;
-        return Ok(Values::Noised(words));
+        return private::input(&basis, privacy, &placed, trainer, effort);
     }
     match basis.run(trainer, effort) {
         // Whether the numbers come out finite depends on the records. An institution that stayed

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! rounds/<task>-<round>-<attempt>/input     file salt (32), head sealed, pieces of 1 MiB sealed
+//! rounds/<task>-<round>-<attempt>/clipping  file salt (32), what clipping took from the input, sealed
 //! rounds/<task>-<round>-<attempt>/secrets   file salt (32), rho || commitment || round sealed
 //! ```
 //!
@@ -34,6 +35,8 @@ use collegium_shared::{
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::egress::{Clipping, Measured};
+
 /// The words of one sealed piece: 1 MiB.
 pub const CHUNK_WORDS: usize = 1 << 18;
 /// The keystream pieces of one sealed piece.
@@ -49,7 +52,10 @@ const CHUNK_SEALED: usize = CHUNK_WORDS * WORD + SEAL_OVERHEAD;
 const MAX_SECRETS: u64 = 4096;
 
 const INPUT: &str = "input";
+const CLIPPING: &str = "clipping";
 const SECRETS: &str = "secrets";
+/// Far above what is measured of any encoding.
+const MAX_CLIPPING: u64 = 1 << 20;
 
 /// Why the files of an attempt cannot be used.
 #[derive(Debug, Error)]
@@ -204,12 +210,42 @@ impl RoundFiles {
         }
     }
 
+    /// Keeps what clipping took from the input of an attempt. Not durable: it is only shown.
+    pub fn keep_clipping(
+        &self,
+        round: &RoundId,
+        measured: &Measured,
+    ) -> Result<(), SessionFileError> {
+        let dir = self.create_round_dir(round)?;
+        let path = dir.join(CLIPPING);
+        let file_salt = random::<FILE_SALT>()?;
+        let key = self.file_key("agent/round-clipping", &file_salt);
+        let plain = serde_json::to_vec(measured).map_err(io::Error::other).map_err(at(&path))?;
+        let sealed = seal(&key, nonce(0), CLIPPING.as_bytes(), &plain)?;
+        let mut file = Unfinished::create(&dir).map_err(at(&path))?;
+        file.write_all(&[file_salt.as_slice(), &sealed].concat()).map_err(at(&path))?;
+        file.rename(&path).map_err(at(&path))
+    }
+
+    /// What clipping took from the input with this commitment, if that is known: after a power cut it may
+    /// not be.
+    pub fn clipping(&self, round: &RoundId, commitment: &Digest) -> Option<Vec<Clipping>> {
+        let bytes = read_bounded(&self.round_dir(round).join(CLIPPING), MAX_CLIPPING).ok()?;
+        let (file_salt, sealed) = bytes.split_at_checked(FILE_SALT)?;
+        let key = self.file_key("agent/round-clipping", file_salt);
+        let plain = open(&key, nonce(0), CLIPPING.as_bytes(), sealed).ok()?;
+        let measured: Measured = serde_json::from_slice(plain.expose()).ok()?;
+        (measured.commitment == *commitment).then_some(measured.segments)
+    }
+
     /// Gives the input of an earlier attempt to a later one, unchanged, with its commitment.
     pub fn adopt_input(&self, from: &RoundId, to: &RoundId) -> Result<(), SessionFileError> {
         let (old, new) = (self.round_dir(from), self.create_round_dir(to)?);
         let target = new.join(INPUT);
         faults::step("rename adopted input", || fs::rename(old.join(INPUT), &target))
             .map_err(at(&target))?;
+        // Missing, it is not shown.
+        let _ = fs::rename(old.join(CLIPPING), new.join(CLIPPING));
         durable::sync_dir(&new).map_err(at(&new))?;
         durable::sync_dir(&old).map_err(at(&old))
     }
@@ -563,9 +599,14 @@ mod tests {
         let commitment = write(&files, &round(0), &words(9));
         files.draw(&round(0), &commitment).unwrap();
         files.erase_secrets(&round(0)).unwrap();
+        let segments = vec![Clipping { norm: 2.5, clipped: 1, learners: Some(3) }];
+        let measured = Measured { commitment, segments };
+        files.keep_clipping(&round(0), &measured).unwrap();
         files.adopt_input(&round(0), &round(1)).unwrap();
         files.retain(Some(&round(1))).unwrap();
         assert!(files.input(&round(1), &commitment).is_ok());
+        assert_eq!(files.clipping(&round(1), &commitment), Some(measured.segments));
+        assert_eq!(files.clipping(&round(1), &Digest::of(b"another")), None);
         files.draw(&round(1), &commitment).unwrap();
         assert_eq!(fs::read_dir(&files.dir).unwrap().count(), 1);
         files.retain(None).unwrap();

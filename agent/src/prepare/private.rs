@@ -3,24 +3,26 @@
 
 use collegium_shared::{
     architecture::{self, LearnerPrivacy, Placed, SharedSets, SharedStatistics, Stage},
+    params::Encoding,
     protocol::Plan,
 };
 
-use super::{Basis, PrepareError};
+use super::{Basis, PrepareError, Values};
 use crate::{
+    egress::{Clipping, Meter},
     model::{Effort, ModelError},
     privacy::{BoundedSum, NoiseError, RandomBits},
     trainer::{PrivateWork, Trainer},
 };
 
-/// The words of a private input, in the order of the plan's encoding.
+/// A private input, in the order of the plan's encoding.
 pub(super) fn input(
     basis: &Basis<'_>,
     privacy: &LearnerPrivacy,
     placed: &[Placed],
     trainer: &mut Trainer,
     effort: &Effort,
-) -> Result<Vec<u32>, PrepareError> {
+) -> Result<Values, PrepareError> {
     let shared = SharedSets::all(&basis.registry.items, &basis.registry.competencies);
     // Before room is made for a vector that only the plan asks for.
     basis.check_encoding(shared.sizes())?;
@@ -40,11 +42,24 @@ pub(super) fn input(
         other => other?,
     }
     let mut bits = RandomBits::system();
+    let clipping = clipping(&basis.plan.encoding, &sums);
     let mut words = Vec::with_capacity(basis.plan.encoding.dimension());
     for sum in sums {
         words.extend(sum.noised(&mut bits)?);
     }
-    Ok(words)
+    Ok(Values::Noised { words, clipping })
+}
+
+/// By segment: learners are clipped over all segments of their group.
+fn clipping(encoding: &Encoding, sums: &[BoundedSum]) -> Vec<Clipping> {
+    let mut meter = Meter::new(encoding);
+    sums.iter().for_each(|sum| meter.append(sum.unclipped()));
+    let counts =
+        sums.iter().flat_map(|sum| sum.placed().group.segments.iter().map(|_| sum.clipped()));
+    let counted = meter.finish().into_iter().zip(counts);
+    counted
+        .map(|(segment, (clipped, of))| Clipping { clipped, learners: Some(of), ..segment })
+        .collect()
 }
 
 fn run(
@@ -98,13 +113,12 @@ mod tests {
     use collegium_shared::{
         architecture::{Sums, Target},
         crypto::Digest,
-        params::Encoding,
         tensors,
     };
 
     use super::*;
     use crate::prepare::{
-        self, Values,
+        self,
         tests::{Fixture, N, fixture},
     };
 
@@ -130,7 +144,7 @@ mod tests {
         let mut trainer = Trainer::new(fixture.learners.clone());
         let go = Effort::new(Arc::default(), 100);
         match prepare::input(plan, &fixture.registry, &fixture.blobs, &mut trainer, &go)? {
-            Values::Noised(words) => Ok(words),
+            Values::Noised { words, .. } => Ok(words),
             _ => panic!("values without noise"),
         }
     }

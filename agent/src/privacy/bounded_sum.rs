@@ -31,6 +31,10 @@ pub struct BoundedSum {
     placed: Placed,
     clip: IntegerClip,
     sums: Vec<i64>,
+    /// The same without clipping, for the institution's own eyes.
+    unclipped: Vec<f64>,
+    learners: u64,
+    clipped: u64,
 }
 
 impl BoundedSum {
@@ -39,7 +43,8 @@ impl BoundedSum {
             return Err(NoiseError::Length(placed.len));
         }
         let clip = IntegerClip::new(placed.group.mechanism.clip, placed.scale_log2)?;
-        Ok(Self { placed, clip, sums: vec![0; placed.len] })
+        let (sums, unclipped) = (vec![0; placed.len], vec![0.0; placed.len]);
+        Ok(Self { placed, clip, sums, unclipped, learners: 0, clipped: 0 })
     }
 
     pub fn placed(&self) -> &Placed {
@@ -50,6 +55,14 @@ impl BoundedSum {
     /// each learner.
     pub fn add(&mut self, part: &[(usize, f64)]) {
         let values: Vec<f64> = part.iter().map(|(_, value)| *value).collect();
+        let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
+        self.learners += 1;
+        self.clipped += u64::from(norm > self.placed.group.mechanism.clip);
+        for (place, value) in part {
+            if let Some(sum) = self.unclipped.get_mut(*place) {
+                *sum += value;
+            }
+        }
         for ((place, _), value) in part.iter().zip(self.clip.clip(&values)) {
             if let Some(sum) = self.sums.get_mut(*place) {
                 *sum = sum.saturating_add(value);
@@ -57,9 +70,19 @@ impl BoundedSum {
         }
     }
 
+    /// The sum as it would be if nobody was clipped, without noise. Must not leave.
+    pub fn unclipped(&self) -> &[f64] {
+        &self.unclipped
+    }
+
+    /// Learners whose part was clipped, and all.
+    pub fn clipped(&self) -> (u64, u64) {
+        (self.clipped, self.learners)
+    }
+
     /// The words that may leave, masked. The bound on the whole keeps what one learner moves: cutting off
     /// at a public number brings two sums no farther apart.
-    pub fn noised<E: Entropy>(mut self, bits: &mut RandomBits<E>) -> Result<Vec<u32>, NoiseError> {
+    pub fn noised<E: Entropy>(self, bits: &mut RandomBits<E>) -> Result<Vec<u32>, NoiseError> {
         let scale = 2_f64.powi(self.placed.scale_log2);
         let variance = Variance::at_least((self.placed.deviation * scale).powi(2))?;
         let sampler = BulkSampler::new(variance);
@@ -70,7 +93,6 @@ impl BoundedSum {
             let noised = (*sum).clamp(-bound, bound) + sampler.draw(bits)?;
             words.push(modulo(noised));
         }
-        self.sums.zeroize();
         Ok(words)
     }
 }
@@ -78,6 +100,7 @@ impl BoundedSum {
 impl Drop for BoundedSum {
     fn drop(&mut self) {
         self.sums.zeroize();
+        self.unclipped.zeroize();
     }
 }
 
@@ -119,6 +142,7 @@ mod tests {
             assert!((found - expected).abs() < 0.005, "place {place}: {found}");
         }
         assert_eq!(with().placed().len, 4);
+        assert_eq!((with().clipped(), with().unclipped()), ((1, 2), &[2.5, 0.0, 4.0, 0.0][..]));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::{Failure, Runner, effort};
 use crate::{
     availability::Availability,
     consent::policy_in_force,
-    egress::{self, Standing, Word},
+    egress::{self, Clipping, Measured, Meter, Standing, Word},
     home::Home,
     link::LinkError,
     model::{Effort, ModelError},
@@ -34,6 +34,7 @@ use crate::{
     prepare::{self, PrepareError, Values},
     rounds::{Attempt, RoundError},
     session::{Action, Refusal, SessionEvent, Step, Surroundings},
+    session_file::InputWriter,
     state::{AgentEvent, LocalEvent},
     trainer::Trainer,
 };
@@ -464,10 +465,11 @@ fn write_input(
 ) -> Result<Digest, Failure> {
     let dimension = plan.encoding.dimension();
     let mut writer = home.rounds.input_writer(&plan.round, dimension)?;
-    if let Values::Noised(words) = values {
+    if let Values::Noised { words, clipping } = values {
         words.chunks(RUN).try_for_each(|words| writer.append(words))?;
-        return Ok(writer.finish()?);
+        return keep(home, plan, writer, clipping.clone());
     }
+    let mut meter = Meter::new(&plan.encoding);
     let mut encoder = plan.encoding.encoder();
     let mut quantised = Quantised { words: Vec::with_capacity(RUN), clipped: 0 };
     let mut piece = Vec::with_capacity(RUN);
@@ -478,6 +480,7 @@ fn write_input(
         piece.clear();
         quantised.words.clear();
         values.append(first, dimension.min(first + RUN), &mut piece);
+        meter.append(&piece);
         encoder
             .append(&piece, &mut quantised)
             .map_err(|error| Failure::Leave(PrepareError::from(error).to_string()))?;
@@ -486,7 +489,19 @@ fn write_input(
     if quantised.clipped > 0 {
         tracing::info!(round = %plan.round, values = quantised.clipped, "values were clipped");
     }
-    Ok(writer.finish()?)
+    keep(home, plan, writer, meter.finish())
+}
+
+/// Fixes the input, and what is shown of how it came about.
+fn keep(
+    home: &Home,
+    plan: &Plan,
+    writer: InputWriter,
+    segments: Vec<Clipping>,
+) -> Result<Digest, Failure> {
+    let commitment = writer.finish()?;
+    home.rounds.keep_clipping(&plan.round, &Measured { commitment, segments })?;
+    Ok(commitment)
 }
 
 /// A damaged blob is fetched again.

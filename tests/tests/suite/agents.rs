@@ -239,7 +239,9 @@ fn what_the_policy_holds_leaves_when_a_person_approves_it() {
     let round = held(&network, &Value::Null);
     let shown = ask(&network, &["preview-egress", "--json"]);
     assert_eq!((&shown["round"], &shown["standing"]["state"]), (&round, &"waiting".into()));
-    assert!(shown["tensors"][0]["norm"].as_f64().unwrap() > 0.0, "{shown}");
+    let first = &shown["tensors"][0];
+    assert!(first["norm"].as_f64().unwrap() > 0.0, "{shown}");
+    assert!(first["before"]["norm"].as_f64().unwrap() > 0.0, "{shown}");
     // It is what is committed to, and nothing of the round has left.
     let before = kinds(&network, holding);
     assert!(before.contains(&"committed".to_owned()) && !before.contains(&"listed".to_owned()));

@@ -112,11 +112,13 @@ fn what_leaves_in_a_private_round_is_shown_with_its_noise_and_its_price() {
     assert_eq!((&shown["round"], &shown["standing"]["state"]), (&held, &"waiting".into()));
     for tensor in shown["tensors"].as_array().unwrap() {
         assert!(tensor["noise"].as_f64().unwrap() > 0.0, "{shown}");
+        let (cut, of) = (&tensor["before"]["clipped"], &tensor["before"]["learners"]);
+        assert!(cut.as_u64() <= of.as_u64() && of.as_u64() > Some(0), "{shown}");
     }
     let price = &shown["price"][0];
     assert_eq!((&price["population"], &price["round"]), (&"training".into(), &price["spent"]));
     let words = String::from_utf8(network.agent(one, &["preview-egress"]).unwrap().stdout).unwrap();
-    assert!(words.contains("with noise of deviation") && words.contains("epsilon"), "{words}");
+    assert!(words.contains("before noise and clipping") && words.contains("epsilon"), "{words}");
     // It is spent although nothing left, and is not given back.
     let spent_before = spent(&ask(&network, one, &["privacy", "--json"]));
     assert!(spent_before > 2.0);
