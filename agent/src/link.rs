@@ -36,7 +36,7 @@ use collegium_shared::{
     crypto::{self, Signature},
     faults,
     ids::RoundId,
-    protocol::{Phase, Ready, RevealHeader, ShareBody, ShareHeader, Vote},
+    protocol::{Decline, Phase, Ready, RevealHeader, ShareBody, ShareHeader, Vote},
     secagg::SharePiece,
     signed::Signed,
 };
@@ -277,6 +277,12 @@ impl Link {
     pub async fn vote(&self, vote: &Signed<Vote>) -> Result<(), LinkError> {
         let request = v1::VoteMessage::from(vote);
         call("vote", CALL, self.federation().submit_vote(request)).await.map(drop)
+    }
+
+    /// Takes no part, or no further one, in a round.
+    pub async fn decline(&self, decline: &Signed<Decline>) -> Result<(), LinkError> {
+        let request = v1::DeclineMessage::from(decline);
+        call("decline", CALL, self.federation().decline(request)).await.map(drop)
     }
 
     /// Phase 5: reveals the shares that a quorum asked for.

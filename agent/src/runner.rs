@@ -155,6 +155,8 @@ pub struct Runner {
     desk: Arc<Desk>,
     /// Wakes the renewal of the certificate to look at the clock.
     look: Arc<Notify>,
+    /// The plan of which the coordinator was last told that this institution takes no part, and why.
+    declined: Option<(Digest, String)>,
     said: identity::Said,
     taken: authorities::Taken,
 }
@@ -370,6 +372,7 @@ impl Runner {
             live,
             stop,
             look: Arc::default(),
+            declined: None,
             said: identity::Said::default(),
             taken: authorities::Taken::default(),
         })

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ledger::Ledger, policy::Policy};
 
 pub use event::SessionEvent;
-pub use refusal::Refusal;
+pub use refusal::{OWN_REASON, Refusal};
 
 /// What to do once the facts are durable.
 #[derive(Clone, Debug, PartialEq)]

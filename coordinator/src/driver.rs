@@ -627,6 +627,10 @@ impl Driver {
         match round.admit(from, &member.identity, message) {
             Ok(Admission::Known) => Ok(Ok(())),
             Ok(Admission::Accept(event)) => {
+                if let RoundEvent::Declined { decline } = &*event {
+                    let reason = &decline.body.reason;
+                    tracing::warn!(institution = %from, reason, "an institution takes no part");
+                }
                 self.record(Event::Round(*event))?;
                 Ok(Ok(()))
             }

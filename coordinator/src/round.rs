@@ -16,7 +16,7 @@ use collegium_shared::{
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::InstitutionId,
     protocol::{
-        Before, Certificate, Ending, Outcome, Phase, Plan, Ready, RevealHeader, ShareBody,
+        Before, Certificate, Decline, Ending, Outcome, Phase, Plan, Ready, RevealHeader, ShareBody,
         ShareHeader, UploadHeader, Vote, pieces_digest, statements_root,
     },
     secagg::{self, Bitmap, ShareKind, SharePiece, quorum},
@@ -78,6 +78,10 @@ pub enum RoundEvent {
         header: Signed<RevealHeader>,
         withheld: BTreeSet<Position>,
     },
+    /// An institution takes no part, or no further one.
+    Declined {
+        decline: Signed<Decline>,
+    },
     /// The coordinator was away; the open phase's time begins anew, so that nobody is late because
     /// of it.
     Resumed,
@@ -108,6 +112,7 @@ pub enum Message {
         pieces: Vec<SharePiece>,
         fits: Vec<bool>,
     },
+    Decline(Signed<Decline>),
 }
 
 impl Message {
@@ -119,6 +124,7 @@ impl Message {
             Message::Upload { .. } => "upload",
             Message::Vote(_) => "vote",
             Message::Reveal { .. } => "reveal",
+            Message::Decline(_) => "decline",
         }
     }
 
@@ -130,6 +136,7 @@ impl Message {
             Message::Upload { header, .. } => serde_json::to_value(header),
             Message::Vote(statement) => serde_json::to_value(statement),
             Message::Reveal { header, .. } => serde_json::to_value(header),
+            Message::Decline(statement) => serde_json::to_value(statement),
         };
         json.unwrap_or_default()
     }
@@ -203,6 +210,9 @@ pub struct Round {
     reveals: BTreeMap<Position, Signed<RevealHeader>>,
     /// For each dealer, how many holders could not reveal a fitting share.
     complaints: BTreeMap<Position, usize>,
+    /// Who takes no part, since which phase, and why in that institution's words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    declined: BTreeMap<InstitutionId, BTreeMap<Phase, String>>,
 }
 
 // --- What happened ---------------------------------------------------------------------------
@@ -231,6 +241,7 @@ impl Round {
             votes: BTreeMap::new(),
             reveals: BTreeMap::new(),
             complaints: BTreeMap::new(),
+            declined: BTreeMap::new(),
         }
     }
 
@@ -242,6 +253,7 @@ impl Round {
             RoundEvent::Planned { .. } => {}
             RoundEvent::Ready { ready } => {
                 if let State::Ready(gathered) = &mut self.state {
+                    self.declined.remove(&ready.body.institution);
                     gathered.insert(ready.body.institution.clone(), ready.clone());
                 }
             }
@@ -282,6 +294,10 @@ impl Round {
                     *self.complaints.entry(dealer).or_default() += 1;
                 }
             }
+            RoundEvent::Declined { decline: Signed { body, .. } } => {
+                let phases = self.declined.entry(body.institution.clone()).or_default();
+                phases.insert(before, body.reason.clone());
+            }
             RoundEvent::Resumed => self.since = at,
             RoundEvent::Opening => self.state = State::Open,
             RoundEvent::Ended { ending } => self.state = State::Ended(ending.clone()),
@@ -312,6 +328,7 @@ impl Round {
             Message::Reveal { header, pieces, fits } => {
                 self.admit_reveal(from, key, header, pieces, fits)
             }
+            Message::Decline(decline) => self.admit_decline(from, key, decline),
         }
     }
 
@@ -448,6 +465,25 @@ impl Round {
             pieces.iter().zip(fits).filter(|(_, fits)| **fits).map(|(p, _)| p.dealer).collect();
         let withheld = self.dealt.keys().copied().filter(|d| !fitting.contains(d)).collect();
         accept(RoundEvent::Revealed { header: header.clone(), withheld })
+    }
+
+    /// At most one in each phase; more are heard and not kept.
+    fn admit_decline(
+        &self,
+        from: &InstitutionId,
+        key: &VerifyingKey,
+        decline: &Signed<Decline>,
+    ) -> Result<Admission, Refusal> {
+        check_signed(from, &decline.body.institution, key, decline)?;
+        same(decline.body.plan, self.plan_digest, "plan")?;
+        if !self.expected.contains(from) {
+            return Err(Refusal::NotExpected(from.clone()));
+        }
+        let phase = self.phase();
+        if self.declined.get(from).is_some_and(|phases| phases.contains_key(&phase)) {
+            return Ok(Admission::Known);
+        }
+        accept(RoundEvent::Declined { decline: decline.clone() })
     }
 
     /// Which pieces fit the hashes that their dealers signed. Apart from `admit`, because the
@@ -658,6 +694,11 @@ impl Round {
             State::Ended(ending) => Some(ending),
             _ => None,
         }
+    }
+
+    /// Who takes no part, since which phase, and why in that institution's words.
+    pub fn declined(&self) -> &BTreeMap<InstitutionId, BTreeMap<Phase, String>> {
+        &self.declined
     }
 
     /// How many institutions have done the open phase's part, and how many are waited for.

@@ -429,6 +429,15 @@ impl Federation for Rpc {
         self.submit(from, Message::Vote(vote)).await
     }
 
+    async fn decline(
+        &self,
+        request: Request<v1::DeclineMessage>,
+    ) -> Result<Response<v1::Ack>, Status> {
+        let from = self.member(&request)?;
+        let decline = Signed::try_from(request.into_inner()).map_err(|e| malformed_status(&e))?;
+        self.submit(from, Message::Decline(decline)).await
+    }
+
     async fn submit_reveal(
         &self,
         request: Request<v1::RevealMessage>,

@@ -52,6 +52,7 @@ pub(crate) fn of(driver: &Driver) -> Value {
                 "done": done,
                 "waiting_for": expected.saturating_sub(done),
                 "silent": round.silent(),
+                "declined": declined(round),
                 "deadline": round.deadline(),
                 "account": account(round),
             })
@@ -61,6 +62,7 @@ pub(crate) fn of(driver: &Driver) -> Value {
             "stage": round.plan().stage,
             "ending": round.ending(),
             "uploads": round.uploads().len(),
+            "declined": declined(round),
         })),
         "state_sha256": network.digest().ok(),
     })
@@ -97,6 +99,15 @@ fn task_status(task: &Task) -> Value {
         "paused": task.paused(),
         "ending": task.ending(),
     })
+}
+
+/// Who takes no part, and why by its last word.
+fn declined(round: &Round) -> Value {
+    let last = round.declined().iter().filter_map(|(name, phases)| {
+        let (_, reason) = phases.last_key_value()?;
+        Some((name.to_string(), json!(reason)))
+    });
+    Value::Object(last.collect())
 }
 
 /// Why the open round does not go on: for whom it waits, since when, and until when at most.

@@ -17,6 +17,7 @@
 //! | `UploadChunk`, `DownloadChunk` | [`UploadPiece`], [`DownloadPiece`] |
 //! | `Outcome`, `Certificate`, `Ending` | the same names in [`collegium_shared::protocol`] |
 //! | `VoteMessage` | [`Signed<Vote>`](collegium_shared::protocol::Vote) |
+//! | `DeclineMessage` | [`Signed<Decline>`](collegium_shared::protocol::Decline) |
 //! | `RevealMessage` | signed [`RevealHeader`](collegium_shared::protocol::RevealHeader) and pieces |
 //! | `RoundView` | [`RoundView`](collegium_shared::protocol::RoundView) |
 //! | `PollRequest`, `PollReply` | [`PollQuery`], [`Polled`] |

@@ -16,8 +16,8 @@ pub mod v1 {
 pub const PROTOCOL: u32 = 1;
 
 /// The minor number of that version, sent with every call. 1: calls say their version and may be
-/// signed.
-pub const MINOR: u32 = 1;
+/// signed. 2: institutions may decline; plans may have a purpose and noise.
+pub const MINOR: u32 = 2;
 
 /// The most bytes of a vector or blob in one message that are accepted.
 pub const CHUNK: usize = 1 << 20;

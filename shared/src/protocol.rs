@@ -289,6 +289,24 @@ impl Outcome {
     }
 }
 
+/// The most bytes of the reason in a [`Decline`].
+pub const MAX_DECLINE: usize = 300;
+
+/// In any phase: this institution takes no part, or no further one, in the attempt of this plan. Says what
+/// the coordinator's own documents lack, and nothing of records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decline {
+    pub plan: Digest,
+    pub institution: InstitutionId,
+    /// In words; at most [`MAX_DECLINE`] bytes.
+    pub reason: String,
+}
+
+impl Statement for Decline {
+    const CONTEXT: &'static str = "collegium/v1/decline";
+}
+
 /// One member's vote for an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

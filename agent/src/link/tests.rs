@@ -161,6 +161,10 @@ impl Federation for Coordinator {
         self.canned().acknowledge()
     }
 
+    async fn decline(&self, _: Request<v1::DeclineMessage>) -> Result<Response<v1::Ack>, Status> {
+        self.canned().acknowledge()
+    }
+
     async fn submit_vote(&self, _: Request<v1::VoteMessage>) -> Result<Response<v1::Ack>, Status> {
         self.canned().acknowledge()
     }

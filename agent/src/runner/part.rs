@@ -16,8 +16,9 @@ use collegium_shared::{
     crypto::Digest,
     ids::{RoundId, TaskId},
     params::Quantised,
-    protocol::{Ending, Phase, Plan, RoundView, statements_root},
+    protocol::{Decline, Ending, MAX_DECLINE, Phase, Plan, RoundView, statements_root},
     roster::VerifiedRoster,
+    signed::Signed,
 };
 use serde_json::{Value, json};
 use tokio::{task, time::Instant};
@@ -33,7 +34,7 @@ use crate::{
     policy::{Policy, PolicyError},
     prepare::{self, PrepareError, Values},
     rounds::{Attempt, RoundError},
-    session::{Action, Refusal, SessionEvent, Step, Surroundings},
+    session::{Action, OWN_REASON, Refusal, SessionEvent, Step, Surroundings},
     session_file::InputWriter,
     state::{AgentEvent, LocalEvent},
     trainer::Trainer,
@@ -184,7 +185,7 @@ impl Runner {
     // --- Refusals ------------------------------------------------------------------------------
 
     async fn refuse(&mut self, view: &RoundView, refusal: &Refusal) -> Result<bool, Failure> {
-        let reason = refusal.to_string();
+        let (reason, told) = (refusal.to_string(), refusal.told());
         let (round, plan) = (view.id().clone(), view.plan.digest());
         let (known, room) = self
             .home
@@ -192,27 +193,64 @@ impl Runner {
             .read(|state| (state.knows_conflict(&round, &reason), state.may_keep_conflict()));
         let is_conflict = matches!(refusal, Refusal::Conflict { .. });
         if !is_conflict || !(known || room) {
-            return self.refuse_because(view, reason).await;
+            return self.write_refusal(view, reason, &told).await;
         }
-        if known {
-            self.pause(AFTER_REFUSAL).await;
-            return Ok(false);
+        if !known {
+            let (home, shown) = (Arc::clone(&self.home), shown(view));
+            let evidence = Self::blocking(move || home.keep_evidence(&shown)).await??;
+            tracing::error!(%round, %reason, %evidence, "what was shown before is contradicted");
+            self.record(vec![LocalEvent::ConflictSeen { round, plan, reason, evidence }.into()])
+                .await?;
         }
-        let (home, shown) = (Arc::clone(&self.home), shown(view));
-        let evidence = Self::blocking(move || home.keep_evidence(&shown)).await??;
-        tracing::error!(%round, %reason, %evidence, "what was shown before is contradicted");
-        self.record(vec![LocalEvent::ConflictSeen { round, plan, reason, evidence }.into()])
-            .await?;
+        self.decline(plan, &told).await?;
         self.pause(AFTER_REFUSAL).await;
         Ok(false)
     }
 
-    /// Writes the refusal down, once for each plan and reason, and sits this view out.
+    /// Refuses for a reason that is this institution's own affair.
     async fn refuse_because(&mut self, view: &RoundView, reason: String) -> Result<bool, Failure> {
+        self.write_refusal(view, reason, OWN_REASON).await
+    }
+
+    /// Tells the coordinator, once for each plan and reason, that this institution takes no part, so that
+    /// nobody waits for it and its operator learns why. Whether that is heard changes nothing here.
+    async fn decline(&mut self, plan: Digest, reason: &str) -> Result<(), Failure> {
+        let reason = reason[..reason.floor_char_boundary(MAX_DECLINE)].to_owned();
+        let told = (plan, reason);
+        if self.declined.as_ref() == Some(&told) {
+            return Ok(());
+        }
+        let (plan, reason) = told.clone();
+        let institution = self.home.institution().clone();
+        let decline = Decline { plan, institution, reason };
+        let decline = Signed::sign(decline, &self.home.identity.signing_key());
+        match self.stop.or(self.link.decline(&decline)).await {
+            // The next view asks again.
+            Err(Failure::Line(LinkError::Unreachable { reason })) => {
+                tracing::debug!(reason, "the coordinator was not told");
+            }
+            // An older coordinator does not know the call; a round may have ended meanwhile.
+            Err(Failure::Line(_)) | Ok(()) => self.declined = Some(told),
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Writes the refusal down, once for each plan and reason, and sits this view out.
+    async fn write_refusal(
+        &mut self,
+        view: &RoundView,
+        reason: String,
+        told: &str,
+    ) -> Result<bool, Failure> {
         let (round, plan) = (view.id().clone(), view.plan.digest());
-        if !self.home.book.read(|state| state.knows_refusal(&plan, &reason)) {
+        let known = self.home.book.read(|state| state.knows_refusal(&plan, &reason));
+        if !known {
             tracing::warn!(%round, %reason, "refused");
             self.record(vec![LocalEvent::Refused { round, plan, reason }.into()]).await?;
+        }
+        self.decline(plan, told).await?;
+        if !known {
             self.pause(AFTER_REFUSAL).await;
         }
         Ok(false)
@@ -222,16 +260,15 @@ impl Runner {
     pub(super) async fn leave(&mut self, reason: String) -> anyhow::Result<()> {
         let open = self.home.book.read(|state| {
             let session = state.history().session().filter(|session| !session.over());
-            session.map(|session| session.id().clone())
+            session.map(|session| (session.id().clone(), session.plan_digest()))
         });
-        match open {
-            Some(round) => {
-                let home = Arc::clone(&self.home);
-                // Erasing what an attempt left takes as long as its files are large.
-                Ok(task::spawn_blocking(move || home.leave(&round, &reason)).await??)
-            }
-            None => Ok(()),
-        }
+        let Some((round, plan)) = open else { return Ok(()) };
+        let home = Arc::clone(&self.home);
+        // Erasing what an attempt left takes as long as its files are large.
+        task::spawn_blocking(move || home.leave(&round, &reason)).await??;
+        // Only a stop keeps it from being told, and then the line ends anyway.
+        let _ = self.decline(plan, OWN_REASON).await;
+        Ok(())
     }
 
     // --- Files ---------------------------------------------------------------------------------

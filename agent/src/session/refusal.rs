@@ -7,6 +7,9 @@ use collegium_shared::{
 };
 use thiserror::Error;
 
+/// What the coordinator is told of reasons that are this institution's own.
+pub const OWN_REASON: &str = "for a reason of its own, which its log names";
+
 /// Why this institution does not do what the coordinator asks for.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
@@ -60,4 +63,18 @@ pub enum Refusal {
     Price(String),
     #[error("a document that this phase needs is missing from the coordinator's answer")]
     Incomplete,
+}
+
+impl Refusal {
+    /// What the coordinator is told: how its own documents fall short, and neither what was spent of a budget
+    /// nor whether records changed.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Price(_) => "its privacy budget does not bear this plan".to_owned(),
+            Self::TooClose { .. } => {
+                "the sum would differ from an earlier one by too few institutions".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
 }

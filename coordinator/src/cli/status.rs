@@ -104,6 +104,15 @@ fn print_status(answer: &Value) {
         let waiting = format!("{} done, waiting for {}", r["done"], r["waiting_for"]);
         line("round", format!("{} {}: {waiting}", plain(&r["id"]), plain(&r["phase"])));
         line("", plain(&r["account"]));
+        print_declined(&r["declined"]);
+    } else if !answer["last_round"].is_null() {
+        print_declined(&answer["last_round"]["declined"]);
+    }
+}
+
+fn print_declined(declined: &Value) {
+    for (name, reason) in declined.as_object().into_iter().flatten() {
+        say!("{:<15}{name}: {}", "declined", reason.as_str().unwrap_or_default());
     }
 }
 

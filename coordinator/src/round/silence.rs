@@ -35,9 +35,11 @@ impl Round {
         }
     }
 
-    /// Those that the READY phase waits for.
+    /// Those that the READY phase waits for, if they are enough.
     pub(super) fn awaited(&self) -> impl Iterator<Item = &InstitutionId> {
-        self.expected.iter().filter(|name| !self.away.contains(*name))
+        self.expected
+            .iter()
+            .filter(|name| !self.away.contains(*name) && !self.declined.contains_key(*name))
     }
 
     /// Why the open phase ended the round: what came, and who was silent.
@@ -51,7 +53,11 @@ impl Round {
         };
         let silent = self.silent();
         let names = if silent.is_empty() { "nobody".to_owned() } else { named(&silent) };
-        format!("phase {phase}: {what}; silent: {names}")
+        let mut account = format!("phase {phase}: {what}; silent: {names}");
+        if !self.declined.is_empty() {
+            account += &format!("; declined: {}", named(self.declined.keys()));
+        }
+        account
     }
 }
 

@@ -293,6 +293,59 @@ fn ready_never_closes_below_the_least_before_its_deadline() {
 }
 
 #[test]
+fn nobody_waits_for_one_that_declines_if_enough_are_left() {
+    let mut table = Table::new(7);
+    let decline = |table: &Table, person: usize, reason: &str| {
+        let (plan, reason) = (table.round.plan_digest(), reason.to_owned());
+        let institution = table.people[person].id.clone();
+        let decline = Decline { plan, institution, reason };
+        Message::Decline(Signed::sign(decline, &table.people[person].key))
+    };
+    table.send(6, &decline(&table, 6, "the plan is malformed")).unwrap();
+    table.send(6, &decline(&table, 6, "another word")).unwrap();
+    assert_eq!(table.events.len(), 1, "one in each phase is kept");
+    let other = Decline {
+        plan: Digest::of(b"another"),
+        institution: table.people[5].id.clone(),
+        reason: String::new(),
+    };
+    let other = Message::Decline(Signed::sign(other, &table.people[5].key));
+    assert_eq!(table.send(5, &other), Err(Refusal::WrongReference("plan")));
+    let forged = decline(&table, 4, "not mine");
+    assert!(matches!(table.send(5, &forged), Err(Refusal::WrongSender { .. })));
+    for person in 0..6 {
+        table.send(person, &table.ready(person)).unwrap();
+    }
+    assert_eq!((table.round.phase(), table.round.list().len()), (Phase::Share, 6));
+    assert_eq!(table.now, START, "no deadline had to pass");
+    assert_eq!(table.round.declined()[&table.people[6].id][&Phase::Ready], "the plan is malformed");
+    // A later one is kept beside it, and changes nothing that is frozen.
+    table.send(6, &decline(&table, 6, "still not")).unwrap();
+    assert_eq!(table.round.declined()[&table.people[6].id].len(), 2);
+    assert_eq!(table.replayed(), table.round);
+}
+
+#[test]
+fn too_many_that_decline_end_a_round_at_its_deadline_and_no_sooner() {
+    let mut table = Table::new(7);
+    for person in 0..7 {
+        let (plan, institution) = (table.round.plan_digest(), table.people[person].id.clone());
+        let decline = Decline { plan, institution, reason: "no".into() };
+        let decline = Message::Decline(Signed::sign(decline, &table.people[person].key));
+        table.send(person, &decline).unwrap();
+    }
+    assert_eq!(table.round.phase(), Phase::Ready, "the next attempt would be declined as fast");
+    // One of them thinks again.
+    table.send(3, &table.ready(3)).unwrap();
+    assert_eq!(table.round.declined().len(), 6);
+    table.play(Phase::Ready, |_, _| false);
+    let Some(Ending::Abandoned { reason }) = table.round.ending() else { panic!("not abandoned") };
+    assert!(reason.contains("1 institutions were ready"), "{reason}");
+    assert!(reason.contains("silent: nobody; declined: m000, m001, m002, m004"), "{reason}");
+    assert_eq!(table.replayed(), table.round);
+}
+
+#[test]
 fn a_journal_of_before_waits_for_everybody() {
     let table = Table::new(4);
     let mut json = serde_json::to_value(&table.planned).unwrap();

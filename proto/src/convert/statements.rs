@@ -3,8 +3,8 @@
 use collegium_shared::{
     crypto::{AgreementKey, Digest},
     protocol::{
-        Certificate, Ending, LedgerHead, Outcome, Ready, RevealHeader, ShareBody, ShareHeader,
-        UploadHeader, Vote, pieces_digest,
+        Certificate, Decline, Ending, LedgerHead, MAX_DECLINE, Outcome, Ready, RevealHeader,
+        ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
     },
     roster::MAX_INSTITUTIONS,
     secagg::{Bitmap, SEALED_SHARE_LEN, ShareKind, SharePiece},
@@ -220,6 +220,36 @@ impl From<&Signed<Vote>> for v1::VoteMessage {
             institution: signed.body.institution.to_string(),
             outcome: Some((&signed.body.outcome).into()),
             signature: signed.signature.0.to_vec(),
+        }
+    }
+}
+
+impl TryFrom<v1::DeclineMessage> for Signed<Decline> {
+    type Error = Malformed;
+
+    fn try_from(message: v1::DeclineMessage) -> Result<Self, Malformed> {
+        const REASON: &str = "DeclineMessage.reason";
+        within(REASON, message.reason.len(), MAX_DECLINE)?;
+        if message.reason.contains(char::is_control) {
+            return Err(malformed(REASON, Reason::Text));
+        }
+        let body = Decline {
+            plan: digest("DeclineMessage.plan", &message.plan)?,
+            institution: institution("DeclineMessage.institution", &message.institution)?,
+            reason: message.reason,
+        };
+        let signature = signature("DeclineMessage.signature", &message.signature)?;
+        Ok(Self { body, signature })
+    }
+}
+
+impl From<&Signed<Decline>> for v1::DeclineMessage {
+    fn from(Signed { body, signature }: &Signed<Decline>) -> Self {
+        Self {
+            plan: body.plan.0.to_vec(),
+            institution: body.institution.to_string(),
+            reason: body.reason.clone(),
+            signature: signature.0.to_vec(),
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use collegium_shared::{
     ids::RoundId,
     protocol::{
-        Certificate, Ending, Outcome, Phase, Ready, RevealHeader, RoundView, ShareBody,
+        Certificate, Decline, Ending, Outcome, Phase, Ready, RevealHeader, RoundView, ShareBody,
         ShareHeader, UploadHeader, Vote,
     },
     secagg::{Bitmap, SEALED_SHARE_LEN, SharePiece},
@@ -44,6 +44,7 @@ fn convert_as_everything(bytes: &[u8]) {
     convert::<v1::DownloadChunk, DownloadPiece>(bytes);
     convert::<v1::Outcome, Outcome>(bytes);
     convert::<v1::VoteMessage, Signed<Vote>>(bytes);
+    convert::<v1::DeclineMessage, Signed<Decline>>(bytes);
     convert::<v1::Certificate, Certificate>(bytes);
     convert::<v1::RevealMessage, (Signed<RevealHeader>, Vec<SharePiece>)>(bytes);
     convert::<v1::Ending, Ending>(bytes);
@@ -85,6 +86,7 @@ proptest! {
         header in values::share_header(),
         upload in values::upload_header(),
         vote in values::vote(),
+        decline in values::decline(),
     ) {
         prop_assert_eq!(Signed::<Ready>::try_from(sent(v1::ReadyMessage::from(&ready)))?, ready);
         let message = sent(v1::ShareHeaderMessage::from(&header));
@@ -92,6 +94,8 @@ proptest! {
         let message = sent(v1::UploadHeaderMessage::from(&upload));
         prop_assert_eq!(Signed::<UploadHeader>::try_from(message)?, upload);
         prop_assert_eq!(Signed::<Vote>::try_from(sent(v1::VoteMessage::from(&vote)))?, vote);
+        let message = sent(v1::DeclineMessage::from(&decline));
+        prop_assert_eq!(Signed::<Decline>::try_from(message)?, decline);
     }
 
     #[test]
@@ -196,6 +200,16 @@ fn example_ready() -> v1::ReadyMessage {
 
 #[test]
 fn fields_are_named_with_the_reason() {
+    let decline = |reason: &str| v1::DeclineMessage {
+        plan: vec![1; 32],
+        institution: "school-1".into(),
+        reason: reason.into(),
+        signature: vec![6; 64],
+    };
+    let refused_as = |reason| refused::<_, Signed<Decline>>(decline(reason));
+    assert_eq!(refused_as("a\nb"), ("DeclineMessage.reason", Reason::Text));
+    let long = Reason::TooLong { given: 301, most: 300 };
+    assert_eq!(refused_as(&"x".repeat(301)), ("DeclineMessage.reason", long));
     let short = v1::ReadyMessage { mask_key: vec![0; 31], ..example_ready() };
     let error = Signed::<Ready>::try_from(short).unwrap_err();
     assert_eq!(error.to_string(), "ReadyMessage.mask_key has 31 bytes; it must have 32");

@@ -28,7 +28,9 @@ use collegium_shared::{
     clock::Clock,
     crypto::Digest,
     ids::InstitutionId,
-    protocol::{Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote},
+    protocol::{
+        Decline, Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote,
+    },
     secagg::SharePiece,
     signed::{Signed, Statement},
 };
@@ -56,6 +58,7 @@ pub(super) struct Heard {
     pub(super) uploads: Vec<(Signed<UploadHeader>, Vec<u32>)>,
     pub(super) votes: Vec<Signed<Vote>>,
     pub(super) reveals: Vec<(Signed<RevealHeader>, Vec<SharePiece>)>,
+    pub(super) declines: Vec<Signed<Decline>>,
 }
 
 #[derive(Default)]
@@ -213,6 +216,11 @@ impl Federation for Service {
     async fn submit_share(&self, request: Request<v1::ShareMessage>) -> Answer<v1::Ack> {
         let share = request.into_inner().try_into().map_err(malformed)?;
         self.keep(|heard| heard.shares.push(share))
+    }
+
+    async fn decline(&self, request: Request<v1::DeclineMessage>) -> Answer<v1::Ack> {
+        let decline = request.into_inner().try_into().map_err(malformed)?;
+        self.keep(|heard| heard.declines.push(decline))
     }
 
     async fn submit_vote(&self, request: Request<v1::VoteMessage>) -> Answer<v1::Ack> {

@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use collegium_coordinator::network::Network as State;
+use collegium_agent::session::OWN_REASON;
+use collegium_coordinator::{
+    network::{Event, Network as State},
+    round::RoundEvent,
+};
 use collegium_shared::{crypto::Digest, ids::InstitutionId};
 use collegium_tests::{
     harness::eventually,
@@ -165,6 +169,14 @@ fn without_a_policy_an_institution_trains_nothing_and_says_so() {
     for name in others {
         assert!(kinds(&network, name).iter().any(trained), "{name} took part");
     }
+    // The coordinator's log has its word for it, and not the reason, which is nobody else's affair.
+    let events = events(&network.coordinator_dir()).unwrap();
+    let declined = events.iter().find_map(|entry| match &entry.event {
+        Event::Round(RoundEvent::Declined { decline }) => Some(&decline.body),
+        _ => None,
+    });
+    let declined = declined.unwrap();
+    assert_eq!((&declined.institution, declined.reason.as_str()), (without, OWN_REASON));
 }
 
 /// Needs all three institutions.

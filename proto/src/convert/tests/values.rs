@@ -8,8 +8,9 @@ use collegium_shared::{
     ids::{InstitutionId, RoundId, TaskId},
     params::Encoding,
     protocol::{
-        Before, Certificate, Cohort, Deadlines, Ending, Inputs, LedgerHead, Outcome, Phase, Plan,
-        Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote, pieces_digest,
+        Before, Certificate, Cohort, Deadlines, Decline, Ending, Inputs, LedgerHead, Outcome,
+        Phase, Plan, Ready, RevealHeader, RoundView, ShareBody, ShareHeader, UploadHeader, Vote,
+        pieces_digest,
     },
     roster::{Member, Registry, Roster},
     secagg::{Bitmap, SEALED_SHARE_LEN, ShareKind, SharePiece},
@@ -138,6 +139,11 @@ pub(super) fn vote() -> impl Strategy<Value = Signed<Vote>> {
     signed(
         (institution(), outcome()).prop_map(|(institution, outcome)| Vote { institution, outcome }),
     )
+}
+
+pub(super) fn decline() -> impl Strategy<Value = Signed<Decline>> {
+    let body = (digest(), institution(), "[ -~]{0,300}");
+    signed(body.prop_map(|(plan, institution, reason)| Decline { plan, institution, reason }))
 }
 
 pub(super) fn certificate() -> impl Strategy<Value = Certificate> {

@@ -100,7 +100,10 @@ impl RoundTrace {
     /// Folds one entry that is not the round's end.
     fn moved(&mut self, event: &RoundEvent) -> Result<(), Violation> {
         match event {
-            RoundEvent::Planned { .. } | RoundEvent::Resumed | RoundEvent::Ended { .. } => Ok(()),
+            RoundEvent::Planned { .. }
+            | RoundEvent::Declined { .. }
+            | RoundEvent::Resumed
+            | RoundEvent::Ended { .. } => Ok(()),
             RoundEvent::Ready { ready } => {
                 let who = &ready.body.institution;
                 let before = self.ready.insert(who.clone(), ready.body.clone());
