@@ -467,25 +467,6 @@ impl Round {
         accept(RoundEvent::Revealed { header: header.clone(), withheld })
     }
 
-    /// At most one in each phase; more are heard and not kept.
-    fn admit_decline(
-        &self,
-        from: &InstitutionId,
-        key: &VerifyingKey,
-        decline: &Signed<Decline>,
-    ) -> Result<Admission, Refusal> {
-        check_signed(from, &decline.body.institution, key, decline)?;
-        same(decline.body.plan, self.plan_digest, "plan")?;
-        if !self.expected.contains(from) {
-            return Err(Refusal::NotExpected(from.clone()));
-        }
-        let phase = self.phase();
-        if self.declined.get(from).is_some_and(|phases| phases.contains_key(&phase)) {
-            return Ok(Admission::Known);
-        }
-        accept(RoundEvent::Declined { decline: decline.clone() })
-    }
-
     /// Which pieces fit the hashes that their dealers signed. Apart from `admit`, because the
     /// hashes lie in the round's files: `leaves` gives a dealer's.
     pub fn fits<'a>(
@@ -694,11 +675,6 @@ impl Round {
             State::Ended(ending) => Some(ending),
             _ => None,
         }
-    }
-
-    /// Who takes no part, since which phase, and why in that institution's words.
-    pub fn declined(&self) -> &BTreeMap<InstitutionId, BTreeMap<Phase, String>> {
-        &self.declined
     }
 
     /// How many institutions have done the open phase's part, and how many are waited for.

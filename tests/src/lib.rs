@@ -7,6 +7,7 @@ pub mod crash;
 pub mod demo;
 pub mod dependencies;
 pub mod fixtures;
+pub mod fuzzed;
 pub mod harness;
 pub mod network;
 pub mod participant;

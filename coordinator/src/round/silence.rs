@@ -1,11 +1,16 @@
-//! Who is waited for in the open phase, and in which words a round says that it ended because of it.
-//! Decides nothing: the machine asks for the words only.
+//! Who is waited for in the open phase, who said that it takes no part, and in which words a round says
+//! that it ended because of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use collegium_shared::{ids::InstitutionId, protocol::Phase};
+use collegium_shared::{
+    crypto::VerifyingKey,
+    ids::InstitutionId,
+    protocol::{Decline, Phase},
+    signed::Signed,
+};
 
-use super::{Round, State};
+use super::{Admission, Refusal, Round, RoundEvent, State, accept, check_signed, same};
 
 /// Names in one account; more are counted.
 const MAX_NAMES: usize = 8;
@@ -40,6 +45,30 @@ impl Round {
         self.expected
             .iter()
             .filter(|name| !self.away.contains(*name) && !self.declined.contains_key(*name))
+    }
+
+    /// At most one in each phase; more are heard and not kept.
+    pub(super) fn admit_decline(
+        &self,
+        from: &InstitutionId,
+        key: &VerifyingKey,
+        decline: &Signed<Decline>,
+    ) -> Result<Admission, Refusal> {
+        check_signed(from, &decline.body.institution, key, decline)?;
+        same(decline.body.plan, self.plan_digest, "plan")?;
+        if !self.expected.contains(from) {
+            return Err(Refusal::NotExpected(from.clone()));
+        }
+        let phase = self.phase();
+        if self.declined.get(from).is_some_and(|phases| phases.contains_key(&phase)) {
+            return Ok(Admission::Known);
+        }
+        accept(RoundEvent::Declined { decline: decline.clone() })
+    }
+
+    /// Who takes no part, since which phase, and why in that institution's words.
+    pub fn declined(&self) -> &BTreeMap<InstitutionId, BTreeMap<Phase, String>> {
+        &self.declined
     }
 
     /// Why the open phase ended the round: what came, and who was silent.
