@@ -67,8 +67,11 @@ impl Row {
 
 fn kept(files: &[PathBuf]) -> String {
     match files.len() {
-        0 => "the reason is in the journal".to_owned(),
-        count => format!("the reason is in the journal, with {count} files of signed evidence"),
+        0 => "the reason is in the journal, a signed word of it at the coordinator".to_owned(),
+        count => format!(
+            "the reason is in the journal with {count} files of signed evidence, a signed word of it at the \
+             coordinator"
+        ),
     }
 }
 

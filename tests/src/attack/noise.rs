@@ -1,6 +1,7 @@
 //! Private plans that promise more noise than there would be: less of it in the vector, a value without any,
 //! sums of too few who add it.
 
+use anyhow::{bail, ensure};
 use collegium_shared::{
     architecture::{self, KT_LOGISTIC_1, LearnerPrivacy, Stage as Work, Target},
     params::Encoding,
@@ -13,7 +14,7 @@ use super::{
     stage::{Refused, Stage},
 };
 
-pub(super) const ATTACKS: [Attack; 4] = [
+pub(super) const ATTACKS: [Attack; 5] = [
     Attack {
         name: "a plan with less noise than it says",
         does: "asks for counts with a quarter of the noise that the plan promises",
@@ -34,7 +35,17 @@ pub(super) const ATTACKS: [Attack; 4] = [
         does: "counts on the noise of four honest institutions where one of four may collude",
         run: too_few_listed,
     },
+    Attack {
+        name: "a plan past the budget",
+        does: "asks for noisy counts under one name after the other, to average their noise out",
+        run: past_the_budget,
+    },
 ];
+
+/// Of the agents while their budget is attacked: for a few tasks more than they gave before.
+const BUDGET: &str = "[privacy]\nepsilon = 8.0\n";
+/// More tasks than the budget bears.
+const TASKS: usize = 20;
 
 /// A plan for noisy counts of at most `n_max`, with the noise of so many.
 fn counts(stage: &Stage, parties: u16, n_max: u32) -> anyhow::Result<Plan> {
@@ -94,4 +105,17 @@ fn too_few_listed(stage: &Stage) -> anyhow::Result<Refused> {
     play.show(&stage.agents, Phase::Share, |_| {});
     let words = "the list has 4 institutions; the plan and the policy need at least 5";
     stage.expect_refused(&stage.agents, play.round(), words)
+}
+
+fn past_the_budget(stage: &Stage) -> anyhow::Result<Refused> {
+    stage.under_policy(BUDGET, || {
+        for taken in 0..TASKS {
+            let words = "past this institution's budget of 8";
+            if let Err(refused) = Play::open_or_refused(stage, counts(stage, 3, 4)?, words)? {
+                ensure!(taken > 0, "no task was within the budget");
+                return Ok(refused);
+            }
+        }
+        bail!("{TASKS} tasks were within the budget")
+    })
 }

@@ -31,7 +31,7 @@ use collegium_shared::{
     ids::{InstitutionId, RoundId},
     journal::{Entry, Finding, History},
     params::Encoding,
-    protocol::{Cohort, Deadlines, Inputs, Plan},
+    protocol::{Cohort, Deadlines, Decline, Inputs, Plan},
     roster::Registry,
     signed::Signed,
 };
@@ -248,6 +248,24 @@ impl Stage {
         Ok(all)
     }
 
+    /// Has all agents go by their policy with these lines more, while `run` does its part.
+    pub(super) fn under_policy<T>(
+        &self,
+        lines: &str,
+        run: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let sign = |policy: &str| {
+            self.agents.iter().try_for_each(|who| {
+                fs::write(self.network.agent_dir(who).join("policy.toml"), policy)?;
+                self.network.agent(who, &["policy", "sign"]).map(drop)
+            })
+        };
+        sign(&format!("{POLICY}{lines}"))?;
+        let outcome = run();
+        sign(POLICY)?;
+        outcome
+    }
+
     // --- What the agents wrote down --------------------------------------------------------------
 
     /// Every event of an agent's journal, read as an auditor reads it.
@@ -261,23 +279,38 @@ impl Stage {
         round: &RoundId,
         words: &str,
     ) -> anyhow::Result<Option<(String, Option<Digest>)>> {
-        let said =
-            self.journal(who)?.into_iter().find_map(|event| match event {
-                AgentEvent::Local(LocalEvent::Refused { round: of, reason, .. })
-                    if of == *round && reason.contains(words) =>
-                {
-                    Some((reason, None))
-                }
-                AgentEvent::Local(LocalEvent::ConflictSeen {
-                    round: of, reason, evidence, ..
-                }) if of == *round && reason.contains(words) => Some((reason, Some(evidence))),
-                _ => None,
-            });
-        Ok(said)
+        let said = self.journal(who)?.into_iter().find_map(|event| match event {
+            AgentEvent::Local(LocalEvent::Refused { round: of, plan, reason })
+                if of == *round && reason.contains(words) =>
+            {
+                Some((plan, reason, None))
+            }
+            AgentEvent::Local(LocalEvent::ConflictSeen { round: of, plan, reason, evidence })
+                if of == *round && reason.contains(words) =>
+            {
+                Some((plan, reason, Some(evidence)))
+            }
+            _ => None,
+        });
+        let Some((plan, reason, evidence)) = said else { return Ok(None) };
+        Ok(self.declined(who, plan)?.then_some((reason, evidence)))
     }
 
-    /// The refusal of `round` with these words in the journals of all of `agents`, if all have it. A
-    /// conflict counts only with its evidence, which must hold the plan that the coordinator signed.
+    /// Whether the coordinator has the institution's signed word that it takes no part in this plan.
+    fn declined(&self, who: &InstitutionId, plan: Digest) -> anyhow::Result<bool> {
+        let key = Identity::load(&self.network.agent_dir(who))?.signing_key().verifying_key();
+        Ok(self.server.heard(|heard| {
+            heard.declines.iter().any(|decline| {
+                let Decline { plan: of, institution, reason } = &decline.body;
+                (of, institution) == (&plan, who)
+                    && !reason.is_empty()
+                    && decline.verify(&key).is_ok()
+            })
+        }))
+    }
+
+    /// The refusal of `round` with these words in the journals of all of `agents`, if all have it and said
+    /// so to the coordinator. A conflict counts only with its evidence, which must hold the plan that the coordinator signed.
     pub(super) fn refused(
         &self,
         agents: &[InstitutionId],
