@@ -9,6 +9,7 @@ use std::{
 };
 
 use collegium_agent::{
+    ledger::{Budget, Ledger},
     policy::Policy,
     rounds::{Speaker, StatementError},
     session::{Action, History, Refusal, SessionEvent, Step, Surroundings},
@@ -16,10 +17,11 @@ use collegium_agent::{
 };
 use collegium_proto::convert::Polled;
 use collegium_shared::{
+    architecture::{self, Charge},
     clock::Timestamp,
     crypto::{Digest, Key, SigningKey},
     ids::{InstitutionId, RoundId},
-    protocol::{Ending, Outcome as Voted, RoundView, statements_root},
+    protocol::{Ending, Outcome as Voted, Ready, RoundView, statements_root},
     roster::{RootKey, Roster, VerifiedRoster},
     secagg::{Bitmap, RoundSecrets},
     signed::Signed,
@@ -143,9 +145,19 @@ pub(super) struct Agent {
     sent: BTreeSet<(&'static str, Digest)>,
 }
 
+/// What an institution that joins is given.
+pub(super) struct Given {
+    pub(super) key: SigningKey,
+    pub(super) root: RootKey,
+    pub(super) rng: ChaCha12Rng,
+    /// Its budget, as epsilon; none where sums carry no noise.
+    pub(super) epsilon: Option<f64>,
+}
+
 /// What every institution of the simulation consents to.
-fn policy() -> anyhow::Result<Policy> {
+fn policy(epsilon: Option<f64>) -> anyhow::Result<Policy> {
     Ok(serde_json::from_value(json!({
+        "privacy": epsilon.map(|epsilon| json!({ "epsilon": epsilon })),
         "tasks": ["*"],
         "architectures": ["kt-logistic/1", "load-test/1"],
         "c_max": COHORT.c_max,
@@ -160,8 +172,7 @@ impl Agent {
     pub(super) fn new(
         index: usize,
         name: InstitutionId,
-        (key, root): (SigningKey, RootKey),
-        rng: ChaCha12Rng,
+        Given { key, root, rng, epsilon }: Given,
         time: Timestamp,
         mutation: Option<Mutation>,
     ) -> anyhow::Result<Self> {
@@ -171,7 +182,7 @@ impl Agent {
             name,
             key,
             root,
-            policy: policy()?,
+            policy: policy(epsilon)?,
             rng,
             mutation,
             disk: Disk::default(),
@@ -202,6 +213,17 @@ impl Agent {
     /// Other records are in the vault.
     pub(super) fn import(&mut self) {
         self.records = Digest::of(self.records.as_bytes());
+    }
+
+    /// The institution's people allow more, if they set a budget at all.
+    pub(super) fn grant(&mut self, epsilon: f64) {
+        if let Some(budget) = &mut self.policy.privacy {
+            budget.epsilon = epsilon;
+        }
+    }
+
+    pub(super) fn budget(&self) -> Option<&Budget> {
+        self.policy.privacy.as_ref()
     }
 
     fn now(&self) -> Timestamp {
@@ -430,6 +452,9 @@ impl Agent {
         if polled.cursor == self.cursor {
             return Ok(None);
         }
+        if let Some(earlier) = &polled.ledger {
+            self.catch_up(earlier)?;
+        }
         if let Some(signed) = roster.filter(|_| {
             polled.roster.is_some() && polled.roster != self.roster.as_ref().map(|r| r.digest())
         }) {
@@ -445,6 +470,19 @@ impl Agent {
                 self.cursor.clone_from(&polled.cursor);
                 Ok(None)
             }
+        }
+    }
+
+    /// As `runner/ledger.rs`: debits what an earlier READY knows and this directory does not.
+    fn catch_up(&mut self, earlier: &Signed<Ready>) -> Result<(), Failure> {
+        let own = earlier.verify(&self.key.verifying_key()).is_ok();
+        let Some(head) = earlier.body.ledger.filter(|_| own) else { return Ok(()) };
+        match self.state.ledger().gap(&head) {
+            Ok(Some(rho)) if !self.is(Mutation::ForgetsLedger) => {
+                let (round, entries) = (earlier.body.plan, head.entries);
+                self.record(&[LocalEvent::LedgerBehind { round, entries, rho }.into()])
+            }
+            _ => Ok(()),
         }
     }
 
@@ -503,13 +541,14 @@ impl Agent {
         let before = self.state.history().sent_roster(view.id().task.as_str());
         let before = before.filter(|named| Some(*named) != newest);
         let before = before.and_then(|named| self.roster_named(&named).ok());
-        let (now, policy) = (self.now(), &self.policy);
+        let (now, policy, empty) = (self.now(), &self.policy, Ledger::default());
+        let overspends = self.is(Mutation::Overspends);
         let around = Surroundings {
             own: &self.name,
             roster: &roster,
             before: before.as_ref().unwrap_or(&roster),
             policy,
-            ledger: self.state.ledger(),
+            ledger: if overspends { &empty } else { self.state.ledger() },
             now,
         };
         let old = self.state.history().reusable_input(&view.plan.body);
@@ -608,6 +647,7 @@ impl Agent {
         watch: &mut Invariants,
     ) -> Result<(), Failure> {
         let round = view.id().clone();
+        let charges = self.charges(view, adopted.is_none())?;
         let (commitment, snapshot) = match adopted {
             Some(fixed) => fixed,
             None => {
@@ -625,10 +665,21 @@ impl Agent {
         if self.is(Mutation::DrawsFirst) {
             self.draw(&round, commitment, watch)?;
         }
-        let (round_of, charges) = (round.clone(), Vec::new());
+        let round_of = round.clone();
         let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
         self.record(&[committed.into()])?;
         self.draw(&round, commitment, watch)
+    }
+
+    /// As `part`: what a fresh input costs, asked once more before it is made.
+    fn charges(&self, view: &RoundView, fresh: bool) -> Result<Vec<Charge>, Failure> {
+        let charges = architecture::charges(&view.plan.body);
+        let charges = charges.map_err(|error| Failure::Leave(error.to_string()))?;
+        let charges = charges.filter(|_| fresh).unwrap_or_default();
+        if let Some(budget) = self.budget().filter(|_| !self.is(Mutation::Overspends)) {
+            self.state.ledger().check(&charges, budget, self.now()).map_err(Failure::Leave)?;
+        }
+        Ok(if self.is(Mutation::ChargesNothing) { Vec::new() } else { charges })
     }
 
     /// Makes the statement that the action asks for, from the attempt's files.
@@ -655,10 +706,11 @@ impl Agent {
             _ => {}
         }
         let (institution, key, plan) = (&self.name, &self.key, &plan);
+        let ledger = self.state.committed_head().copied();
         let speaker = Speaker { institution, key, plan, plan_digest, commitment };
         let said = match action {
             Action::Wait | Action::Finish | Action::Prepare => return Ok(None),
-            Action::Ready => Said::Ready(speaker.ready(&secrets, None)),
+            Action::Ready => Said::Ready(speaker.ready(&secrets, ledger)),
             Action::Deal { list } => {
                 let (header, body) = speaker.share(&secrets, view, list)?;
                 Said::Share { header, body }

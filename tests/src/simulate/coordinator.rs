@@ -20,7 +20,7 @@ use collegium_coordinator::{
     views,
 };
 use collegium_shared::{
-    architecture::{Architecture, Stage},
+    architecture::{self, Architecture, Sizes, Stage},
     clock::Timestamp,
     crypto::{Digest, SigningKey},
     ids::{InstitutionId, RoundId},
@@ -38,7 +38,9 @@ use super::{
     wire::{Request, Response, Said, bytes},
 };
 
-/// The words of every vector.
+/// What the registry has, as far as private vectors depend on it.
+const SIZES: Sizes = Sizes { items: 1, competencies: 1 };
+/// The words of every other vector.
 pub(super) const DIMENSION: u32 = 3;
 /// How long an institution counts as there after it was heard.
 const PRESENT: Duration = Duration::from_secs(60);
@@ -340,7 +342,11 @@ impl Coordinator {
         if expected.len() - away.len() < n_min {
             return Ok(None);
         }
-        let encoding = Encoding::new([("x", DIMENSION, 1.0)], u32::try_from(expected.len())?)?;
+        let (hyper, most) = (&task.spec().hyper, u32::try_from(expected.len())?);
+        let encoding = match hyper.privacy {
+            Some(_) => architecture::encoding(&stage, hyper, SIZES, most)?,
+            None => Encoding::new([("x", DIMENSION, 1.0)], most)?,
+        };
         let plan = draft::plan(network, task, roster, stage, (encoding, None), now);
         let plan = Box::new(Signed::sign(plan, &self.key));
         Ok(Some(Event::Round(RoundEvent::Planned { plan, expected, away })))
@@ -402,6 +408,9 @@ impl Coordinator {
             _ => None,
         };
         let mut polled = views::answer(published, from, held, dealings.as_ref());
+        if cursor.is_empty() {
+            polled.ledger = published.network.ledger(from).cloned();
+        }
         if polled.cursor == cursor {
             // The real call would wait; here it comes back with nothing new.
             polled.round = None;
@@ -612,7 +621,9 @@ impl Coordinator {
     fn digested(&mut self, opened: &Opened) -> Outcome<()> {
         let Some(task) = self.state.network.task() else { return Ok(Ok(())) };
         let step = task.candidate().map_or(0, |candidate| candidate.step);
-        let evaluates = task.spec().architecture == Architecture::KtLogistic1;
+        let private = task.spec().hyper.privacy.is_some();
+        let evaluates = task.spec().architecture == Architecture::KtLogistic1
+            && !(private && matches!(opened.stage, Stage::Train { .. }));
         if evaluates && !task.evaluated(step) {
             let metrics = Metrics { responses: 1, auc: Some(0.5), log_loss: None };
             let event = match task.manifest(step, metrics, self.now()) {

@@ -13,9 +13,9 @@
 //! 6. *replay*: the fold over the durable entries is the state that the machine runs on.
 //! 7. *identity*: an accepted statement came over its author's channel and has its author's signature.
 //! 8. *masked*: what leaves as an upload is not the input, word by word.
-//! 9. The budget is spent before anything leaves: the simulated plans carry no noise, and so nothing is charged.
-//!    What is checked is the place of a charge: nothing of an attempt leaves before its input is committed to
-//!    (under 3).
+//! 9. *budget*: an input of a private plan is charged once and in full where it is committed to, within the
+//!    policy's budget, before anything of it leaves (under 3); what was accepted of an institution its ledger
+//!    does not forget.
 //! 10. *secrets*: no entry of a journal holds a secret of the institution that wrote it. (That secrets have
 //!     no `Debug` is the compiler's to check.)
 //!
@@ -24,6 +24,7 @@
 //! what its survivors committed to; *differences*, no institution votes for two sums of the same records
 //! that nearly the same institutions are in; *ends*, a healed federation finishes its task.
 
+mod budget;
 mod coordinator_log;
 mod sent;
 
@@ -39,6 +40,7 @@ use collegium_agent::{
 };
 use collegium_coordinator::network::Network;
 use collegium_shared::{
+    clock::Timestamp,
     crypto::{Digest, VerifyingKey},
     ids::{InstitutionId, RoundId},
     journal::Entry,
@@ -53,6 +55,7 @@ use super::{
     disk::Journal,
     wire::{Mark, Said},
 };
+use budget::{Heads, Purse};
 use coordinator_log::RoundTrace;
 
 /// What may never be broken.
@@ -67,6 +70,7 @@ pub enum Invariant {
     Replay,
     Identity,
     Masked,
+    Budget,
     Secrets,
     Masks,
     Sum,
@@ -75,7 +79,7 @@ pub enum Invariant {
 }
 
 impl Invariant {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Forward,
         Self::OneMessage,
         Self::DurableFirst,
@@ -84,6 +88,7 @@ impl Invariant {
         Self::Replay,
         Self::Identity,
         Self::Masked,
+        Self::Budget,
         Self::Secrets,
         Self::Masks,
         Self::Sum,
@@ -103,6 +108,7 @@ impl fmt::Display for Invariant {
             Self::Replay => "replay",
             Self::Identity => "identity",
             Self::Masked => "masked",
+            Self::Budget => "budget",
             Self::Secrets => "secrets",
             Self::Masks => "masks",
             Self::Sum => "sum",
@@ -180,6 +186,7 @@ struct AgentTrace {
     facts: BTreeMap<RoundId, Facts>,
     last: BTreeMap<String, RoundId>,
     summed: Vec<Summed>,
+    purse: Purse,
     /// What no entry may hold.
     secrets: Vec<String>,
 }
@@ -194,6 +201,7 @@ struct CoordinatorTrace {
     rounds: BTreeMap<RoundId, RoundTrace>,
     last: BTreeMap<String, RoundId>,
     accepted: BTreeSet<(InstitutionId, Mark)>,
+    heads: Heads,
     /// The newest release of each task.
     released: BTreeMap<String, Digest>,
 }
@@ -367,6 +375,7 @@ impl Invariants {
             })?;
             if let AgentEvent::Session(event) = &entry.event {
                 trace.note(&agent.name, event)?;
+                trace.pay(agent, event, entry.at)?;
             }
             trace.state.apply(&entry.event, entry.at);
             trace.seen += 1;
@@ -397,6 +406,17 @@ fn read<E: Serialize + DeserializeOwned>(
 }
 
 impl AgentTrace {
+    fn pay(&mut self, agent: &Agent, event: &SessionEvent, at: Timestamp) -> Result<(), Violation> {
+        match event {
+            SessionEvent::PlanAccepted { plan } => self.purse.planned(&plan.body),
+            SessionEvent::Committed { commitment, charges, .. } => {
+                let budget = (at, agent.budget());
+                self.purse.committed(&agent.name, (*commitment, charges), budget)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// An institution's own log goes forward: newer rounds only, every fact once, nothing after the end.
     fn note(&mut self, who: &InstitutionId, event: &SessionEvent) -> Result<(), Violation> {
         let round = event.round();

@@ -55,6 +55,12 @@ pub enum Mutation {
     LogsSecret,
     /// An agent does not remember which sums it voted for.
     ForgetsSums,
+    /// An agent charges nothing for an input.
+    ChargesNothing,
+    /// An agent does not ask what its learners have spent before.
+    Overspends,
+    /// An agent that was restored does not heed what it had said of its ledger.
+    ForgetsLedger,
 }
 
 impl Mutation {
@@ -77,6 +83,9 @@ impl Mutation {
         Self::ChangesInput,
         Self::FoldsTwice,
         Self::ForgetsSums,
+        Self::ChargesNothing,
+        Self::Overspends,
+        Self::ForgetsLedger,
         Self::IgnoresClock,
     ];
 
@@ -98,6 +107,7 @@ impl Mutation {
             Self::DrawsFirst | Self::ChangesInput => Invariant::Masks,
             Self::FoldsTwice => Invariant::Sum,
             Self::ForgetsSums => Invariant::Differences,
+            Self::ChargesNothing | Self::Overspends | Self::ForgetsLedger => Invariant::Budget,
             Self::IgnoresClock => Invariant::Ends,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use collegium_coordinator::task::TaskSpec;
 use collegium_shared::{
-    architecture::{Architecture, Hyper},
+    architecture::{Architecture, Hyper, LearnerPrivacy, Target},
     clock::Timestamp,
     crypto::{Digest, SigningKey, VerifyingKey},
     ids::InstitutionId,
@@ -23,7 +23,7 @@ use rand_chacha::{
 };
 
 use super::{
-    agent::{self, Agent},
+    agent::{self, Agent, Given},
     coordinator::{self, COHORT, Coordinator, DIMENSION, Outcome},
     disk::Halt,
     invariants::{Invariant, Invariants, Violation},
@@ -44,6 +44,14 @@ const TURN: u16 = 5;
 const PHASE: u32 = 60;
 /// 2026-01-01T00:00:00Z.
 const BEGIN: i64 = 1_767_225_600_000;
+/// What a private task costs, and how many institutions' noise it counts on.
+const EPSILON: f64 = 4.0;
+const DELTA: f64 = 1e-6;
+const PARTIES: u16 = 2;
+/// The budget of an institution: for one task, and some of the next.
+const BUDGET: f64 = 5.0;
+/// What it allows in the end, so that the task under way can be finished.
+const ENOUGH: f64 = 200.0;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Whether the invariants hold; an error is one of the simulation itself.
@@ -65,6 +73,8 @@ pub(super) struct World {
     backups: BTreeMap<usize, agent::Backup>,
     backup: Option<coordinator::Backup>,
     tasks: u32,
+    /// Whether tasks have noise, and institutions a budget.
+    private: bool,
     pub(super) watch: Invariants,
     /// Operations that were carried out, those at the end included.
     pub(super) operations: u64,
@@ -99,6 +109,8 @@ impl World {
         let (public, own) = (root.verifying_key(), signing.verifying_key());
         let pinned = RootKey::pinned(public, &public.fingerprint())?;
         let joined = usize::try_from(4 + rng.next_u64() % 3)?;
+        let private = rng.next_u64().is_multiple_of(3);
+        let epsilon = private.then_some(BUDGET);
         let (mut agents, mut members, mut keys) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (index, stream) in (0..=joined).zip(1..) {
             let institution: InstitutionId = format!("school-{index}").parse()?;
@@ -112,7 +124,8 @@ impl World {
                 valid_until: time + 1_000 * DAY,
             });
             let rng = generator(seed, stream);
-            agents.push(Agent::new(index, institution, (own, pinned), rng, time, mutation)?);
+            let given = Given { key: own, root: pinned, rng, epsilon };
+            agents.push(Agent::new(index, institution, given, time, mutation)?);
         }
         let mut world = Self {
             time,
@@ -128,6 +141,7 @@ impl World {
             backups: BTreeMap::new(),
             backup: None,
             tasks: 0,
+            private,
             watch: Invariants::new(own, keys),
             operations: 0,
             seen: BTreeMap::new(),
@@ -173,6 +187,7 @@ impl World {
         for agent in &mut self.agents {
             agent.disk.heal();
             agent.set_skew(0);
+            agent.grant(ENOUGH);
             agent.give_up();
         }
         self.wake()?;
@@ -474,13 +489,19 @@ impl World {
         self.import_roster()?;
         let architecture =
             if load_test { Architecture::LoadTest1 } else { Architecture::KtLogistic1 };
+        let rounds = 1 + self.tasks % 2;
+        let mut hyper = Hyper::default();
+        if self.private && !load_test {
+            let target = Target { epsilon: EPSILON, delta: DELTA };
+            hyper.privacy = Some(LearnerPrivacy::propose(target, rounds, PARTIES)?);
+        }
         let spec = TaskSpec {
             task: format!("task-{}", self.tasks).parse()?,
             architecture,
             purpose: None,
             parameters: load_test.then_some(DIMENSION),
-            rounds: 1 + self.tasks % 2,
-            hyper: Hyper::default(),
+            rounds,
+            hyper,
             privacy: None,
             cohort: Some(COHORT),
             deadlines: Deadlines {

@@ -196,6 +196,9 @@ impl Invariants {
                 let Some(trace) = self.coordinator.rounds.get_mut(&round) else {
                     return broken(Invariant::Forward, format!("round {round} has no plan"));
                 };
+                if let RoundEvent::Ready { ready } = event {
+                    self.coordinator.heads.accepted(&ready.body, &trace.plan.body)?;
+                }
                 let RoundEvent::Ended { ending } = event else { return trace.moved(event) };
                 trace.end(ending)?;
                 *self.endings.entry(name(ending)).or_default() += 1;
