@@ -151,8 +151,10 @@ impl Rpc {
         };
         let mut polled = views::answer(published, member, held, dealings.as_ref());
         polled.notice = self.notice(member);
-        // A process that has just started, perhaps from a backup.
-        if query.cursor.is_empty() {
+        // To a process that has just started, perhaps from a backup; and before each READY, because one that
+        // was still under way from before the backup may have been accepted since.
+        let planned = polled.round.as_ref().is_some_and(|round| round.phase == Phase::Ready);
+        if query.cursor.is_empty() || planned {
             polled.ledger = published.network.ledger(member).cloned();
         }
         Ok((&polled).into())

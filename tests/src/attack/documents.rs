@@ -15,7 +15,7 @@ use super::{
     stage::{Refused, Stage},
 };
 
-pub(super) const ATTACKS: [Attack; 4] = [
+pub(super) const ATTACKS: [Attack; 5] = [
     Attack {
         name: "a roster that the root did not sign",
         does: "adds a member and signs the roster with a root key of its own",
@@ -31,7 +31,12 @@ pub(super) const ATTACKS: [Attack; 4] = [
         does: "has the root sign a second roster of the version in force",
         run: forked_roster,
     },
-    // The last one, because a newer roster is in force after it.
+    // These are the last, because newer rosters are in force after them.
+    Attack {
+        name: "a vote of a revoked member",
+        does: "keeps a member on the list that the root's newest roster has left out, for its vote",
+        run: revoked_member,
+    },
     Attack {
         name: "different rosters for different agents",
         does: "shows one agent a newer roster, plans by either, and takes the newer one back",
@@ -89,6 +94,31 @@ fn forked_roster(stage: &Stage) -> anyhow::Result<Refused> {
         &Signed::sign(roster, &root(stage)?),
         "does not follow from the roster before it",
     )
+}
+
+/// Puts the next roster into force with all agents.
+fn put_into_force(stage: &Stage, change: impl FnOnce(&mut Roster)) -> anyhow::Result<()> {
+    let mut next = in_force(stage)?;
+    (next.previous, next.version) = (Some(next.digest()), next.version + 1);
+    change(&mut next);
+    stage.documents.borrow_mut().roster = Some(Signed::sign(next, &root(stage)?));
+    for who in &stage.agents {
+        stage.server.show(who, |shown| shown.documents = stage.documents.borrow().clone());
+    }
+    Ok(())
+}
+
+fn revoked_member(stage: &Stage) -> anyhow::Result<Refused> {
+    let (before, colluder) = (in_force(stage)?, stage.colluder.institution());
+    put_into_force(stage, |roster| {
+        roster.members.retain(|member| member.institution != *colluder);
+    })?;
+    let play = Play::open(stage, stage.plan(&stage.task(), 0, 0)?)?;
+    play.show(&stage.agents, Phase::Share, |_| {});
+    let words = format!("{colluder} on the list is not on the roster");
+    let refused = stage.expect_refused(&stage.agents, play.round(), &words)?;
+    put_into_force(stage, |roster| roster.members = before.members)?;
+    Ok(refused)
 }
 
 fn different_rosters(stage: &Stage) -> anyhow::Result<Refused> {

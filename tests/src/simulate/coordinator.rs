@@ -408,7 +408,8 @@ impl Coordinator {
             _ => None,
         };
         let mut polled = views::answer(published, from, held, dealings.as_ref());
-        if cursor.is_empty() {
+        let planned = polled.round.as_ref().is_some_and(|round| round.phase == Phase::Ready);
+        if cursor.is_empty() || planned {
             polled.ledger = published.network.ledger(from).cloned();
         }
         if polled.cursor == cursor {
