@@ -124,7 +124,7 @@ mod tests {
         assert!(other.is_empty(), "copy Cargo.lock to tests/fuzz and build there: {other:?}");
     }
 
-    /// What the fuzzer found worth keeping, and every input that ever was a finding.
+    /// Valid inputs to begin with, and every input that ever was a finding.
     #[test]
     fn every_target_takes_its_corpus() {
         let corpus = workspace().join("tests").join("fuzz").join("corpus");
