@@ -110,11 +110,17 @@ impl Rpc {
         from: InstitutionId,
         message: Message,
     ) -> Result<Response<v1::Ack>, Status> {
+        self.put(from, message).await.map_err(|error| driver_status(&error))?;
+        Ok(Response::new(v1::Ack {}))
+    }
+
+    /// Gives a message to the round's owner; durable when this returns.
+    async fn put(&self, from: InstitutionId, message: Message) -> Result<(), DriverError> {
         let kind = message.kind();
         faults::edge(format_args!("before submit {kind}"));
-        self.handle.submit(from, message).await.map_err(|error| driver_status(&error))?;
+        self.handle.submit(from, message).await?;
         faults::edge(format_args!("before answer {kind}"));
-        Ok(Response::new(v1::Ack {}))
+        Ok(())
     }
 
     /// The dealings of this round: read from its files once.

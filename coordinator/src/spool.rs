@@ -126,9 +126,14 @@ pub struct RoundFiles {
 }
 
 impl RoundFiles {
-    /// Where an institution's masked upload lies.
+    /// Where an institution's masked upload lies, whole and durable.
     pub fn upload_path(&self, from: &InstitutionId) -> PathBuf {
         self.dir.join(format!("upload-{from}"))
+    }
+
+    /// Where it lies before, as far as it came.
+    fn incoming_path(&self, from: &InstitutionId) -> PathBuf {
+        self.dir.join(format!("incoming-{from}"))
     }
 
     /// Where the running sum lies, once it took the place of uploads.
@@ -171,12 +176,14 @@ impl RoundFiles {
 
     /// How many bytes of an upload are here.
     pub fn received(&self, from: &InstitutionId) -> Result<u64, SpoolError> {
-        let path = self.upload_path(from);
-        match fs::metadata(&path) {
-            Ok(metadata) => Ok(metadata.len()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(e) => Err(reading(&path)(e)),
+        for path in [self.upload_path(from), self.incoming_path(from)] {
+            match fs::metadata(&path) {
+                Ok(metadata) => return Ok(metadata.len()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(reading(&path)(e)),
+            }
         }
+        Ok(0)
     }
 
     /// Opens an upload to go on with it at `offset`. Whoever names another one than is next is told so
@@ -197,27 +204,35 @@ impl RoundFiles {
     /// Opens an upload of `length` bytes to go on with it; what is there already is hashed. Only one
     /// may be open at a time.
     pub fn open_upload(&self, from: &InstitutionId, length: u64) -> Result<UploadFile, SpoolError> {
-        let path = self.upload_path(from);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(writing(&path))?;
+        let (whole, path) = (self.upload_path(from), self.incoming_path(from));
+        let (mut file, unfinished) = match File::open(&whole) {
+            Ok(file) => (file, None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create(true).truncate(false).mode(0o600);
+                (options.open(&path).map_err(writing(&path))?, Some(path))
+            }
+            Err(e) => return Err(reading(&whole)(e)),
+        };
         let mut hasher = Hasher::new();
         let mut received = 0;
         read_chunks(&mut file, |chunk| {
             hasher.update(chunk);
             received += chunk.len() as u64;
         })
-        .map_err(reading(&path))?;
-        Ok(UploadFile { path, file, hasher, received, length })
+        .map_err(reading(unfinished.as_ref().unwrap_or(&whole)))?;
+        Ok(UploadFile { whole, unfinished, file, hasher, received, length })
     }
 
-    /// Deletes an upload that is not needed any more.
+    /// Deletes an upload that is not needed any more, however much of it is here.
     pub fn remove_upload(&self, from: &InstitutionId) -> Result<(), SpoolError> {
-        let path = self.upload_path(from);
-        match faults::step("remove summed upload", || fs::remove_file(&path)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(writing(&path)),
+        for path in [self.upload_path(from), self.incoming_path(from)] {
+            match faults::step("remove upload", || fs::remove_file(&path)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(writing(&path))?,
+            }
         }
+        Ok(())
     }
 
     /// Calls `visit` with an upload, chunk by chunk; every chunk but the last has whole words.
@@ -239,7 +254,10 @@ impl RoundFiles {
 
 /// An upload on its way in: the file, and the hash of what is in it.
 pub struct UploadFile {
-    path: PathBuf,
+    /// Its name once it is whole and durable.
+    whole: PathBuf,
+    /// Its name until then.
+    unfinished: Option<PathBuf>,
     file: File,
     hasher: Hasher,
     received: u64,
@@ -257,32 +275,38 @@ impl UploadFile {
         if end > self.length {
             return Err(SpoolError::TooLong { limit: self.length });
         }
-        faults::write_all(&mut self.file, bytes, "write upload").map_err(writing(&self.path))?;
+        faults::write_all(&mut self.file, bytes, "write upload").map_err(writing(self.path()))?;
         self.hasher.update(bytes);
         self.received = end;
         Ok(())
     }
 
-    /// Makes a complete upload durable and gives its SHA-256. An upload that does not hash to
-    /// `announced` is erased, so that its sender can start again.
+    fn path(&self) -> &Path {
+        self.unfinished.as_ref().unwrap_or(&self.whole)
+    }
+
+    /// Gives the SHA-256 of a complete upload, and makes it whole and durable if that is `announced`.
+    /// One that is durable already may have been accepted: whatever fails here, it stays.
     pub fn finish(self, announced: &Digest) -> Result<Digest, SpoolError> {
-        let Self { path, file, hasher, received, length } = self;
-        let on_disk = file.metadata().map_err(reading(&path))?.len();
-        if received != length || on_disk != length {
-            return Err(SpoolError::Incomplete { given: on_disk, expected: length });
+        let on_disk = self.file.metadata().map_err(reading(self.path()))?.len();
+        if self.received != self.length || on_disk != self.length {
+            return Err(SpoolError::Incomplete { given: on_disk, expected: self.length });
         }
+        let Self { whole, unfinished, file, hasher, .. } = self;
         let digest = hasher.finish();
-        if digest == *announced {
+        if digest != *announced {
+            return Ok(digest);
+        }
+        if let Some(path) = unfinished {
             if let Err(error) = faults::step("sync upload", || file.sync_data()) {
                 // Its pages may be gone, and a second sync a success all the same: it is sent again.
                 let _ = fs::remove_file(&path);
                 return Err(writing(&path)(error));
             }
-            let dir = path.parent().unwrap_or(&path);
-            durable::sync_dir(dir).map_err(writing(dir))?;
-        } else {
-            faults::step("remove upload", || fs::remove_file(&path)).map_err(writing(&path))?;
+            faults::step("rename upload", || fs::rename(&path, &whole)).map_err(writing(&whole))?;
         }
+        let dir = whole.parent().unwrap_or(&whole);
+        durable::sync_dir(dir).map_err(writing(dir))?;
         Ok(digest)
     }
 }
@@ -345,26 +369,49 @@ mod tests {
         assert_eq!(files.open_upload(&a, 8).unwrap().finish(&digest).unwrap(), digest);
     }
 
-    #[test]
-    fn an_upload_that_could_not_be_synced_is_not_trusted_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("upload-a");
-        fs::write(&path, b"").unwrap();
-        // A socket cannot be synced.
-        let file = File::from(OwnedFd::from(UnixStream::pair().unwrap().0));
-        let (hasher, received, length) = (Hasher::new(), 0, 0);
-        let upload = UploadFile { path: path.clone(), file, hasher, received, length };
-        assert!(matches!(upload.finish(&Digest::of(b"")), Err(SpoolError::Write { .. })));
-        assert!(!path.exists());
+    /// What cannot be synced.
+    fn socket() -> File {
+        File::from(OwnedFd::from(UnixStream::pair().unwrap().0))
     }
 
     #[test]
-    fn an_upload_with_another_hash_is_erased() {
+    fn an_upload_that_could_not_be_synced_is_not_trusted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, a) = files(dir.path());
+        let upload = UploadFile { file: socket(), ..files.open_upload(&a, 0).unwrap() };
+        assert!(files.incoming_path(&a).exists());
+        assert!(matches!(upload.finish(&Digest::of(b"")), Err(SpoolError::Write { .. })));
+        assert!(!files.incoming_path(&a).exists() && !files.upload_path(&a).exists());
+    }
+
+    #[test]
+    fn an_upload_that_may_have_been_accepted_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, a) = files(dir.path());
+        let mut file = files.open_upload(&a, 4).unwrap();
+        file.append(0, b"1234").unwrap();
+        let digest = Digest::of(b"1234");
+        assert_eq!(file.finish(&digest).unwrap(), digest);
+        assert_eq!(files.received(&a).unwrap(), 4);
+        // Its header comes again, or another, and nothing of it can be written.
+        let file = files.open_upload(&a, 4).unwrap();
+        assert_eq!(file.finish(&Digest::of(b"other")).unwrap(), digest);
+        let mut file = files.open_upload(&a, 4).unwrap();
+        assert!(matches!(file.append(4, b"5"), Err(SpoolError::TooLong { limit: 4 })));
+        assert_eq!(file.finish(&digest).unwrap(), digest);
+        assert_eq!(fs::read(files.upload_path(&a)).unwrap(), b"1234");
+    }
+
+    #[test]
+    fn an_upload_with_another_hash_is_neither_whole_nor_erased_before_it_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (files, a) = files(dir.path());
         let mut file = files.open_upload(&a, 4).unwrap();
         file.append(0, b"1234").unwrap();
         assert_eq!(file.finish(&Digest::of(b"other")).unwrap(), Digest::of(b"1234"));
+        assert!(!files.upload_path(&a).exists());
+        assert_eq!(files.received(&a).unwrap(), 4);
+        files.remove_upload(&a).unwrap();
         assert_eq!(files.received(&a).unwrap(), 0);
     }
 
@@ -374,7 +421,7 @@ mod tests {
         let (files, a) = files(dir.path());
         let mut file = files.open_upload(&a, 4).unwrap();
         file.append(0, b"1234").unwrap();
-        fs::write(files.upload_path(&a), b"12345").unwrap();
+        fs::write(files.incoming_path(&a), b"12345").unwrap();
         let refused = file.finish(&Digest::of(b"1234"));
         assert!(matches!(refused, Err(SpoolError::Incomplete { given: 5, expected: 4 })));
     }

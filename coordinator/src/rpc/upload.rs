@@ -278,10 +278,11 @@ impl Rpc {
         let finished = tokio::spawn(async move {
             let Receiving { file, turn } = receiving;
             let announced = header.body.upload;
+            let spool = rpc.handle.workshop.spool.clone();
             let upload = if taken {
                 announced
             } else {
-                let (spool, who) = (rpc.handle.workshop.spool.clone(), from.clone());
+                let (spool, id, who) = (spool.clone(), id.clone(), from.clone());
                 blocking(move || {
                     let file = match file {
                         Some(file) => file,
@@ -292,9 +293,15 @@ impl Rpc {
                 .await?
                 .map_err(|error| spool_status(&error))?
             };
-            let answer = rpc.submit(from, Message::Upload { header, upload }).await;
+            let answer = rpc.put(from.clone(), Message::Upload { header, upload }).await;
+            if let Err(DriverError::Refused(Refusal::WrongDigest(_))) = answer {
+                // The owner holds none of this institution: it can start again.
+                blocking(move || spool.round(&id)?.remove_upload(&from))
+                    .await?
+                    .map_err(|error| spool_status(&error))?;
+            }
             drop(turn);
-            answer
+            answer.map(|()| Response::new(v1::Ack {})).map_err(|error| driver_status(&error))
         });
         finished.await.map_err(|_| Status::internal("the coordinator is shutting down"))?
     }
