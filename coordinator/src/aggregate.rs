@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, thread};
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadSums, Evaluation, Init, Layout, Optimizer, SharedSets, Stage,
-        TensorSpec, load_test,
+        self, Architecture, BadSums, Coordinate, Evaluation, Init, Layout, Server, SharedSets,
+        Stage, TensorSpec, load_test,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
@@ -241,7 +241,7 @@ pub fn initialise(layout: &Layout, blobs: &Blobs) -> Result<Candidate, Aggregate
         Ok(())
     })?;
     let layout = layout_digest(layout)?;
-    Ok(Candidate { step: 0, weights, start: weights, layout, made: None })
+    Ok(Candidate { step: 0, weights, start: weights, moments: Vec::new(), layout, made: None })
 }
 
 /// Writes a model in runs of values. `fill` is given the tensor, the index of the run's first value
@@ -279,12 +279,8 @@ pub(crate) fn whole(count: f64) -> u64 {
     count.round().max(0.0) as u64
 }
 
-/// The server's half of the optimiser: the next candidate from the sum of moves.
-///
-/// FedAvg (McMahan et al. 2017): w' = start + sum of moves, the moves being weighted by examples
-/// over a fixed total at the institutions. Curvature weights with Nesterov's momentum (Nesterov
-/// 1983; Sutskever et al. 2013 for the form): step' = start + sum of moves, and training goes on
-/// from step' + (r - 1)/(r + 2) (step' - step), where r counts the steps from 1.
+/// The server's half of the optimiser ([`Server::advance`]): the next candidate from the sum of moves.
+/// Nothing is held whole: each new vector is written in runs, from the old ones and the moves.
 pub fn step(
     opened: &Opened,
     task: &Task,
@@ -295,50 +291,108 @@ pub fn step(
     let (Stage::Train { step }, Some(before)) = (&opened.stage, task.candidate()) else {
         return Err(AggregateError::Inconsistent("no optimiser step is due"));
     };
-    let open = |model| TensorFile::open_model(blobs, model, MAX_BLOB, layout);
-    let start = open(&before.start)?;
     if sums.len_of(MOVE) != Some(layout.len()) {
         return Err(AggregateError::Inconsistent("the sum has no moves of this layout"));
     }
-    let mut offsets = BTreeMap::new();
-    let mut offset = 0;
-    for tensor in &layout.tensors {
-        offsets.insert(tensor.name.as_str(), offset);
-        offset += tensor.len as usize;
+    let server = match task.spec().architecture {
+        Architecture::LoadTest1 => Server::Average,
+        Architecture::KtLogistic1 => task.spec().hyper.optimizer.server,
+    };
+    let mut stepping = Stepping::open(server, *step, before, layout, sums, blobs)?;
+    let weights = stepping.write(|after| after.weight)?;
+    let start = match server {
+        Server::Nesterov => stepping.write(|after| after.start)?,
+        _ => weights,
+    };
+    let mut moments = Vec::new();
+    for which in 0..server.moments().len() {
+        moments.push(stepping.write(|after| after.moments[which])?);
     }
-    let mut moves = vec![0.0; tensors::RUN];
-    let mut stepped = |tensor: &TensorSpec, first: usize, weights: &mut [f32]| {
-        let moves = &mut moves[..weights.len()];
-        let offset = offsets.get(tensor.name.as_str()).unwrap_or(&0);
-        sums.read(MOVE, offset + first, moves)?;
-        start.read(&tensor.name, first, weights)?;
-        for (weight, moved) in weights.iter_mut().zip(moves) {
-            *weight = narrow(f64::from(*weight) + *moved);
+    let (layout, made) = (before.layout, Some(opened.made.clone()));
+    Ok(Candidate { step: *step, weights, start, moments, layout, made })
+}
+
+/// One optimiser step over files.
+struct Stepping<'a> {
+    server: Server,
+    step: u32,
+    layout: &'a Layout,
+    blobs: &'a Blobs,
+    /// Where each tensor begins among the moves.
+    offsets: BTreeMap<&'a str, usize>,
+    sums: &'a TensorFile,
+    weights: TensorFile,
+    /// If it is not the weights.
+    start: Option<TensorFile>,
+    /// Empty in the first step.
+    moments: Vec<TensorFile>,
+}
+
+impl<'a> Stepping<'a> {
+    fn open(
+        server: Server,
+        step: u32,
+        before: &Candidate,
+        layout: &'a Layout,
+        sums: &'a TensorFile,
+        blobs: &'a Blobs,
+    ) -> Result<Self, AggregateError> {
+        let open = |model: &Digest| TensorFile::open_model(blobs, model, MAX_BLOB, layout);
+        let expected = if step == 1 { 0 } else { server.moments().len() };
+        if before.moments.len() != expected {
+            return Err(AggregateError::Inconsistent("the optimiser's moments are not there"));
         }
-        Ok::<(), AggregateError>(())
-    };
-    let written = store_model(layout, blobs, &mut stepped)?;
-    let next = match (task.spec().architecture, &task.spec().hyper.optimizer) {
-        (Architecture::LoadTest1, _) | (_, Optimizer::FedAvg { .. }) => written,
-        (Architecture::KtLogistic1, Optimizer::CurvatureNesterov { .. }) => {
-            let momentum = f64::from(step - 1) / f64::from(step + 2);
-            let previous = open(&before.weights)?;
-            let mut olds = vec![0.0_f32; tensors::RUN];
-            store_model(layout, blobs, |tensor, first, weights| {
-                let olds = &mut olds[..weights.len()];
-                previous.read(&tensor.name, first, olds)?;
-                stepped(tensor, first, weights)?;
-                for (new, old) in weights.iter_mut().zip(olds) {
-                    let (stepped, old) = (f64::from(*new), f64::from(*old));
-                    *new = narrow(stepped + momentum * (stepped - old));
+        let mut offsets = BTreeMap::new();
+        let mut offset = 0;
+        for tensor in &layout.tensors {
+            offsets.insert(tensor.name.as_str(), offset);
+            offset += tensor.len as usize;
+        }
+        Ok(Self {
+            server,
+            step,
+            layout,
+            blobs,
+            offsets,
+            sums,
+            weights: open(&before.weights)?,
+            start: Some(&before.start).filter(|s| **s != before.weights).map(open).transpose()?,
+            moments: before.moments.iter().map(open).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Writes one part of what each coordinate is after the step, as a model.
+    fn write(&mut self, part: impl Fn(&Coordinate) -> f64) -> Result<Digest, AggregateError> {
+        let mut moves = vec![0.0; tensors::RUN];
+        let mut run = vec![0.0_f32; tensors::RUN];
+        let mut at = vec![Coordinate::default(); tensors::RUN];
+        store_model(self.layout, self.blobs, |tensor, first, values| {
+            let len = values.len();
+            let (moves, run, at) = (&mut moves[..len], &mut run[..len], &mut at[..len]);
+            let offset = self.offsets.get(tensor.name.as_str()).unwrap_or(&0);
+            self.sums.read(MOVE, offset + first, moves)?;
+            self.weights.read(&tensor.name, first, run)?;
+            for (at, value) in at.iter_mut().zip(&*run) {
+                (at.weight, at.start) = (f64::from(*value), f64::from(*value));
+            }
+            if let Some(start) = &self.start {
+                start.read(&tensor.name, first, run)?;
+                at.iter_mut().zip(&*run).for_each(|(at, value)| at.start = f64::from(*value));
+            }
+            for (which, moment) in self.server.moments().iter().enumerate() {
+                match self.moments.get(which) {
+                    Some(file) => file.read(&tensor.name, first, run)?,
+                    None => run.fill(narrow(self.server.initial(*moment))),
                 }
-                Ok(())
-            })?
-        }
-    };
-    let layout = before.layout;
-    let made = Some(opened.made.clone());
-    Ok(Candidate { step: *step, weights: written, start: next, layout, made })
+                let values = at.iter_mut().zip(&*run);
+                values.for_each(|(at, value)| at.moments[which] = f64::from(*value));
+            }
+            for ((value, at), moved) in values.iter_mut().zip(&*at).zip(moves) {
+                *value = narrow(part(&self.server.advance(self.step, *at, *moved)));
+            }
+            Ok(())
+        })
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
@@ -365,7 +419,7 @@ pub fn vector(
 ) -> Result<(Encoding, Option<Digest>), AggregateError> {
     let hyper = &task.spec().hyper;
     if let Some((layout, parameters)) = task.spec().load_test().zip(task.spec().parameters) {
-        let encoding = load_test::encoding(parameters, hyper.optimizer.bound(), n_max)?;
+        let encoding = load_test::encoding(parameters, hyper.optimizer.bound, n_max)?;
         return Ok((encoding, Some(layout_digest(&layout)?)));
     }
     if *stage == Stage::Support {
@@ -382,6 +436,7 @@ mod tests {
     use std::{io, path::PathBuf};
 
     use collegium_shared::{
+        architecture::Optimizer,
         clock::Timestamp,
         ids::RoundId,
         protocol::{Cohort, Deadlines},
@@ -416,7 +471,9 @@ mod tests {
         let nothing = Digest::of(b"");
         let mut task = Task::started(spec, Cohort::proposed(7), nothing, Timestamp::EPOCH);
         let (weights, start) = (put(pair[0]), put(pair[1]));
-        task.stepped(Candidate { step, weights, start, layout: nothing, made: None });
+        let made = None;
+        let moments = Vec::new();
+        task.stepped(Candidate { step, weights, start, moments, layout: nothing, made });
         task
     }
 
@@ -482,10 +539,48 @@ mod tests {
         assert_eq!(stepped(Optimizer::default(), 1, 1.0, 1.0, -0.25), (0.75, 0.75));
     }
 
+    fn named(name: &str) -> Optimizer {
+        serde_json::from_value(serde_json::json!({ "name": name })).unwrap()
+    }
+
     #[test]
     fn fedavg_adds_the_moves() {
-        let fedavg = Optimizer::FedAvg { local_steps: 30, learning_rate: 0.05, bound: 1.0 };
-        assert_eq!(stepped(fedavg, 4, 2.0, 2.0, 0.5), (2.5, 2.5));
+        assert_eq!(stepped(named("fedavg"), 4, 2.0, 2.0, 0.5), (2.5, 2.5));
+    }
+
+    #[test]
+    fn moments_go_from_step_to_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let layout = architecture::layout(&[]);
+        let all = vec![1.0; layout.len()];
+        for (name, count) in [("fedavgm", 1), ("fedadagrad", 2), ("fedadam", 2), ("fedyogi", 2)] {
+            let optimizer = named(name);
+            let mut task = task(optimizer.clone(), 0, &layout, [&all, &all], &blobs);
+            let server = optimizer.server;
+            let mut expected = Coordinate { weight: 1.0, start: 1.0, ..Coordinate::default() };
+            for (which, moment) in server.moments().iter().enumerate() {
+                expected.moments[which] = server.initial(*moment);
+            }
+            for (step, moved) in [(1, 0.5), (2, -0.25), (3, 0.125)] {
+                let sums = sum(&blobs, vec![moved; layout.len()]);
+                let next = super::step(&opened(step), &task, &layout, &sums, &blobs).unwrap();
+                assert_eq!((next.start, next.moments.len()), (next.weights, count), "{name}");
+                expected = server.advance(step, expected, moved);
+                let file = blobs.read(&next.weights, MAX_BLOB).unwrap();
+                let found = f64::from(tensors::read_model(&file, &layout).unwrap()[5]);
+                assert!((found - expected.weight).abs() < 1e-6, "{name}: {found} {expected:?}");
+                task.stepped(next);
+            }
+            let needed: Vec<Digest> = task.blobs().into_iter().map(|(blob, _)| blob).collect();
+            let moments = &task.candidate().unwrap().moments;
+            assert!(moments.iter().all(|moment| needed.contains(moment)), "they are kept");
+            let without = Candidate { moments: Vec::new(), ..task.candidate().unwrap().clone() };
+            task.stepped(without);
+            let sums = sum(&blobs, vec![0.0; layout.len()]);
+            let error = super::step(&opened(4), &task, &layout, &sums, &blobs).unwrap_err();
+            assert!(matches!(error, AggregateError::Inconsistent(_)), "{name}: {error}");
+        }
     }
 
     #[test]

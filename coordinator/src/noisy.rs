@@ -58,5 +58,6 @@ pub fn step(
     private_step(&mut weights, &gradient, privacy.learning_rate, answers);
     let weights = blobs.put(&tensors::write_model(layout, &weights)?)?;
     let made = Some(opened.made.clone());
-    Ok(Candidate { step: *step, weights, start: weights, layout: before.layout, made })
+    let (step, start, moments) = (*step, weights, Vec::new());
+    Ok(Candidate { step, weights, start, moments, layout: before.layout, made })
 }

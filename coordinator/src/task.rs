@@ -197,6 +197,9 @@ pub struct Candidate {
     pub weights: Digest,
     /// Where local training starts: the weights, or Nesterov's point beyond them.
     pub start: Digest,
+    /// The optimiser's moments, each as a model of its own; none before the first step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<Digest>,
     pub layout: Digest,
     /// None for the public start, which nobody's data made.
     pub made: Option<Made>,
@@ -579,8 +582,9 @@ impl Task {
         let sums = [support, statistics, totals].into_iter().copied().flatten();
         let opened = self.opened.iter().map(|opened| opened.sum);
         blobs.extend(sums.chain(opened).map(|sum| (sum, "an opened sum")));
-        let models = self.candidate.iter().flat_map(|c| [c.weights, c.start]);
-        blobs.extend(models.map(|model| (model, "the model under training")));
+        let candidate = self.candidate.iter();
+        let models = candidate.flat_map(|c| [&c.weights, &c.start].into_iter().chain(&c.moments));
+        blobs.extend(models.map(|model| (*model, "the model under training")));
         blobs
     }
 }
@@ -658,8 +662,14 @@ mod tests {
         assert_eq!(task.next(), Some(Next::Initialise));
         let (layout, round) = (nothing, task.round_id());
         let made = Some(Made { round, plan: nothing, roster: nothing, uploads: Vec::new() });
-        let candidate =
-            |step, made| Candidate { step, weights: layout, start: layout, layout, made };
+        let candidate = |step, made| Candidate {
+            step,
+            weights: layout,
+            start: layout,
+            moments: Vec::new(),
+            layout,
+            made,
+        };
         task.stepped(candidate(0, None));
         assert_eq!(task.next(), Some(Next::Round(Stage::Train { step: 1 })));
         task.stepped(candidate(1, made));
@@ -683,6 +693,7 @@ mod tests {
             step,
             weights: Digest::of(b"w"),
             start: Digest::of(b"w"),
+            moments: Vec::new(),
             layout: nothing,
             made: None,
         };

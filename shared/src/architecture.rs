@@ -6,6 +6,7 @@ mod evaluation;
 mod kt_logistic;
 mod layout;
 pub mod load_test;
+mod optimizer;
 mod privacy;
 mod settings;
 mod sums;
@@ -22,11 +23,12 @@ pub use kt_logistic::{
 };
 pub use layout::{Init, Layout, TensorSpec};
 pub use load_test::LOAD_TEST_1;
+pub use optimizer::{Coordinate, Local, Moment, Optimizer, Second, Server};
 pub use privacy::{
     BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges,
     placed,
 };
-pub use settings::{BadHyper, Hyper, Optimizer};
+pub use settings::{BadHyper, Hyper};
 pub use sums::{BadSums, SegmentSpec, Sums, name_sums};
 
 /// An architecture that this build does not contain.

@@ -3,7 +3,7 @@
 //! as tensors here and never leave; only moves do.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_sigmoid};
-use collegium_shared::architecture::{DENSE, Hyper, Optimizer, Totals};
+use collegium_shared::architecture::{DENSE, Hyper, Local, Optimizer, Totals};
 
 use super::{
     Effort, ModelError,
@@ -95,9 +95,8 @@ impl Dataset {
     /// The move that this institution contributes to one round from `weights`: already weighted
     /// and divided by the fixed totals, so that the server only adds. Deterministic.
     ///
-    /// `curvature-nesterov`: local steps with step 1/(h_j + lambda_j n/N) on the local loss plus
-    /// the local share n/N of the ridge; the move is h_j delta_j / (H_j + lambda_j). `fedavg`: local
-    /// steps on the mean loss; the move is n/N delta_j. Each coordinate is clipped to the bound.
+    /// [`Local`] has the steps and the weights, over the local loss plus the local share n/N of the ridge.
+    /// Each coordinate is clipped to the bound.
     pub fn contribution(
         &self,
         weights: &[f64],
@@ -114,30 +113,34 @@ impl Dataset {
         // An institution that the totals do not count would otherwise weigh more than all.
         let share = rows / totals.examples.max(rows);
         let ridge = hyper.ridge((self.parameters - DENSE.len()) / 3);
-        let scale: Vec<f64> = match hyper.optimizer {
-            Optimizer::CurvatureNesterov { .. } => {
-                self.curvature.iter().zip(&ridge).map(|(h, r)| 1.0 / (h + share * r)).collect()
+        let Optimizer { local: rule, local_steps, bound, .. } = hyper.optimizer;
+        let (scale, proximal): (Vec<f64>, f64) = match rule {
+            Local::Curvature => {
+                let steps = self.curvature.iter().zip(&ridge);
+                (steps.map(|(h, r)| 1.0 / (h + share * r)).collect(), 0.0)
             }
-            Optimizer::FedAvg { learning_rate, .. } => vec![learning_rate / rows; ridge.len()],
+            Local::Gradient { learning_rate, proximal } => {
+                (vec![learning_rate / rows; ridge.len()], proximal * rows)
+            }
         };
         let mut local = weights.to_vec();
-        for _ in 0..hyper.optimizer.local_steps() {
+        for _ in 0..local_steps {
             effort.step()?;
             let gradient = self.gradient(&local)?;
             for (j, w) in local.iter_mut().enumerate() {
-                *w -= (gradient[j] + share * ridge[j] * *w) * scale[j];
+                let pull = share * ridge[j] * *w + proximal * (*w - weights[j]);
+                *w -= (gradient[j] + pull) * scale[j];
             }
         }
-        let bound = hyper.optimizer.bound();
-        let weigh = |j: usize| match hyper.optimizer {
+        let weigh = |j: usize| match rule {
             // The published total is rounded: one that vanished moves nothing, and no institution
             // weighs more than all.
-            Optimizer::CurvatureNesterov { .. } if totals.curvature[j] > 0.0 => {
+            Local::Curvature if totals.curvature[j] > 0.0 => {
                 let own = self.curvature[j];
                 own / (totals.curvature[j].max(own) + ridge[j])
             }
-            Optimizer::CurvatureNesterov { .. } => 0.0,
-            Optimizer::FedAvg { .. } => share,
+            Local::Curvature => 0.0,
+            Local::Gradient { .. } => share,
         };
         let delta = local.iter().zip(weights).map(|(after, before)| after - before).enumerate();
         let moves = delta.map(|(j, d)| weigh(j) * d);
@@ -240,6 +243,8 @@ pub fn predict(design: &Design, weights: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use collegium_shared::architecture::Server;
 
     use super::*;
     use crate::model::features::{Statistics, tests::*, training_counts};
@@ -369,7 +374,7 @@ mod tests {
         assert_close(&found, &MOVE, 1e-5);
         let again = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
         assert_eq!(found, again);
-        let tight = Optimizer::CurvatureNesterov { local_steps: 5, bound: 0.05 };
+        let tight = Optimizer { bound: 0.05, ..Optimizer::default() };
         let hyper = Hyper { optimizer: tight, ..hyper };
         let clipped = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
         let expected: Vec<_> = MOVE.iter().map(|z| z.clamp(-0.05, 0.05)).collect();
@@ -389,17 +394,44 @@ mod tests {
         assert!((rounded[5] / exact[5] - 2.5).abs() < 0.01, "{} {}", rounded[5], exact[5]);
     }
 
+    fn gradient_steps(local_steps: u32, proximal: f64) -> Hyper {
+        let (local, server) = (Local::Gradient { learning_rate: 0.05, proximal }, Server::Average);
+        let optimizer = Optimizer { local, server, local_steps, bound: 1.0 };
+        Hyper { optimizer, ..Hyper::default() }
+    }
+
     #[test]
     fn plain_averaging_sends_its_share_of_the_change() {
         let (design, dataset) = fixture();
-        let optimizer = Optimizer::FedAvg { local_steps: 1, learning_rate: 0.05, bound: 1.0 };
-        let hyper = Hyper { optimizer, ..Hyper::default() };
+        let hyper = gradient_steps(1, 0.0);
         let (weights, go) = (start(), Effort::new(Arc::default(), 100));
         let found = dataset.contribution(&weights, &totals(&dataset), &hyper, &go).unwrap();
         let (gradient, ridge) = (analytic(&design, &weights), hyper.ridge(3));
         let step = |j: usize| (gradient[j] + 0.4 * ridge[j] * weights[j]) / 48.0;
         let expected: Vec<_> = (0..26).map(|j| -0.4 * 0.05 * step(j)).collect();
         assert_close(&found, &expected, 1e-6);
+    }
+
+    #[test]
+    fn the_proximal_term_pulls_the_second_step_back() {
+        let (design, dataset) = fixture();
+        let hyper = gradient_steps(2, 10.0);
+        let (weights, go) = (start(), Effort::new(Arc::default(), 100));
+        let found = dataset.contribution(&weights, &totals(&dataset), &hyper, &go).unwrap();
+        let ridge = hyper.ridge(3);
+        let mut local = weights.clone();
+        for _ in 0..2 {
+            let gradient = analytic(&design, &local);
+            for j in 0..26 {
+                let mean = (gradient[j] + 0.4 * ridge[j] * local[j]) / 48.0;
+                local[j] -= 0.05 * (mean + 10.0 * (local[j] - weights[j]));
+            }
+        }
+        let expected: Vec<_> = (0..26).map(|j| 0.4 * (local[j] - weights[j])).collect();
+        assert_close(&found, &expected, 1e-6);
+        let free = gradient_steps(2, 0.0);
+        let free = dataset.contribution(&weights, &totals(&dataset), &free, &go).unwrap();
+        assert!(free.iter().zip(&found).any(|(a, b)| (a - b).abs() > 1e-4), "the term is felt");
     }
 
     #[test]

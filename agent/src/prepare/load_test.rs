@@ -18,7 +18,7 @@ pub fn moves(plan: &Plan, own: &InstitutionId) -> Result<Moves, PrepareError> {
         return Err(PrepareError::Encoding("a load test has training rounds only".to_owned()));
     };
     let parameters = plan.encoding.segments().first().map_or(0, |segment| segment.len);
-    let bound = plan.hyper.optimizer.bound();
+    let bound = plan.hyper.optimizer.bound;
     let expected = load_test::encoding(parameters, bound, plan.encoding.n_max())?;
     check_encoding(&plan.encoding, &expected)?;
     if load_test::layout(parameters).digest().ok() != plan.layout {
@@ -41,7 +41,7 @@ mod tests {
     fn plan() -> Plan {
         let mut plan = World::new().plan_body("load", 2, 0, Stage::Train { step: 3 });
         plan.architecture = LOAD_TEST_1.to_owned();
-        plan.encoding = load_test::encoding(100, plan.hyper.optimizer.bound(), 5).unwrap();
+        plan.encoding = load_test::encoding(100, plan.hyper.optimizer.bound, 5).unwrap();
         plan.layout = load_test::layout(100).digest().ok();
         plan
     }
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn the_moves_are_the_public_ones() {
         let plan = plan();
-        let expected = Moves::new(&own(), &plan.round, plan.hyper.optimizer.bound());
+        let expected = Moves::new(&own(), &plan.round, plan.hyper.optimizer.bound);
         let moves = moves(&plan, &own()).unwrap();
         assert!((0..100).all(|i| moves.value(i) == expected.value(i)));
     }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use collegium_shared::architecture::{Optimizer, Stage, Sums, complete_sums, encoding, layout};
+use collegium_shared::architecture::{Coordinate, Stage, Sums, complete_sums, encoding, layout};
 use rand::{RngExt, SeedableRng};
 
 use super::*;
@@ -90,45 +90,24 @@ fn federate_some(
     let totals = all.sum(&Stage::Totals, hyper, &shared, work);
     let totals = Totals::from_segments(&totals, &shared).unwrap();
 
-    let mut weights = layout(&shared.competencies).initial();
-    let (mut candidate, mut evaluations) = (weights.clone(), Vec::new());
+    let server = hyper.optimizer.server;
+    let mut at = server.coordinates(&layout(&shared.competencies).initial());
+    let mut evaluations = Vec::new();
     let (shared, statistics, totals) = (&shared, &statistics, &totals);
     for step in 1..=rounds {
-        let (start, before) = (weights.as_slice(), candidate.as_slice());
-        let work = Work::Train { shared, statistics, totals, hyper, start, candidate: before };
+        let [start, candidate] = &Coordinate::models(&at);
+        let work = Work::Train { shared, statistics, totals, hyper, start, candidate };
         let sums = all.sum(&Stage::Train { step }, hyper, shared, work);
         evaluations.push(Evaluation::from_segments(&sums).unwrap());
-        (weights, candidate) = advance(&weights, &candidate, &sums["move"], hyper, step);
+        let moves = at.iter_mut().zip(&sums["move"]);
+        moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
     }
+    let [_, candidate] = Coordinate::models(&at);
     let work = Work::Evaluate { shared, statistics, candidate: &candidate };
     let sums = all.sum(&Stage::Evaluate, hyper, shared, work);
     evaluations.push(Evaluation::from_segments(&sums).unwrap());
     let (shared, statistics) = (shared.clone(), statistics.clone());
     Run { shared, statistics, evaluations, weights: candidate }
-}
-
-/// The server's step: add the moves, then Nesterov's extrapolation.
-fn advance(
-    weights: &[f32],
-    previous: &[f32],
-    moves: &[f64],
-    hyper: &Hyper,
-    step: u32,
-) -> (Vec<f32>, Vec<f32>) {
-    let r = f64::from(step);
-    let momentum = match hyper.optimizer {
-        Optimizer::CurvatureNesterov { .. } => (r - 1.0) / (r + 2.0),
-        Optimizer::FedAvg { .. } => 0.0,
-    };
-    let moved = weights.iter().zip(moves).map(|(w, z)| f64::from(*w) + z);
-    let moved: Vec<f64> = moved.collect();
-    let ahead = moved.iter().zip(previous).map(|(s, p)| s + momentum * (s - f64::from(*p)));
-    (narrow(ahead.collect()), narrow(moved))
-}
-
-fn narrow(values: Vec<f64>) -> Vec<f32> {
-    let len = values.len();
-    burn::tensor::TensorData::new(values, [len]).convert::<f32>().try_into_vec().unwrap()
 }
 
 fn registry(institutions: &[Vec<Learner>]) -> SharedSets {

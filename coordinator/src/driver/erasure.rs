@@ -107,7 +107,7 @@ mod tests {
         let put =
             |what: &str| driver.workshop.blobs.put(format!("{what} {step}").as_bytes()).unwrap();
         let (weights, start, layout) = (put("weights"), put("start"), Digest::of(b"layout"));
-        let candidate = Candidate { step, weights, start, layout, made: None };
+        let candidate = Candidate { step, weights, start, moments: Vec::new(), layout, made: None };
         driver.record(Event::Network(NetworkEvent::ModelStepped { candidate })).unwrap();
         (weights, start)
     }

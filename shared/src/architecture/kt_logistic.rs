@@ -82,7 +82,7 @@ pub fn segments(stage: &Stage, hyper: &Hyper, sizes: Sizes) -> Vec<SegmentSpec> 
         ],
         Stage::Train { .. } => {
             let len = weights.saturating_add(DENSE_LEN);
-            let mut all = vec![segment("move", len, hyper.optimizer.bound())];
+            let mut all = vec![segment("move", len, hyper.optimizer.bound)];
             all.extend(evaluation::segments());
             all
         }
@@ -305,7 +305,7 @@ pub fn private_step(weights: &mut [f32], gradient: &[f64], rate: f64, answers: f
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
-fn single(value: f64) -> f32 {
+pub(super) fn single(value: f64) -> f32 {
     value as f32
 }
 

@@ -4,72 +4,19 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use super::{DENSE, LearnerPrivacy};
-
-const MAX_LOCAL_STEPS: u32 = 1_000;
-
-/// How the moves of institutions become the next model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "OptimizerFields", into = "OptimizerFields")]
-pub enum Optimizer {
-    /// `curvature-nesterov`: local steps scaled by each parameter's curvature, moves weighted by
-    /// it over a fixed total, Nesterov momentum between rounds.
-    CurvatureNesterov { local_steps: u32, bound: f64 },
-    /// `fedavg` (McMahan et al. 2017, AISTATS), full local batches: moves weighted by training
-    /// responses over a fixed total.
-    FedAvg { local_steps: u32, learning_rate: f64, bound: f64 },
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self::CurvatureNesterov { local_steps: 5, bound: 1.0 }
-    }
-}
-
-impl Optimizer {
-    /// The public bound on the absolute value of each coordinate of one institution's move.
-    pub fn bound(&self) -> f64 {
-        match self {
-            Self::CurvatureNesterov { bound, .. } | Self::FedAvg { bound, .. } => *bound,
-        }
-    }
-
-    pub fn local_steps(&self) -> u32 {
-        match self {
-            Self::CurvatureNesterov { local_steps, .. } | Self::FedAvg { local_steps, .. } => {
-                *local_steps
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum OptimizerName {
-    CurvatureNesterov,
-    #[serde(rename = "fedavg")]
-    FedAvg,
-}
-
-/// The written form of an [`Optimizer`]: flat, so that every serde format can carry it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OptimizerFields {
-    name: OptimizerName,
-    local_steps: Option<u32>,
-    learning_rate: Option<f64>,
-    bound: Option<f64>,
-}
+use super::{DENSE, LearnerPrivacy, Optimizer};
 
 /// Settings of a task that no run could use.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum BadHyper {
     #[error("{name} is {given}; it must be a number above 0 and at most {most}")]
     OutOfRange { name: &'static str, given: f64, most: f64 },
-    #[error("local_steps is {0}; use 1 to {MAX_LOCAL_STEPS}")]
-    LocalSteps(u32),
-    #[error("learning_rate belongs to fedavg only; remove it")]
-    LearningRate,
+    #[error("{name} is {given}; it must be a number from 0 on and below 1")]
+    Fraction { name: &'static str, given: f64 },
+    #[error("local_steps is {given}; use 1 to {most}")]
+    LocalSteps { given: u32, most: u32 },
+    #[error("{optimizer} has no {setting}; remove it")]
+    Misplaced { setting: &'static str, optimizer: &'static str },
 }
 
 pub(super) fn within(name: &'static str, given: f64, most: f64) -> Result<f64, BadHyper> {
@@ -77,43 +24,6 @@ pub(super) fn within(name: &'static str, given: f64, most: f64) -> Result<f64, B
         Ok(given)
     } else {
         Err(BadHyper::OutOfRange { name, given, most })
-    }
-}
-
-impl TryFrom<OptimizerFields> for Optimizer {
-    type Error = BadHyper;
-    fn try_from(fields: OptimizerFields) -> Result<Self, BadHyper> {
-        let bound = within("bound", fields.bound.unwrap_or(1.0), 1_000.0)?;
-        let steps = |default| match fields.local_steps.unwrap_or(default) {
-            given @ 1..=MAX_LOCAL_STEPS => Ok(given),
-            given => Err(BadHyper::LocalSteps(given)),
-        };
-        match (fields.name, fields.learning_rate) {
-            (OptimizerName::CurvatureNesterov, Some(_)) => Err(BadHyper::LearningRate),
-            (OptimizerName::CurvatureNesterov, None) => {
-                Ok(Self::CurvatureNesterov { local_steps: steps(5)?, bound })
-            }
-            (OptimizerName::FedAvg, rate) => Ok(Self::FedAvg {
-                local_steps: steps(30)?,
-                learning_rate: within("learning_rate", rate.unwrap_or(0.05), 100.0)?,
-                bound,
-            }),
-        }
-    }
-}
-
-impl From<Optimizer> for OptimizerFields {
-    fn from(optimizer: Optimizer) -> Self {
-        let (name, learning_rate) = match optimizer {
-            Optimizer::CurvatureNesterov { .. } => (OptimizerName::CurvatureNesterov, None),
-            Optimizer::FedAvg { learning_rate, .. } => (OptimizerName::FedAvg, Some(learning_rate)),
-        };
-        Self {
-            name,
-            local_steps: Some(optimizer.local_steps()),
-            learning_rate,
-            bound: Some(optimizer.bound()),
-        }
     }
 }
 
@@ -172,14 +82,18 @@ impl Hyper {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Stage, *};
+    use super::{
+        super::{Local, Server, Stage},
+        *,
+    };
 
     #[test]
     fn settings_keep_their_meaning_in_every_format() {
         let hyper: Hyper =
             serde_json::from_str(r#"{"optimizer":{"name":"fedavg","learning_rate":0.25}}"#)
                 .unwrap();
-        let expected = Optimizer::FedAvg { local_steps: 30, learning_rate: 0.25, bound: 1.0 };
+        let local = Local::Gradient { learning_rate: 0.25, proximal: 0.0 };
+        let expected = Optimizer { local, server: Server::Average, local_steps: 30, bound: 1.0 };
         assert_eq!(hyper.optimizer, expected);
         let json = serde_json::to_string(&hyper).unwrap();
         assert_eq!(serde_json::from_str::<Hyper>(&json).unwrap(), hyper);

@@ -373,7 +373,7 @@ fn repeated_aborts(stage: &Stage) -> anyhow::Result<Haul> {
 /// With everybody else's numbers below the victim's smallest step, the sum is x but for its low bits.
 fn another_plan(stage: &Stage) -> anyhow::Result<Haul> {
     let plan = stage.plan(&stage.task(), 0, 0)?;
-    let coarse = load_test::encoding(DIMENSION, plan.hyper.optimizer.bound(), 65_536)?;
+    let coarse = load_test::encoding(DIMENSION, plan.hyper.optimizer.bound, 65_536)?;
     let others = Plan { encoding: coarse, ..plan.clone() };
     let fine: Encoding = plan.encoding.clone();
     let victim = [stage.victim().clone()];

@@ -177,7 +177,7 @@ impl Stage {
     /// An honest plan for round `round` of a task, attempt `attempt`.
     pub(super) fn plan(&self, task: &str, round: u32, attempt: u32) -> anyhow::Result<Plan> {
         let hyper = Hyper::default();
-        let encoding = load_test::encoding(DIMENSION, hyper.optimizer.bound(), 4)?;
+        let encoding = load_test::encoding(DIMENSION, hyper.optimizer.bound, 4)?;
         let documents = self.documents.borrow();
         let digest = |document: Option<Digest>| document.context("a document is missing");
         Ok(Plan {
@@ -216,7 +216,7 @@ impl Stage {
         plan: &Plan,
         encoding: &Encoding,
     ) -> anyhow::Result<Vec<u32>> {
-        let moves = Moves::new(who, &plan.round, plan.hyper.optimizer.bound());
+        let moves = Moves::new(who, &plan.round, plan.hyper.optimizer.bound);
         let mut values = Vec::new();
         moves.append(0, encoding.dimension(), &mut values);
         Ok(encoding.encode(&values)?.words)

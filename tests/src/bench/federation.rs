@@ -12,8 +12,8 @@ use collegium_agent::{
 };
 use collegium_shared::{
     architecture::{
-        self, Evaluation, Hyper, LearnerPrivacy, Placed, SharedSets, SharedStatistics, Stage, Sums,
-        Totals, private_step,
+        self, Coordinate, Evaluation, Hyper, LearnerPrivacy, Placed, SharedSets, SharedStatistics,
+        Stage, Sums, Totals, private_step,
     },
     params::Encoding,
     protocol::Cohort,
@@ -150,24 +150,19 @@ impl World {
         let statistics = &SharedStatistics::from_segments(&sums, shared)?;
         let sums = self.exact(&Stage::Totals, shared, Work::Totals { shared, statistics })?;
         let totals = &Totals::from_segments(&sums, shared)?;
-        let mut start = architecture::layout(&shared.competencies).initial();
-        let mut candidate = start.clone();
+        let server = hyper.optimizer.server;
+        let mut at = server.coordinates(&architecture::layout(&shared.competencies).initial());
         let mut seconds = Vec::new();
         for step in 1..=steps {
-            let (start_at, before) = (start.as_slice(), candidate.as_slice());
-            let work = Work::Train {
-                shared,
-                statistics,
-                totals,
-                hyper,
-                start: start_at,
-                candidate: before,
-            };
+            let [start, candidate] = &Coordinate::models(&at);
+            let work = Work::Train { shared, statistics, totals, hyper, start, candidate };
             let begun = processor_seconds();
             let sums = self.exact(&Stage::Train { step }, shared, work)?;
             seconds.push(processor_seconds() - begun);
-            (start, candidate) = nesterov(&start, &candidate, &sums["move"], step);
+            let moves = at.iter_mut().zip(&sums["move"]);
+            moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
         }
+        let [_, candidate] = Coordinate::models(&at);
         let model = Model::new(&shared.competencies, statistics.clone(), &candidate)?;
         Ok(Trained { model, published: None, seconds })
     }
@@ -228,20 +223,6 @@ fn opened(
     let mut sums = encoding.decode_sum(total)?;
     architecture::complete_sums(&mut sums, stage, hyper, shared.sizes());
     Ok(sums)
-}
-
-/// The coordinator's step: the next start, and the next candidate.
-fn nesterov(start: &[f32], before: &[f32], moves: &[f64], step: u32) -> (Vec<f32>, Vec<f32>) {
-    let momentum = f64::from(step - 1) / f64::from(step + 2);
-    let moved = start.iter().zip(moves).map(|(w, z)| f64::from(*w) + z);
-    let moved: Vec<f64> = moved.collect();
-    let ahead = moved.iter().zip(before).map(|(new, old)| new + momentum * (new - f64::from(*old)));
-    (ahead.map(single).collect(), moved.iter().copied().map(single).collect())
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "parameters are kept in single precision")]
-fn single(value: f64) -> f32 {
-    value as f32
 }
 
 fn processor_seconds() -> f64 {

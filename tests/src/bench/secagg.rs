@@ -265,7 +265,7 @@ fn plan(
     parameters: u32,
 ) -> anyhow::Result<Plan> {
     let hyper = Hyper::default();
-    let bound = hyper.optimizer.bound();
+    let bound = hyper.optimizer.bound;
     Ok(Plan {
         round: RoundId { task: "benchmark".parse()?, round: 0, attempt: 0 },
         architecture: Architecture::LoadTest1.to_string(),

@@ -85,7 +85,7 @@ impl Course {
 
     /// Compares the last weights with the moves. Sums of so few moves are exact.
     pub(super) fn check(&self, dir: &Path) -> anyhow::Result<()> {
-        let bound = Optimizer::default().bound();
+        let bound = Optimizer::default().bound;
         let all = self.summed.iter().flat_map(|(plan, names)| names.iter().map(move |n| (plan, n)));
         let moves: Vec<Moves> = all.map(|(plan, n)| Moves::new(n, &plan.round, bound)).collect();
         let weights = self.weights.context("the task made no weights")?;

@@ -251,7 +251,7 @@ fn expected<'n>(
     round: &RoundId,
     length: usize,
 ) -> Vec<f64> {
-    let bound = Optimizer::default().bound();
+    let bound = Optimizer::default().bound;
     let moves: Vec<Moves> = names.map(|name| Moves::new(name, round, bound)).collect();
     (0..length as u64).map(|i| moves.iter().map(|moves| moves.value(i)).sum()).collect()
 }

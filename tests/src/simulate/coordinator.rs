@@ -613,6 +613,7 @@ impl Coordinator {
             step,
             weights: Digest::of_parts("weights", &[name.as_bytes()]),
             start: Digest::of_parts("start", &[name.as_bytes()]),
+            moments: Vec::new(),
             layout: Digest::of(b"layout"),
             made: opened.map(|opened| opened.made.clone()),
         }

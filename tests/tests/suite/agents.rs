@@ -281,14 +281,20 @@ fn what_the_policy_holds_leaves_when_a_person_approves_it() {
 }
 
 #[test]
-fn fedavg_by_name_trains_through_the_same_rounds() {
+fn other_optimisers_by_name_train_through_the_same_rounds() {
     let dir = tempfile::tempdir().unwrap();
     let (mut network, _) = three(dir.path());
-    let fedavg = "[hyper.optimizer]\nname = \"fedavg\"\nlocal_steps = 10\nlearning_rate = 0.1\n";
-    network.start_task(&format!("{}{fedavg}", task("kt-fedavg", 3, 60))).unwrap();
-    let ended = network.wait_for_task(TASK).unwrap();
-    assert_eq!(ended["release"]["version"], 3, "{ended}");
-    let start = ended["start_metrics"]["log_loss"].as_f64().unwrap();
-    let last = ended["release"]["metrics"]["log_loss"].as_f64().unwrap();
-    assert!(last.is_finite() && last != start, "{ended}");
+    for (name, settings) in [
+        ("fedavg", "local_steps = 10\nlearning_rate = 0.1\n"),
+        ("fedadam", "local_steps = 10\nserver_learning_rate = 0.05\n"),
+    ] {
+        let optimizer = format!("[hyper.optimizer]\nname = \"{name}\"\n{settings}");
+        let task = format!("{}{optimizer}", task(&format!("kt-{name}"), 3, 60));
+        network.start_task(&task).unwrap();
+        let ended = network.wait_for_task(TASK).unwrap();
+        assert_eq!(ended["release"]["version"], 3, "{ended}");
+        let start = ended["start_metrics"]["log_loss"].as_f64().unwrap();
+        let last = ended["release"]["metrics"]["log_loss"].as_f64().unwrap();
+        assert!(last.is_finite() && last != start, "{name}: {ended}");
+    }
 }

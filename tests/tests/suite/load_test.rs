@@ -89,7 +89,7 @@ fn followed(coordinator: &Path) -> (Vec<(Plan, Vec<InstitutionId>)>, Candidate) 
 
 /// The weights that the public moves of these rounds give: sums of so few moves are exact.
 fn expected(rounds: &[(Plan, Vec<InstitutionId>)]) -> Vec<f64> {
-    let bound = Optimizer::default().bound();
+    let bound = Optimizer::default().bound;
     let summed = rounds.iter().flat_map(|(plan, names)| names.iter().map(move |n| (plan, n)));
     let moves: Vec<Moves> =
         summed.map(|(plan, name)| Moves::new(name, &plan.round, bound)).collect();

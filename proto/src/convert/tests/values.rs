@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use collegium_shared::{
-    architecture::{Hyper, LearnerPrivacy, Mechanism, Optimizer, Stage},
+    architecture::{Hyper, LearnerPrivacy, Local, Mechanism, Optimizer, Second, Server, Stage},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::{InstitutionId, RoundId, TaskId},
@@ -186,13 +186,34 @@ fn stage() -> impl Strategy<Value = Stage> {
 }
 
 fn hyper() -> impl Strategy<Value = Hyper> {
-    let optimizer = prop_oneof![
-        (1_u32..1_000, 1e-6..1e3)
-            .prop_map(|(local_steps, bound)| Optimizer::CurvatureNesterov { local_steps, bound }),
-        (1_u32..1_000, 1e-6..1e2, 1e-6..1e3).prop_map(|(local_steps, learning_rate, bound)| {
-            Optimizer::FedAvg { local_steps, learning_rate, bound }
+    let rate = || 1e-6..1e2;
+    let moments = (rate(), 0.0..1.0, 0.0..1.0, 1e-6..1.0);
+    let server = prop_oneof![
+        Just(Server::Average),
+        (rate(), 0.0..1.0)
+            .prop_map(|(learning_rate, momentum)| Server::Momentum { learning_rate, momentum }),
+        (moments, 0..3).prop_map(|((learning_rate, momentum, decay, adaptivity), which)| {
+            let second = match which {
+                0 => Second::Adagrad,
+                1 => Second::Adam { decay },
+                _ => Second::Yogi { decay },
+            };
+            Server::Adaptive { second, learning_rate, momentum, adaptivity }
         }),
     ];
+    let named = prop_oneof![
+        Just((Local::Curvature, Server::Nesterov)),
+        (rate(), server).prop_map(|(learning_rate, server)| {
+            (Local::Gradient { learning_rate, proximal: 0.0 }, server)
+        }),
+        (rate(), rate()).prop_map(|(learning_rate, proximal)| {
+            (Local::Gradient { learning_rate, proximal }, Server::Average)
+        }),
+    ];
+    let optimizer =
+        (named, 1_u32..1_000, 1e-6..1e3).prop_map(|((local, server), local_steps, bound)| {
+            Optimizer { local, server, local_steps, bound }
+        });
     (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy())).prop_map(
         |(optimizer, ridge_dense, ridge_skill, privacy)| Hyper {
             optimizer,

@@ -134,7 +134,7 @@ impl Institution {
 
     /// The floats that training would have given.
     fn moves(&self, plan: &Plan) -> Vec<f64> {
-        let (bound, count) = (plan.hyper.optimizer.bound(), plan.encoding.dimension());
+        let (bound, count) = (plan.hyper.optimizer.bound, plan.encoding.dimension());
         let mut moves = Vec::with_capacity(count);
         Moves::new(&self.name, &plan.round, bound).append(0, count, &mut moves);
         moves
