@@ -5,11 +5,11 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
-use collegium_shared::{architecture::Hyper, control, crypto::Digest};
+use collegium_shared::{architecture::Hyper, control};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task;
@@ -18,13 +18,15 @@ use crate::{
     availability::{self, Availability},
     consent::{self, Change, Review},
     egress::{self, Word},
-    evaluate::{self, Quality},
-    home::{Home, unpoisoned},
+    evaluate::{self, Compared, LocalReport, Quality},
+    home::Home,
     import::{self, Mapping},
     ledger::statement::statement,
+    model::Effort,
     policy::{Policy, PolicyError},
-    recommend::{Options, Recommender},
+    recommend::Options,
     rotation,
+    serving::{Making, Serving},
     state::LocalEvent,
     status::{Live, Status},
 };
@@ -95,20 +97,14 @@ pub struct Desk {
     home: Arc<Home>,
     /// Of the running daemon; none without one.
     live: Option<Arc<Live>>,
-    served: Mutex<Option<Served>>,
-}
-
-/// The installed model over the institution's catalogue, as of one snapshot.
-#[derive(Clone)]
-struct Served {
-    manifest: Digest,
-    snapshot: Digest,
-    recommender: Arc<Recommender>,
+    serving: Arc<Serving>,
 }
 
 impl Desk {
     pub fn new(home: Arc<Home>, live: Option<Arc<Live>>) -> Self {
-        Self { home, live, served: Mutex::new(None) }
+        let making = if live.is_some() { Making::InBackground } else { Making::First };
+        let serving = Arc::new(Serving::new(Arc::clone(&home), making));
+        Self { home, live, serving }
     }
 
     /// Answers one request on a blocking thread.
@@ -144,7 +140,8 @@ impl Desk {
     }
 
     fn status(&self) -> anyhow::Result<Answer> {
-        let status = Status::of(&self.home, self.live.as_deref())?;
+        let mut status = Status::of(&self.home, self.live.as_deref())?;
+        status.recommendations = self.serving.standing();
         Ok(Answer { text: status.to_string(), json: serde_json::to_value(&status)? })
     }
 
@@ -222,36 +219,18 @@ impl Desk {
 
     // --- Recommendations -----------------------------------------------------------------------
 
-    fn served(&self) -> anyhow::Result<Served> {
-        let snapshot = self.home.vault().snapshot().sha256;
-        let newest = self.home.book.read(|state| state.model().map(|(model, _)| model.manifest));
-        let held = unpoisoned(&self.served).clone();
-        let fresh = |s: &Served| Some(s.manifest) == newest && s.snapshot == snapshot;
-        if let Some(served) = held.filter(fresh) {
-            return Ok(served);
-        }
-        let Some((installed, model)) = self.home.model() else {
-            bail!("no model is installed yet; one arrives after the network's first training task");
-        };
-        let learners = self.home.vault().learners()?;
-        let recommender = Arc::new(Recommender::new(model, &learners));
-        let served = Served { manifest: installed.manifest, snapshot, recommender };
-        *unpoisoned(&self.served) = Some(served.clone());
-        Ok(served)
-    }
-
     fn recommend(&self, learner: &str, count: usize) -> anyhow::Result<Answer> {
         if !(1..=MAX_COUNT).contains(&count) {
             bail!("--count is {count}; use 1 to {MAX_COUNT}");
         }
-        let served = self.served()?;
+        let recommender = self.serving.recommender()?;
         let Some(learner) = self.home.vault().learner(learner)? else {
             bail!(
                 "this learner is not in the vault; check the id, or import the learner's records"
             );
         };
         let options = Options { count, ..Options::default() };
-        let found = served.recommender.recommend(&learner, &options);
+        let found = recommender.recommend(&learner, &options);
         let mut text = String::new();
         for (rank, item) in (1..).zip(&found) {
             let of = item.competencies.join(", ");
@@ -270,19 +249,10 @@ impl Desk {
     fn evaluate(&self) -> anyhow::Result<Answer> {
         let learners = self.home.vault().learners()?;
         let model = self.home.model();
-        let report = evaluate::local(&learners, model.as_ref().map(|(_, m)| m), &Hyper::default())?;
-        let mut text = format!(
-            "{:<15}{} learners, {} answers\n{:<15}{} learners, {} answers\n",
-            "trained on",
-            report.training_learners,
-            report.training_answers,
-            "tested on",
-            report.held_out_learners,
-            report.held_out_answers
-        );
-        text += &quality("alone", &report.alone);
-        text += &quality("global model", &report.global);
-        Ok(Answer { text, json: serde_json::to_value(&report)? })
+        let effort = Effort::new(Arc::default(), self.home.limits().training_cpu_percent);
+        let installed = model.as_ref().map(|(_, model)| model);
+        let report = evaluate::local(&learners, installed, &Hyper::default(), &effort)?;
+        Ok(Answer { text: evaluated(&report), json: serde_json::to_value(&report)? })
     }
 
     // --- Records -------------------------------------------------------------------------------
@@ -408,9 +378,50 @@ fn with_known(all: usize, in_registry: Option<usize>) -> String {
     }
 }
 
+/// A report as a page of text.
+fn evaluated(report: &LocalReport) -> String {
+    let line = |name: &str, learners: usize, answers: usize| {
+        format!("{name:<15}{learners} learners, {answers} answers\n")
+    };
+    let mut text = line("trained on", report.training_learners, report.training_answers);
+    text += &line("tested on", report.held_out_learners, report.held_out_answers);
+    for (title, compared) in [
+        ("all answers of the held-out learners", &report.all),
+        ("the last fifth of each one's answers", &report.later),
+    ] {
+        text += &format!(
+            "\n{:<38}{:<22}{:<22}{:<22}{}\n",
+            title, "AUC", "log loss", "Brier score", "calibration error"
+        );
+        let Compared { alone, global, personal } = compared;
+        for (name, of) in
+            [("  alone", alone), ("  global model", global), ("  in use here", personal)]
+        {
+            text += &quality(name, of);
+        }
+    }
+    text +=
+        "\nIn brackets: 95 % intervals; learners are independent, one learner's answers are not.\n";
+    if let Some(choice) = &report.choice {
+        text += &format!("In use here: {choice}.\n");
+    }
+    text
+}
+
 fn quality(name: &str, quality: &Quality) -> String {
-    let figure = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.4}"));
-    let (auc, log_loss) = (figure(quality.auc), figure(quality.log_loss));
-    let reason = quality.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
-    format!("{name:<15}AUC {auc}, log loss {log_loss}{reason}\n")
+    let figure = |value: Option<f64>, interval: Option<[f64; 2]>| match (value, interval) {
+        (Some(value), Some([low, high])) => format!("{value:.4} [{low:.3}, {high:.3}]"),
+        (Some(value), None) => format!("{value:.4}"),
+        (None, _) => "-".to_owned(),
+    };
+    let Quality { auc, log_loss, brier, ece, intervals, reason, .. } = quality;
+    let figures = [
+        figure(*auc, intervals.auc),
+        figure(*log_loss, intervals.log_loss),
+        figure(*brier, intervals.brier),
+        figure(*ece, intervals.ece),
+    ];
+    let [auc, log_loss, brier, ece] = figures;
+    let reason = reason.as_deref().map(|reason| format!("  ({reason})")).unwrap_or_default();
+    format!("{name:<38}{auc:<22}{log_loss:<22}{brier:<22}{ece}{reason}\n")
 }

@@ -1,6 +1,8 @@
-//! How good a model is on this institution's held-out learners, and what the comparisons are: the
-//! institution alone, the installed model, and (where a demonstration has all records in one
-//! place) the pooled model. Reports only; decides and installs nothing.
+//! How good models are on this institution's held-out learners, and what the comparisons are: the
+//! institution alone, the released model, its personal copy, and (where a demonstration has all records
+//! in one place) the pooled model. Reports only; installs nothing.
+
+mod quality;
 
 use std::collections::BTreeMap;
 
@@ -9,55 +11,18 @@ use serde::Serialize;
 
 use crate::{
     model::{
-        Model, ModelError,
-        features::{Counts, Design, Statistics, training_counts},
-        fit::{fit_to_convergence, personal_copy},
-        kt_logistic::predict,
+        Effort, Model, ModelError,
+        features::{Counts, Design, Statistics, sigmoid, training_counts},
+        fit::{Answer, Prior, fit},
+        personal::{self, Choice},
     },
     records::Learner,
 };
 
-/// How one model does on some held-out answers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Quality {
-    /// Area under the ROC curve; absent with a `reason`.
-    pub auc: Option<f64>,
-    /// Mean log loss in nats; absent with a `reason`.
-    pub log_loss: Option<f64>,
-    /// Why a figure is absent, in words.
-    pub reason: Option<String>,
-}
+pub use quality::{Intervals, Quality, Scored};
 
-impl Quality {
-    fn absent(reason: &str) -> Self {
-        Self { auc: None, log_loss: None, reason: Some(reason.to_owned()) }
-    }
-
-    /// The quality of `weights` on the rows of `held_out`.
-    fn of(weights: &[f64], held_out: &Design) -> Self {
-        Self::of_scored(scored(weights, held_out))
-    }
-
-    fn of_scored(scored: Vec<(f64, bool)>) -> Self {
-        if scored.is_empty() {
-            return Self::absent("no held-out answers");
-        }
-        let loss = |&(p, correct): &(f64, bool)| {
-            -(if correct { p } else { 1.0 - p }).max(f64::MIN_POSITIVE).ln()
-        };
-        let log_loss = Some(scored.iter().map(loss).sum::<f64>() / scored.len() as f64);
-        let auc = auc(scored);
-        let reason =
-            auc.is_none().then(|| "held-out answers are all right or all wrong".to_owned());
-        Self { auc, log_loss, reason }
-    }
-}
-
-/// Each row's predicted probability of a right answer, and whether it was right.
-fn scored(weights: &[f64], held_out: &Design) -> Vec<(f64, bool)> {
-    let answers = held_out.rows().map(|row| row.correct);
-    predict(held_out, weights).into_iter().zip(answers).collect()
-}
+/// Of each learner's answers, the part that counts as later ones: one in so many, the last.
+const LATER: usize = 5;
 
 /// An institution's own report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,126 +31,178 @@ pub struct LocalReport {
     pub training_answers: usize,
     pub held_out_learners: usize,
     pub held_out_answers: usize,
-    /// Counts and weights from this institution's own training answers only, to convergence.
-    pub alone: Quality,
-    /// The installed model.
-    pub global: Quality,
+    /// Over all answers of the held-out learners.
+    #[serde(flatten)]
+    pub all: Compared,
+    /// Over the last fifth of each held-out learner's answers, when much is known of the learner.
+    pub later: Compared,
+    /// Which model recommendations use, and why; none while nothing is installed.
+    pub choice: Option<Choice>,
 }
 
-/// Evaluates on the held-out learners; `installed` is the model that recommendations use, if any.
+/// The models that an institution could use, on the same answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    /// Counts and weights from this institution's own training answers only, to convergence.
+    pub alone: Quality,
+    /// The released model.
+    pub global: Quality,
+    /// What recommendations use: the personal copy where that is better, else the released model.
+    pub personal: Quality,
+}
+
+/// Evaluates on the held-out learners; `installed` is the newest released model, if any. Several fits to
+/// convergence: call it where blocking is allowed.
 pub fn local(
     learners: &[Learner],
     installed: Option<&Model>,
     hyper: &Hyper,
+    effort: &Effort,
 ) -> Result<LocalReport, ModelError> {
     let own = training_counts(learners);
-    let (held_out, training): (Vec<_>, Vec<_>) = learners.iter().partition(|l| l.held_out);
-    let answers = |of: &[&Learner]| of.iter().map(|l| l.responses.len()).sum();
-    let global = match installed {
-        None => Quality::absent("no model is installed yet"),
+    let missing = "no model is installed yet";
+    let (personal, choice) = match installed {
         Some(model) => {
-            let statistics = Statistics::new(model.statistics(), &own);
-            let design = Design::new(held_out.iter().copied(), &statistics, model.competencies());
-            Quality::of(model.weights(), &design)
+            let (model, choice) = personal::choose(model, learners, &own, effort)?;
+            (Ok(model), Some(choice))
         }
+        None => (Err(missing), None),
     };
+    let alone = match trainable(&own) {
+        Ok(()) => Ok(alone(learners, hyper, effort)?),
+        Err(reason) => Err(reason),
+    };
+    let models = [alone, installed.cloned().ok_or(missing), personal];
+    let rows = models.map(|model| model.map(|model| scored(&model, learners, &own)));
+    let held_out = || learners.iter().filter(|learner| learner.held_out);
+    let late: Vec<bool> = held_out().flat_map(late).collect();
+    let training = learners.iter().filter(|learner| !learner.held_out);
     Ok(LocalReport {
-        training_learners: training.len(),
-        training_answers: answers(&training),
-        held_out_learners: held_out.len(),
-        held_out_answers: answers(&held_out),
-        alone: alone(&own, &training, &held_out, hyper)?,
-        global,
+        training_learners: training.count(),
+        training_answers: learners.iter().map(|l| l.responses.len()).sum::<usize>() - late.len(),
+        held_out_learners: held_out().count(),
+        held_out_answers: late.len(),
+        all: Compared::of(&rows, |_| true),
+        later: Compared::of(&rows, |answer| late[answer]),
+        choice,
     })
 }
 
-fn alone(
-    own: &Counts,
-    training: &[&Learner],
-    held_out: &[&Learner],
-    hyper: &Hyper,
-) -> Result<Quality, ModelError> {
+impl Compared {
+    /// Over the answers that are wanted by their position; or why a model has none.
+    fn of(rows: &[Result<Vec<Scored>, &str>; 3], wanted: impl Fn(usize) -> bool) -> Self {
+        let [alone, global, personal] = rows.each_ref().map(|rows| match rows {
+            Ok(rows) => {
+                let some = rows.iter().enumerate().filter(|(place, _)| wanted(*place));
+                Quality::of(&some.map(|(_, scored)| *scored).collect::<Vec<_>>())
+            }
+            Err(reason) => Quality::absent(reason),
+        });
+        Self { alone, global, personal }
+    }
+}
+
+/// For each answer of a learner, whether it is one of the last.
+fn late(learner: &Learner) -> impl Iterator<Item = bool> {
+    let answers = learner.responses.len();
+    (0..answers).map(move |place| place >= answers - answers / LATER)
+}
+
+/// The held-out learners' answers as `model` predicts them, given the institution's own counts.
+fn scored(model: &Model, learners: &[Learner], own: &Counts) -> Vec<Scored> {
+    let statistics = Statistics::new(model.statistics(), own);
+    let held_out = || learners.iter().filter(|learner| learner.held_out);
+    let design = Design::new(held_out(), &statistics, model.competencies());
+    let answers = held_out().enumerate().flat_map(|(learner, of)| {
+        of.responses.iter().map(move |response| (learner, response.item.as_str()))
+    });
+    let rows = design.rows().zip(answers);
+    rows.map(|(row, (learner, item))| {
+        let p = sigmoid(row.logit(model.weights()) + model.item_bias(item));
+        Scored { learner, p, correct: row.correct }
+    })
+    .collect()
+}
+
+/// Whether a model can be trained on these counts alone; the reason if not.
+fn trainable(own: &Counts) -> Result<(), &'static str> {
     let (n, right) = own.base;
     if n == 0.0 {
-        return Ok(Quality::absent("no training answers"));
+        Err("no training answers")
+    } else if right == 0.0 || right == n {
+        Err("training answers are all right or all wrong")
+    } else {
+        Ok(())
     }
-    if right == 0.0 || right == n {
-        return Ok(Quality::absent("training answers are all right or all wrong"));
-    }
-    let competencies: Vec<_> = own.skills.keys().cloned().collect();
-    let statistics = Statistics::new(own, own);
-    let design = |of: &[&Learner]| Design::new(of.iter().copied(), &statistics, &competencies);
-    let weights = fit(&design(training), hyper)?;
-    Ok(Quality::of(&weights, &design(held_out)))
 }
 
-fn fit(design: &Design, hyper: &Hyper) -> Result<Vec<f64>, ModelError> {
-    let start = vec![0.0; design.parameters()];
-    fit_to_convergence(design, &start, &hyper.ridge(design.competencies()))
+/// The model of one institution's records alone, or of several in one place, to convergence: every item and
+/// competency is shared.
+fn in_one_place(
+    institutions: &[&[Learner]],
+    hyper: &Hyper,
+    effort: &Effort,
+) -> Result<Model, ModelError> {
+    let mut counts = Counts::default();
+    institutions.iter().for_each(|learners| merge(&mut counts, training_counts(*learners)));
+    let competencies: Vec<_> = counts.skills.keys().cloned().collect();
+    let statistics = Statistics::new(&counts, &counts);
+    let designs: Vec<Design> = institutions
+        .iter()
+        .map(|learners| {
+            let training = learners.iter().filter(|learner| !learner.held_out);
+            Design::new(training, &statistics, &competencies)
+        })
+        .collect();
+    let rows = designs.iter().flat_map(Design::rows);
+    let answers: Vec<_> = rows.map(|row| Answer { row, item: None }).collect();
+    let ridge = hyper.ridge(competencies.len());
+    let zeros = vec![0.0; ridge.len()];
+    let fitted = fit(&answers, &zeros, &Prior::ridge(&zeros, &ridge), effort)?;
+    Ok(Model::fitted(&competencies, counts, fitted.weights))
 }
 
-/// What one place that held every record would reach.
+/// The model that an institution reaches without any other.
+pub fn alone(learners: &[Learner], hyper: &Hyper, effort: &Effort) -> Result<Model, ModelError> {
+    in_one_place(&[learners], hyper, effort)
+}
+
+/// The model that one place with every record reaches. For demonstrations and tests; an agent never has
+/// another institution's records.
+pub fn pooled(
+    institutions: &[Vec<Learner>],
+    hyper: &Hyper,
+    effort: &Effort,
+) -> Result<Model, ModelError> {
+    let all: Vec<&[Learner]> = institutions.iter().map(Vec::as_slice).collect();
+    in_one_place(&all, hyper, effort)
+}
+
+/// What all institutions' held-out learners say about some models.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PooledReport {
+pub struct Report {
     /// Over all held-out answers together.
     pub together: Quality,
     /// On each institution's held-out answers, in the order given.
     pub institutions: Vec<Quality>,
 }
 
-/// Trains the same architecture on all institutions' records in one place, to convergence: every
-/// item and competency shared, counts summed. For demonstrations and tests; an agent never has
-/// another institution's records.
-pub fn pooled(institutions: &[Vec<Learner>], hyper: &Hyper) -> Result<PooledReport, ModelError> {
-    let mut counts = SharedStatistics::default();
-    institutions.iter().for_each(|learners| merge(&mut counts, training_counts(learners)));
-    let (n, right) = counts.base;
-    if right == 0.0 || right == n {
-        let none = Quality::absent("training answers are missing, all right or all wrong");
-        return Ok(PooledReport {
-            together: none.clone(),
-            institutions: vec![none; institutions.len()],
-        });
-    }
-    let competencies: Vec<_> = counts.skills.keys().cloned().collect();
-    let statistics = Statistics::new(&counts, &counts);
-    let design = |learners: &[Learner], held_out: bool| {
-        let of = learners.iter().filter(|l| l.held_out == held_out);
-        Design::new(of, &statistics, &competencies)
-    };
-    let mut training = design(&[], false);
-    institutions.iter().for_each(|learners| training.append(&design(learners, false)));
-    let weights = fit(&training, hyper)?;
-    let mut all = design(&[], true);
-    let mut qualities = Vec::with_capacity(institutions.len());
-    for learners in institutions {
-        let held_out = design(learners, true);
-        qualities.push(Quality::of(&weights, &held_out));
-        all.append(&held_out);
-    }
-    Ok(PooledReport { together: Quality::of(&weights, &all), institutions: qualities })
-}
-
-/// A released model as each institution would use it, with its own exact counts beside the shared ones: its
-/// weights as they are, or the institution's personal copy of them. For benchmarks and tests.
-pub fn served(
+/// Evaluates the model that `model` gives for each institution, which has its own exact counts beside the
+/// shared ones. For demonstrations, benchmarks and tests.
+pub fn across(
     institutions: &[Vec<Learner>],
-    model: &Model,
-    personal: bool,
-) -> Result<PooledReport, ModelError> {
+    mut model: impl FnMut(&[Learner]) -> Result<Model, ModelError>,
+) -> Result<Report, ModelError> {
     let (mut all, mut qualities) = (Vec::new(), Vec::with_capacity(institutions.len()));
+    let mut learners_before = 0;
     for learners in institutions {
-        let statistics = Statistics::new(model.statistics(), &training_counts(learners));
-        let design = |held_out: bool| {
-            let of = learners.iter().filter(|l| l.held_out == held_out);
-            Design::new(of, &statistics, model.competencies())
-        };
-        let own = personal.then(|| personal_copy(&design(false), model.weights())).transpose()?;
-        let scored = scored(own.as_deref().unwrap_or(model.weights()), &design(true));
-        all.extend_from_slice(&scored);
-        qualities.push(Quality::of_scored(scored));
+        let scored = scored(&model(learners)?, learners, &training_counts(learners));
+        qualities.push(Quality::of(&scored));
+        let moved = |s: Scored| Scored { learner: s.learner + learners_before, ..s };
+        all.extend(scored.into_iter().map(moved));
+        learners_before += learners.len();
     }
-    Ok(PooledReport { together: Quality::of_scored(all), institutions: qualities })
+    Ok(Report { together: Quality::of(&all), institutions: qualities })
 }
 
 fn merge(total: &mut SharedStatistics, own: Counts) {
@@ -201,31 +218,15 @@ fn merge(total: &mut SharedStatistics, own: Counts) {
     tables(&mut total.skills, own.skills);
 }
 
-/// The area under the ROC curve of (probability, outcome) by the Mann-Whitney statistic, ties
-/// counted half. `None` if all outcomes are equal.
-fn auc(mut scored: Vec<(f64, bool)>) -> Option<f64> {
-    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (mut below, mut ordered, mut positives) = (0.0, 0.0, 0.0);
-    for ties in scored.chunk_by(|a, b| a.0 == b.0) {
-        let right = ties.iter().filter(|(_, correct)| *correct).count() as f64;
-        let wrong = ties.len() as f64 - right;
-        ordered += right * (below + 0.5 * wrong);
-        below += wrong;
-        positives += right;
-    }
-    (positives > 0.0 && below > 0.0).then(|| ordered / (positives * below))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::trainer::tests::{federate, simulated};
 
-    #[test]
-    fn auc_counts_ties_half() {
-        let scored = vec![(0.9, true), (0.4, true), (0.4, false), (0.1, false)];
-        assert_eq!(auc(scored), Some(0.875));
-        assert_eq!(auc(vec![(0.9, true)]), None);
+    fn free() -> Effort {
+        Effort::new(Arc::default(), 100)
     }
 
     #[test]
@@ -234,25 +235,32 @@ mod tests {
         world[0].truncate(20);
         let run = federate(world.clone(), &Hyper::default(), 15, 1);
         let model = Model::new(&run.shared.competencies, run.statistics, &run.weights).unwrap();
-        let report = local(&world[0], Some(&model), &Hyper::default()).unwrap();
+        let report = local(&world[0], Some(&model), &Hyper::default(), &free()).unwrap();
         assert_eq!((report.training_learners, report.held_out_learners), (16, 4));
         assert_eq!((report.training_answers, report.held_out_answers), (400, 100));
-        let (alone, global) = (report.alone.log_loss.unwrap(), report.global.log_loss.unwrap());
-        assert!(global < alone, "alone {alone}, global {global}");
+        assert_eq!((report.all.global.answers, report.later.global.answers), (100, 20));
+        let (alone, global) = (report.all.alone.log_loss, report.all.global.log_loss);
+        assert!(global < alone, "alone {alone:?}, global {global:?}");
+        assert!(report.all.personal.log_loss < alone, "{report:?}");
+        assert!(report.choice.is_some());
     }
 
     #[test]
     fn missing_classes_are_said() {
         let mut world = simulated(11, 1, 10);
         let mut learners = world.remove(0);
-        let report = local(&learners, None, &Hyper::default()).unwrap();
-        assert_eq!(report.global.reason.as_deref(), Some("no model is installed yet"));
+        let report = local(&learners, None, &Hyper::default(), &free()).unwrap();
+        assert_eq!(report.all.global.reason.as_deref(), Some("no model is installed yet"));
+        assert_eq!((report.all.personal.auc, report.choice), (None, None));
         let all = learners.iter_mut().flat_map(|l| &mut l.responses);
         all.for_each(|response| response.correct = true);
-        let report = local(&learners, None, &Hyper::default()).unwrap();
-        assert_eq!((report.alone.auc, report.alone.log_loss), (None, None));
-        assert!(report.alone.reason.is_some());
-        let pooled = pooled(&[learners], &Hyper::default()).unwrap();
-        assert_eq!(pooled.together.auc, None);
+        let report = local(&learners, None, &Hyper::default(), &free()).unwrap();
+        assert_eq!((report.all.alone.auc, report.all.alone.log_loss), (None, None));
+        assert!(report.all.alone.reason.is_some());
+        let world = [learners];
+        let model = pooled(&world, &Hyper::default(), &free()).unwrap();
+        assert_eq!(across(&world, |_| Ok(model.clone())).unwrap().together.auc, None);
+        let nobody = alone(&[], &Hyper::default(), &free()).unwrap();
+        assert_eq!(across(&world, |_| Ok(nobody.clone())).unwrap().together.brier, Some(0.25));
     }
 }

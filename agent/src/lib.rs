@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod availability;
+mod background;
 pub mod cli;
 pub mod config;
 pub mod consent;
@@ -31,6 +32,7 @@ mod renewal;
 pub mod rotation;
 pub mod rounds;
 pub mod runner;
+pub mod serving;
 pub mod session;
 pub mod session_file;
 pub mod state;

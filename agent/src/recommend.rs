@@ -1,5 +1,5 @@
 //! Which items a learner should get next, and why: ranks this institution's catalogue by the
-//! installed model. Works offline, from memory; never trains, sends or stores anything.
+//! model in use. Works offline, from memory; never trains, sends or stores anything.
 //!
 //! Score = fit of the chance of a right answer to the target band x competency gap x novelty.
 
@@ -54,7 +54,7 @@ pub struct Recommendation {
     pub reasons: Vec<Reason>,
 }
 
-/// The installed model over one institution's catalogue.
+/// The model in use over one institution's catalogue: a released one, or the personal copy.
 #[derive(Debug)]
 pub struct Recommender {
     model: Model,
@@ -112,6 +112,7 @@ impl<'a> Scoring<'a> {
         let weights = model.weights();
         let dense = self.state.dense(statistics, item, of);
         let mut z: f64 = dense.iter().zip(weights).map(|(x, w)| x * w).sum();
+        z += model.item_bias(item);
         let k = model.competencies().len();
         for term in self.state.skill_terms(self.vocabulary, of) {
             let bias = dense.len() + term.index as usize;
@@ -137,7 +138,7 @@ impl<'a> Scoring<'a> {
             p_success: candidate.p_success,
             mastery: candidate.mastery,
             score: candidate.score,
-            reasons: reasons::strongest(model, &dense, terms, of),
+            reasons: reasons::strongest(model, candidate.item, &dense, terms, of),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     link::{Heard, Speaker, Traffic},
     policy::PolicyError,
     rotation,
+    serving::Standing,
     state::LastRefusal,
 };
 
@@ -133,6 +134,9 @@ pub struct Status {
     /// The round that a person has to approve or reject.
     pub held: Option<RoundId>,
     pub model: Option<ModelStatus>,
+    /// Whether recommendations are made with a personal copy of it; not known before the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommendations: Option<Standing>,
     pub last_refusal: Option<LastRefusal>,
     /// Not known while the daemon does not run.
     pub traffic: Option<TrafficStatus>,
@@ -296,6 +300,7 @@ impl Status {
             round,
             held: egress::waiting(home),
             model,
+            recommendations: None,
             last_refusal,
             traffic: live.map(|live| TrafficStatus {
                 uploaded_bytes: live.traffic.bytes(),
@@ -399,6 +404,9 @@ impl fmt::Display for Status {
             line("approval", format!("round {round} {what}"))?;
         }
         line("model", self.model.as_ref().map_or("none yet".into(), model_line))?;
+        if let Some(standing) = &self.recommendations {
+            line("recommends by", standing.to_string())?;
+        }
         if let Some(refusal) = &self.last_refusal {
             let LastRefusal { round, reason, at } = refusal;
             line("last refusal", format!("{at}, round {round}: {reason}"))?;

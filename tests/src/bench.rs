@@ -23,6 +23,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+pub(crate) use federation::{Trained, World};
+pub(crate) use privacy::DELTA;
+
 /// Measures Collegium on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod crash;
 pub mod demo;
 pub mod dependencies;
+pub mod evaluate;
 pub mod fixtures;
 pub mod fuzzed;
 pub mod harness;

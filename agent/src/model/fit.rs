@@ -1,11 +1,14 @@
-//! Fits a logistic regression to convergence on one machine: the yardstick that a federated model
-//! is compared with. Damped Newton with an exact Hessian in f64; takes no part in any round.
+//! Fits logistic regressions to convergence on one machine: the institution alone, its personal copy of
+//! a federated model, and the yardstick of all records in one place. Damped Newton with an exact Hessian
+//! in f64; takes no part in any round.
 
-use collegium_shared::architecture::DENSE;
+mod symmetric;
+
+use symmetric::Symmetric;
 
 use super::{
-    ModelError,
-    features::{Design, sigmoid},
+    Effort, ModelError,
+    features::{Row, sigmoid},
 };
 
 const MAX_STEPS: u32 = 100;
@@ -13,91 +16,191 @@ const MAX_HALVINGS: u32 = 40;
 /// Newton decrement, relative to the objective, below which the fit has converged.
 const TOLERANCE: f64 = 1e-10;
 
-/// The minimum of the log loss + 1/2 sum ridge_j w_j^2 over `design`, from `start`. All of `ridge`
-/// must be above 0: that makes the minimum unique.
-pub fn fit_to_convergence(
-    design: &Design,
-    start: &[f64],
-    ridge: &[f64],
-) -> Result<Vec<f64>, ModelError> {
-    fit_near(design, start, &vec![0.0; start.len()], ridge)
+/// An answer to fit to, and which item bias it has, if any.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    pub row: Row<'a>,
+    pub item: Option<u32>,
 }
 
-/// How strongly a personal copy is pulled to the global model: the bias, the other dense weights, and
-/// the competencies' weights.
-const PULL: [f64; 3] = [10.0, 100.0, 50.0];
-
-/// An institution's own copy of the `global` weights: the maximum a posteriori under a Gaussian prior
-/// around them, over its own answers. It never leaves.
-pub fn personal_copy(design: &Design, global: &[f64]) -> Result<Vec<f64>, ModelError> {
-    let [bias, dense, skill] = PULL;
-    let pull = |j: usize| match j {
-        0 => bias,
-        _ if j < DENSE.len() => dense,
-        _ => skill,
-    };
-    let pull: Vec<f64> = (0..design.parameters()).map(pull).collect();
-    fit_near(design, global, global, &pull)
+/// Where parameters are believed to be before any answer: Gaussian, each on its own. The item biases are
+/// believed to be 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Prior<'a> {
+    /// One for each weight.
+    pub centre: &'a [f64],
+    /// The precision of each weight, above 0.
+    pub precision: &'a [f64],
+    /// How many item biases there are.
+    pub items: usize,
+    /// Their precision, above 0.
+    pub item_precision: f64,
 }
 
-/// The minimum of the log loss + 1/2 sum ridge_j (w_j - centre_j)^2 over `design`.
-fn fit_near(
-    design: &Design,
+impl<'a> Prior<'a> {
+    /// No item biases, and weights around 0: a ridge.
+    pub fn ridge(zeros: &'a [f64], precision: &'a [f64]) -> Self {
+        Self { centre: zeros, precision, items: 0, item_precision: 1.0 }
+    }
+}
+
+/// The parameters of a fit, or a step between two.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    pub weights: Vec<f64>,
+    /// One for each item.
+    pub items: Vec<f64>,
+}
+
+/// The minimum of the log loss of `answers` + 1/2 sum precision_j (w_j - centre_j)^2, item biases
+/// included: the maximum a posteriori. Unique, because every precision is above 0.
+pub fn fit(
+    answers: &[Answer<'_>],
     start: &[f64],
-    centre: &[f64],
-    ridge: &[f64],
-) -> Result<Vec<f64>, ModelError> {
-    let prior = Prior { centre, ridge };
-    let expected = design.parameters();
-    for (what, values) in [
-        ("the start of a fit", start),
-        ("the centre of a fit", centre),
-        ("the ridge of a fit", ridge),
-    ] {
-        if values.len() != expected {
-            return Err(ModelError::WrongLength { what, found: values.len(), expected });
+    prior: &Prior<'_>,
+    effort: &Effort,
+) -> Result<Point, ModelError> {
+    let expected = prior.centre.len();
+    for (what, found) in
+        [("the start of a fit", start.len()), ("the prior of a fit", prior.precision.len())]
+    {
+        if found != expected {
+            return Err(ModelError::WrongLength { what, found, expected });
         }
     }
-    let mut weights = start.to_vec();
-    let mut value = prior.objective(design, &weights);
+    let problem = Problem::new(answers, prior);
+    let mut at = Point { weights: start.to_vec(), items: vec![0.0; prior.items] };
+    let mut value = problem.objective(&at);
     for _ in 0..MAX_STEPS {
-        let (gradient, mut hessian) = prior.derivatives(design, &weights);
-        let step = hessian
-            .solve(&gradient)
-            .ok_or(ModelError::NotFinite { what: "the curvature of the fit" })?;
-        let decrement: f64 = gradient.iter().zip(&step).map(|(g, s)| g * s).sum();
+        effort.step()?;
+        let (step, decrement) =
+            problem.step(&at).ok_or(ModelError::NotFinite { what: "the curvature of the fit" })?;
         if decrement <= TOLERANCE * (1.0 + value) {
-            return super::finite("the fitted model", weights);
+            return finite(at);
         }
-        match prior.shorten(design, &weights, &step, value, decrement) {
-            Some((next, lower)) => (weights, value) = (next, lower),
+        match problem.shorten(&at, &step, value, decrement) {
+            Some((next, lower)) => (at, value) = (next, lower),
             // No shorter step is lower: rounding is all that is left.
-            None => return super::finite("the fitted model", weights),
+            None => return finite(at),
         }
     }
     Err(ModelError::NotConverged(MAX_STEPS))
 }
 
-/// The pull on each weight.
-struct Prior<'a> {
-    centre: &'a [f64],
-    ridge: &'a [f64],
+fn finite(Point { weights, items }: Point) -> Result<Point, ModelError> {
+    let what = "the fitted model";
+    Ok(Point { weights: super::finite(what, weights)?, items: super::finite(what, items)? })
 }
 
-impl Prior<'_> {
+struct Problem<'a> {
+    answers: &'a [Answer<'a>],
+    prior: &'a Prior<'a>,
+    /// The positions of `answers`, those of one item next to each other; first those of none.
+    by_item: Vec<usize>,
+}
+
+impl<'a> Problem<'a> {
+    fn new(answers: &'a [Answer<'a>], prior: &'a Prior<'a>) -> Self {
+        let mut by_item: Vec<usize> = (0..answers.len()).collect();
+        by_item.sort_by_key(|place| answers[*place].item);
+        Self { answers, prior, by_item }
+    }
+
+    /// The penalised log loss of all answers, in nats.
+    fn objective(&self, at: &Point) -> f64 {
+        let Prior { centre, precision, item_precision, .. } = *self.prior;
+        let away = at.weights.iter().zip(centre).zip(precision);
+        let weights: f64 = away.map(|((w, c), r)| 0.5 * r * (w - c) * (w - c)).sum();
+        let items: f64 = at.items.iter().map(|b| 0.5 * item_precision * b * b).sum();
+        let loss = |answer: &Answer<'_>| log_loss(at.logit(answer), answer.row.correct);
+        self.answers.iter().map(loss).sum::<f64>() + weights + items
+    }
+
+    /// The Newton step, to be subtracted, and the decrement g' H^-1 g. The items' part of the Hessian is
+    /// diagonal: it is eliminated item by item (its Schur complement), so that the system to be solved
+    /// has the weights only.
+    fn step(&self, at: &Point) -> Option<(Point, f64)> {
+        let Prior { centre, precision, .. } = *self.prior;
+        let away = at.weights.iter().zip(centre).zip(precision);
+        let mut gradient: Vec<f64> = away.map(|((w, c), r)| (w - c) * r).collect();
+        let mut hessian = Symmetric::diagonal(precision);
+        let mut items = Vec::with_capacity(at.items.len());
+        let mut cross = Cross::new(gradient.len());
+        let alike = |a: &usize, b: &usize| self.answers[*a].item == self.answers[*b].item;
+        for group in self.by_item.chunk_by(alike) {
+            let of_item = self.group(group, at, &mut gradient, &mut hessian, &mut cross);
+            items.extend(of_item);
+        }
+        let mut reduced = gradient.clone();
+        for item in &items {
+            let share = item.gradient / item.curvature;
+            for (place, &(j, x)) in item.cross.iter().enumerate() {
+                reduced[j] -= share * x;
+                hessian.add_row(j, -x / item.curvature, &item.cross[..=place]);
+            }
+        }
+        let weights = hessian.solve(&reduced)?;
+        let mut decrement: f64 = gradient.iter().zip(&weights).map(|(g, s)| g * s).sum();
+        let mut biases = vec![0.0; at.items.len()];
+        for item in &items {
+            let known: f64 = item.cross.iter().map(|(j, x)| weights[*j] * x).sum();
+            let step = (item.gradient - known) / item.curvature;
+            biases[item.index] = step;
+            decrement += item.gradient * step;
+        }
+        Some((Point { weights, items: biases }, decrement))
+    }
+
+    /// Adds the derivatives of the answers to one item to those by the weights; returns those by its bias.
+    fn group(
+        &self,
+        group: &[usize],
+        at: &Point,
+        gradient: &mut [f64],
+        hessian: &mut Symmetric,
+        cross: &mut Cross,
+    ) -> Option<OfItem> {
+        let (mut own, mut curvature) = (0.0, self.prior.item_precision);
+        let mut values = Vec::new();
+        for place in group {
+            let answer = &self.answers[*place];
+            values.clear();
+            values.extend(answer.row.values().filter(|(_, x)| *x != 0.0));
+            let p = sigmoid(at.logit(answer));
+            let residual = p - f64::from(u8::from(answer.row.correct));
+            let spread = p * (1.0 - p);
+            for &(j, x) in &values {
+                gradient[j] += residual * x;
+                hessian.add_row(j, spread * x, &values);
+                cross.add(j, spread * x);
+            }
+            own += residual;
+            curvature += spread;
+        }
+        let cross = cross.take();
+        let index = self.answers[*group.first()?].item? as usize;
+        let gradient = own + self.prior.item_precision * at.items[index];
+        Some(OfItem { index, gradient, curvature, cross })
+    }
+
     /// Halves the Newton step until the objective falls enough (Armijo's rule).
     fn shorten(
         &self,
-        design: &Design,
-        weights: &[f64],
-        step: &[f64],
+        at: &Point,
+        step: &Point,
         value: f64,
         decrement: f64,
-    ) -> Option<(Vec<f64>, f64)> {
+    ) -> Option<(Point, f64)> {
         let mut length = 1.0;
         for _ in 0..MAX_HALVINGS {
-            let next: Vec<_> = weights.iter().zip(step).map(|(w, s)| w - length * s).collect();
-            let lower = self.objective(design, &next);
+            let less = |from: &[f64], step: &[f64]| -> Vec<f64> {
+                from.iter().zip(step).map(|(w, s)| w - length * s).collect()
+            };
+            let next = Point {
+                weights: less(&at.weights, &step.weights),
+                items: less(&at.items, &step.items),
+            };
+            let lower = self.objective(&next);
             if lower <= value - 1e-4 * length * decrement {
                 return Some((next, lower));
             }
@@ -105,131 +208,134 @@ impl Prior<'_> {
         }
         None
     }
+}
 
-    /// The penalised log loss of all rows, in nats.
-    fn objective(&self, design: &Design, weights: &[f64]) -> f64 {
-        let away = weights.iter().zip(self.centre).zip(self.ridge);
-        let penalty: f64 = away.map(|((w, c), r)| 0.5 * r * (w - c) * (w - c)).sum();
-        let loss: f64 = design.rows().map(|row| log_loss(row.logit(weights), row.correct)).sum();
-        loss + penalty
+impl Point {
+    fn logit(&self, answer: &Answer<'_>) -> f64 {
+        let bias = answer.item.map_or(0.0, |item| self.items[item as usize]);
+        answer.row.logit(&self.weights) + bias
+    }
+}
+
+/// The derivatives by one item's bias.
+struct OfItem {
+    index: usize,
+    gradient: f64,
+    curvature: f64,
+    /// The mixed second derivatives that are not 0, by weight in rising order.
+    cross: Vec<(usize, f64)>,
+}
+
+/// Sums of a few of many values.
+struct Cross {
+    values: Vec<f64>,
+    touched: Vec<usize>,
+}
+
+impl Cross {
+    fn new(len: usize) -> Self {
+        Self { values: vec![0.0; len], touched: Vec::new() }
     }
 
-    fn derivatives(&self, design: &Design, weights: &[f64]) -> (Vec<f64>, Symmetric) {
-        let away = weights.iter().zip(self.centre).zip(self.ridge);
-        let mut gradient: Vec<_> = away.map(|((w, c), r)| (w - c) * r).collect();
-        let mut hessian = Symmetric::diagonal(self.ridge);
-        let mut values = Vec::new();
-        for row in design.rows() {
-            values.clear();
-            values.extend(row.values().filter(|(_, x)| *x != 0.0));
-            let p = sigmoid(row.logit(weights));
-            let residual = p - f64::from(u8::from(row.correct));
-            for &(j, x) in &values {
-                gradient[j] += residual * x;
-                hessian.add_row(j, p * (1.0 - p) * x, &values);
-            }
+    fn add(&mut self, j: usize, x: f64) {
+        if self.values[j] == 0.0 {
+            self.touched.push(j);
         }
-        (gradient, hessian)
+        self.values[j] += x;
+    }
+
+    /// What was added since the last time, each place once.
+    fn take(&mut self) -> Vec<(usize, f64)> {
+        self.touched.sort_unstable();
+        let taken = self.touched.drain(..).map(|j| (j, std::mem::take(&mut self.values[j])));
+        taken.filter(|(_, x)| *x != 0.0).collect()
     }
 }
 
 /// -ln of the probability that logit `z` gives to the outcome, without overflow.
-fn log_loss(z: f64, correct: bool) -> f64 {
+pub(super) fn log_loss(z: f64, correct: bool) -> f64 {
     let against = if correct { -z } else { z };
     against.max(0.0) + (-against.abs()).exp().ln_1p()
 }
 
-/// The lower triangle of a symmetric matrix, by rows.
-struct Symmetric {
-    size: usize,
-    values: Vec<f64>,
-}
-
-impl Symmetric {
-    fn diagonal(values: &[f64]) -> Self {
-        let size = values.len();
-        let mut matrix = Self { size, values: vec![0.0; size * size] };
-        values.iter().enumerate().for_each(|(j, v)| matrix.values[j * size + j] = *v);
-        matrix
-    }
-
-    /// Adds `scale` x values to row `j`, up to the diagonal.
-    fn add_row(&mut self, j: usize, scale: f64, values: &[(usize, f64)]) {
-        let row = &mut self.values[j * self.size..][..=j];
-        values.iter().filter(|(k, _)| *k <= j).for_each(|&(k, x)| row[k] += scale * x);
-    }
-
-    /// Solves A x = b by Cholesky's factorisation in place; `None` if A is not positive definite.
-    fn solve(&mut self, b: &[f64]) -> Option<Vec<f64>> {
-        self.factorise()?;
-        let (n, l) = (self.size, &self.values);
-        let mut x = b.to_vec();
-        for i in 0..n {
-            let known: f64 = (0..i).map(|k| l[i * n + k] * x[k]).sum();
-            x[i] = (x[i] - known) / l[i * n + i];
-        }
-        for i in (0..n).rev() {
-            let known: f64 = (i + 1..n).map(|k| l[k * n + i] * x[k]).sum();
-            x[i] = (x[i] - known) / l[i * n + i];
-        }
-        x.iter().all(|v| v.is_finite()).then_some(x)
-    }
-
-    fn factorise(&mut self) -> Option<()> {
-        let n = self.size;
-        for i in 0..n {
-            let (before, row) = self.values.split_at_mut(i * n);
-            for j in 0..i {
-                let other = &before[j * n..][..=j];
-                let known: f64 = row[..j].iter().zip(other).map(|(a, b)| a * b).sum();
-                row[j] = (row[j] - known) / other[j];
-            }
-            let pivot = row[i] - row[..i].iter().map(|a| a * a).sum::<f64>();
-            if pivot.is_nan() || pivot <= 0.0 {
-                return None;
-            }
-            row[i] = pivot.sqrt();
-        }
-        Some(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::features::{Statistics, tests::*, training_counts};
+    use std::sync::Arc;
 
-    #[test]
-    fn systems_are_solved() {
-        let mut matrix = Symmetric { size: 2, values: vec![4.0, 0.0, 2.0, 3.0] };
-        assert_close(&matrix.solve(&[10.0, 8.0]).unwrap(), &[1.75, 1.5], 1e-12);
-        let mut indefinite = Symmetric { size: 2, values: vec![1.0, 0.0, 2.0, 1.0] };
-        assert!(indefinite.solve(&[1.0, 1.0]).is_none());
+    use super::*;
+    use crate::model::features::{Design, Statistics, tests::*, training_counts};
+
+    fn free() -> Effort {
+        Effort::new(Arc::default(), 100)
     }
 
-    #[test]
-    fn the_fit_reaches_the_optimum_of_the_specification() {
+    fn design() -> Design {
         let learners = synthetic();
         let own = training_counts(&learners);
         let statistics = Statistics::new(&own, &own);
         let training = learners.iter().filter(|l| !l.held_out);
-        let design = Design::new(training, &statistics, &synthetic_competencies());
+        Design::new(training, &statistics, &synthetic_competencies())
+    }
+
+    fn without_items(design: &Design) -> Vec<Answer<'_>> {
+        design.rows().map(|row| Answer { row, item: None }).collect()
+    }
+
+    #[test]
+    fn the_fit_reaches_the_optimum_of_the_specification() {
+        let design = design();
+        let answers = without_items(&design);
         let mut ridge = vec![0.01; 17];
         ridge.resize(26, 1.0);
-        let fitted = fit_to_convergence(&design, &[0.0; 26], &ridge).unwrap();
+        let prior = Prior::ridge(&[0.0; 26], &ridge);
+        let fitted = fit(&answers, &[0.0; 26], &prior, &free()).unwrap();
         // The specification stops at 19.727879; the exact minimum is not above it.
-        let prior = Prior { centre: &[0.0; 26], ridge: &ridge };
-        let reached = prior.objective(&design, &fitted);
+        let problem = Problem::new(&answers, &prior);
+        let reached = problem.objective(&fitted);
         assert!((19.7..=19.72788).contains(&reached), "{reached}");
-        let (gradient, _) = prior.derivatives(&design, &fitted);
-        assert!(gradient.iter().all(|g| g.abs() < 1e-3), "{gradient:?}");
-        assert!(fit_to_convergence(&design, &[0.0; 3], &ridge).is_err());
+        let (step, decrement) = problem.step(&fitted).unwrap();
+        assert!(decrement < 1e-8 && step.weights.iter().all(|s| s.abs() < 1e-3), "{step:?}");
+        assert!(fit(&answers, &[0.0; 3], &prior, &free()).is_err());
+        let cancelled = Effort::new(Arc::new(true.into()), 100);
+        let stopped = fit(&answers, &[0.0; 26], &prior, &cancelled);
+        assert!(matches!(stopped, Err(ModelError::Cancelled)));
+    }
 
-        let global: Vec<f64> = (0..26).map(|j| if j < 6 { 0.3 } else { 0.0 }).collect();
-        let copy = personal_copy(&design, &global).unwrap();
-        let none = Design::new([], &statistics, &synthetic_competencies());
-        assert_eq!(personal_copy(&none, &global).unwrap(), global, "nothing to learn from");
-        let distance = |to: &[f64]| copy.iter().zip(to).map(|(a, b)| (a - b).abs()).sum::<f64>();
-        assert!(distance(&global) > 0.01 && distance(&global) < distance(&fitted));
+    /// Item biases are no more than weights of indicator features: the same problem written out as a
+    /// dense Newton system has the same step.
+    #[test]
+    fn item_biases_are_eliminated_exactly() {
+        let design = design();
+        let items = 4_u32;
+        let number = |n: usize| u32::try_from(n).unwrap();
+        let of = |n: usize| (number(n) % 5 < items).then(|| number(n) % 5);
+        let answers: Vec<_> =
+            design.rows().enumerate().map(|(n, row)| Answer { row, item: of(n) }).collect();
+        let (centre, precision) = (vec![0.1; 26], vec![3.0; 26]);
+        let prior = Prior { centre: &centre, precision: &precision, items: 4, item_precision: 5.0 };
+        let at = Point { weights: vec![0.05; 26], items: vec![0.3, -0.2, 0.1, 0.0] };
+        let (step, decrement) = Problem::new(&answers, &prior).step(&at).unwrap();
+
+        let mut all = vec![3.0; 26];
+        all.resize(30, 5.0);
+        let mut hessian = Symmetric::diagonal(&all);
+        let mut gradient: Vec<f64> = at.weights.iter().map(|w| 3.0 * (w - 0.1)).collect();
+        gradient.extend(at.items.iter().map(|b| 5.0 * b));
+        for answer in &answers {
+            let mut values: Vec<_> = answer.row.values().collect();
+            values.extend(answer.item.map(|item| (26 + item as usize, 1.0)));
+            let p = sigmoid(at.logit(answer));
+            for &(j, x) in &values {
+                gradient[j] += (p - f64::from(u8::from(answer.row.correct))) * x;
+                hessian.add_row(j, p * (1.0 - p) * x, &values);
+            }
+        }
+        let whole = hessian.solve(&gradient).unwrap();
+        assert_close(&step.weights, &whole[..26], 1e-9);
+        assert_close(&step.items, &whole[26..], 1e-9);
+        let expected: f64 = whole.iter().zip(&gradient).map(|(s, g)| s * g).sum();
+        assert!((decrement - expected).abs() < 1e-9, "{decrement} {expected}");
+        let fitted = fit(&answers, &centre, &prior, &free()).unwrap();
+        assert!(fitted.items.iter().any(|b| b.abs() > 0.01), "{fitted:?}");
     }
 }

@@ -5,6 +5,9 @@ mod effort;
 pub mod features;
 pub mod fit;
 pub mod kt_logistic;
+pub mod personal;
+
+use std::collections::HashMap;
 
 use collegium_shared::architecture::{Layout, SharedStatistics, layout};
 use thiserror::Error;
@@ -26,12 +29,15 @@ pub enum ModelError {
     Cancelled,
 }
 
-/// A trained `kt-logistic/1` model with the shared counts that its features need.
+/// A trained `kt-logistic/1` model with the shared counts that its features need: as it was released, or
+/// an institution's personal copy.
 #[derive(Clone, Debug)]
 pub struct Model {
     layout: Layout,
     statistics: SharedStatistics,
     weights: Vec<f64>,
+    /// Of a personal copy only.
+    item_biases: HashMap<String, f64>,
 }
 
 impl Model {
@@ -44,7 +50,23 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let layout = layout(competencies);
         let weights = checked(weights, layout.len())?;
-        Ok(Self { layout, statistics, weights })
+        Ok(Self { layout, statistics, weights, item_biases: HashMap::new() })
+    }
+
+    /// A model that was fitted in one place.
+    pub(crate) fn fitted(
+        competencies: &[String],
+        statistics: SharedStatistics,
+        weights: Vec<f64>,
+    ) -> Self {
+        let layout = layout(competencies);
+        debug_assert_eq!(weights.len(), layout.len());
+        Self { layout, statistics, weights, item_biases: HashMap::new() }
+    }
+
+    /// The same model with other weights, of the same number, and a bias in logits for each item.
+    fn personal(&self, weights: Vec<f64>, item_biases: HashMap<String, f64>) -> Self {
+        Self { weights, item_biases, ..self.clone() }
     }
 
     /// The competencies that have parameters.
@@ -60,6 +82,11 @@ impl Model {
     /// The parameters: the layout's tensors concatenated.
     pub fn weights(&self) -> &[f64] {
         &self.weights
+    }
+
+    /// What an item adds to every logit; 0 but in a personal copy.
+    pub fn item_bias(&self, item: &str) -> f64 {
+        self.item_biases.get(item).copied().unwrap_or(0.0)
     }
 }
 

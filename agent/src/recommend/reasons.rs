@@ -137,11 +137,12 @@ impl Signal {
 /// The strongest groups of terms of one prediction, strongest first.
 pub(super) fn strongest(
     model: &Model,
+    item: &str,
     dense: &Dense,
     terms: impl Iterator<Item = SkillTerm>,
     competencies: &[String],
 ) -> Vec<Reason> {
-    let sums = contributions(model, dense, terms);
+    let sums = contributions(model, item, dense, terms);
     let mut reasons: Vec<_> = SIGNALS
         .into_iter()
         .zip(sums)
@@ -160,6 +161,7 @@ pub(super) fn strongest(
 /// The sum of w_j x_j of each signal, in the order of [`SIGNALS`].
 fn contributions(
     model: &Model,
+    item: &str,
     dense: &Dense,
     terms: impl Iterator<Item = SkillTerm>,
 ) -> [f64; SIGNALS.len()] {
@@ -174,6 +176,7 @@ fn contributions(
             add(signal, w * x);
         }
     }
+    add(Signal::ItemDifficulty, model.item_bias(item));
     let k = model.competencies().len();
     for term in terms {
         let bias = DENSE.len() + term.index as usize;
@@ -205,7 +208,7 @@ mod tests {
         let mut dense = [0.0; DENSE.len()];
         (dense[0], dense[6], dense[7]) = (1.0, -2.0, 1.0);
         let term = SkillTerm { index: 0, log_wins: 1.0, log_fails: 1.0 };
-        let found = strongest(&model, &dense, std::iter::once(term), &competencies);
+        let found = strongest(&model, "item", &dense, std::iter::once(term), &competencies);
         let read: Vec<_> = found.iter().map(|r| (r.signal, r.direction, r.contribution)).collect();
         assert_eq!(
             read,

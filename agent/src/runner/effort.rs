@@ -1,13 +1,10 @@
-//! The one thread that trains: apart from the threads that answer, and after other work on the
-//! machine. Runs what it is given and decides nothing.
-
-use std::thread;
+//! The one thread that trains: what the runner waits for, in the background. Decides nothing.
 
 use anyhow::anyhow;
-use rustix::{process::setpriority_process, thread::gettid};
 use tokio::sync::oneshot;
 
 use super::Failure;
+use crate::background;
 
 /// Runs `work` on a thread of its own with this nice value (0 to 19).
 pub(super) async fn run<T: Send + 'static>(
@@ -15,15 +12,8 @@ pub(super) async fn run<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     let (done, result) = oneshot::channel();
-    let training = move || {
-        // On Linux a priority belongs to a thread: setpriority(2), notes.
-        if let Err(error) = setpriority_process(Some(gettid()), nice.into()) {
-            tracing::warn!(%error, nice, "training goes on with the usual priority");
-        }
-        // Nobody listens any more only when the daemon stops.
-        drop(done.send(work()));
-    };
-    let spawned = thread::Builder::new().name("training".into()).spawn(training);
+    // Nobody listens any more only when the daemon stops.
+    let spawned = background::spawn("training", nice, move || drop(done.send(work())));
     spawned.map_err(|error| Failure::Fatal(error.into()))?;
     result.await.map_err(|_| Failure::Fatal(anyhow!("the training thread failed")))
 }

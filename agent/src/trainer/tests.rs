@@ -11,10 +11,16 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::{
-    evaluate::pooled,
+    evaluate::{Quality, across, pooled},
     import::{Mapping, read_all},
     model::features::tests::{assert_close, synthetic, synthetic_competencies},
 };
+
+/// What all records in one place reach, on all held-out answers.
+fn central(institutions: &[Vec<Learner>], hyper: &Hyper) -> Quality {
+    let model = pooled(institutions, hyper, &Effort::new(Arc::default(), 100)).unwrap();
+    across(institutions, |_| Ok(model.clone())).unwrap().together
+}
 
 /// What a coordinator knows after a task.
 pub(crate) struct Run {
@@ -191,10 +197,9 @@ fn stages_return_what_they_promise() {
 fn federated_training_reaches_the_pooled_model() {
     let world = simulated(7, 3, 120);
     let run = federate(world.clone(), &Hyper::default(), 30, 1);
-    let pooled = pooled(&world, &Hyper::default()).unwrap();
+    let central = central(&world, &Hyper::default()).auc.unwrap();
     let (first, last) = (run.evaluations.first().unwrap(), run.evaluations.last().unwrap());
     let (start, federated) = (first.auc().unwrap(), last.auc().unwrap());
-    let central = pooled.together.auc.unwrap();
     assert!((federated - central).abs() < 0.004, "federated {federated}, pooled {central}");
     assert!(federated > start, "start {start}, federated {federated}");
     assert!(last.log_loss().unwrap() < first.log_loss().unwrap());
@@ -213,7 +218,7 @@ fn federated_training_reaches_the_pooled_model() {
 fn many_small_institutions_reach_the_pooled_model() {
     let world = simulated(13, 200, 6);
     let run = federate(world.clone(), &Hyper::default(), 30, 1);
-    let central = pooled(&world, &Hyper::default()).unwrap().together;
+    let central = central(&world, &Hyper::default());
     let last = run.evaluations.last().unwrap();
     let (auc, loss) = (last.auc().unwrap(), last.log_loss().unwrap());
     assert!((auc - central.auc.unwrap()).abs() < 0.004, "{auc} {central:?}");
@@ -282,7 +287,7 @@ fn feature_means(institutions: &[Vec<Learner>]) -> Vec<f64> {
 /// Trains federated, at half participation and pooled; returns the pooled AUC of the first.
 fn compare(name: &str, institutions: Vec<Vec<Learner>>) -> f64 {
     let hyper = Hyper::default();
-    let central = pooled(&institutions, &hyper).unwrap().together.auc.unwrap();
+    let central = central(&institutions, &hyper).auc.unwrap();
     let last = |run: Run| run.evaluations.last().unwrap().auc().unwrap();
     let began = tokio::time::Instant::now();
     let full = last(federate(institutions.clone(), &hyper, 30, 1));

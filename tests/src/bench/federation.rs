@@ -18,6 +18,8 @@ use collegium_shared::{
     params::Encoding,
     protocol::Cohort,
 };
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -38,8 +40,8 @@ pub(super) fn read(file: &Path) -> anyhow::Result<Vec<Vec<Learner>>> {
 }
 
 /// All institutions, each with its trainer, and what the registry names.
-pub(super) struct World {
-    pub(super) records: Vec<Vec<Learner>>,
+pub(crate) struct World {
+    pub(crate) records: Vec<Vec<Learner>>,
     trainers: Vec<Trainer>,
     registry: SharedSets,
     effort: Effort,
@@ -49,15 +51,15 @@ pub(super) struct World {
 }
 
 /// Called with every opened sum of a private task.
-pub(super) type Watch<'w> = dyn FnMut(&Stage, PrivateWork<'_>, &Sums) -> anyhow::Result<()> + 'w;
+pub(crate) type Watch<'w> = dyn FnMut(&Stage, PrivateWork<'_>, &Sums) -> anyhow::Result<()> + 'w;
 
 /// The least noise of one institution, in integer units: the samplers know no variance of 0, and a draw of
 /// this one is 0 but with probability below e^-500.
 const SILENCE: f64 = 1.0 / 32.0;
 
 /// What came of a task.
-pub(super) struct Trained {
-    pub(super) model: Model,
+pub(crate) struct Trained {
+    pub(crate) model: Model,
     /// The AUC that the model was released with, by its noisy evaluation.
     pub(super) published: Option<f64>,
     /// Processor time of each training step, all institutions one after another.
@@ -66,7 +68,7 @@ pub(super) struct Trained {
 
 impl World {
     /// Over a registry that names everything that anybody answered.
-    pub(super) fn new(records: Vec<Vec<Learner>>) -> Self {
+    pub(crate) fn new(records: Vec<Vec<Learner>>) -> Self {
         let registry = registry(&records);
         Self::over(registry, records)
     }
@@ -87,7 +89,7 @@ impl World {
     }
 
     /// As a coordinator would count on them.
-    pub(super) fn parties(&self) -> u16 {
+    pub(crate) fn parties(&self) -> u16 {
         let n = self.trainers.len();
         let honest = n.saturating_sub(usize::from(Cohort::proposed(n).c_max) + n.div_ceil(10));
         u16::try_from(honest.max(1)).unwrap_or(u16::MAX)
@@ -98,11 +100,12 @@ impl World {
         stage: &Stage,
         shared: &SharedSets,
         work: Work<'_>,
+        present: &mut dyn FnMut(&Stage) -> bool,
     ) -> anyhow::Result<Sums> {
         let hyper = Hyper::default();
         let encoding = architecture::encoding(stage, &hyper, shared.sizes(), self.n()?)?;
         let mut total = vec![0_u32; encoding.dimension()];
-        for trainer in &mut self.trainers {
+        for trainer in self.trainers.iter_mut().filter(|_| present(stage)) {
             add(&mut total, &encoding.encode(&trainer.run_stage(work, &self.effort)?)?.words);
         }
         opened(&encoding, &total, stage, &hyper, shared)
@@ -137,18 +140,36 @@ impl World {
     }
 
     /// A task without noise, over what the threshold of its cohort lets be shared.
-    pub(super) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
+    pub(crate) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
+        self.exactly(steps, |_| true)
+    }
+
+    /// The same, with each institution away from every other training step, by chance.
+    pub(crate) fn half(&mut self, steps: u32, seed: u64) -> anyhow::Result<Trained> {
+        let mut random = ChaCha12Rng::seed_from_u64(seed);
+        self.exactly(steps, |stage| {
+            !matches!(stage, Stage::Train { .. }) || random.random_bool(0.5)
+        })
+    }
+
+    fn exactly(
+        &mut self,
+        steps: u32,
+        mut present: impl FnMut(&Stage) -> bool,
+    ) -> anyhow::Result<Trained> {
         let hyper = &Hyper::default();
         let registry = self.registry.clone();
         let SharedSets { items, competencies } = &registry;
         let work = Work::Support { items, competencies };
-        let support = self.exact(&Stage::Support, &registry, work)?;
+        let present = &mut present;
+        let support = self.exact(&Stage::Support, &registry, work, present)?;
         let least = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
         let (by_item, by_skill) = (&support["items"], &support["competencies"]);
         let shared = &SharedSets::from_support(items, competencies, by_item, by_skill, least);
-        let sums = self.exact(&Stage::Statistics, shared, Work::Statistics { shared })?;
+        let sums = self.exact(&Stage::Statistics, shared, Work::Statistics { shared }, present)?;
         let statistics = &SharedStatistics::from_segments(&sums, shared)?;
-        let sums = self.exact(&Stage::Totals, shared, Work::Totals { shared, statistics })?;
+        let work = Work::Totals { shared, statistics };
+        let sums = self.exact(&Stage::Totals, shared, work, present)?;
         let totals = &Totals::from_segments(&sums, shared)?;
         let server = hyper.optimizer.server;
         let mut at = server.coordinates(&architecture::layout(&shared.competencies).initial());
@@ -157,7 +178,7 @@ impl World {
             let [start, candidate] = &Coordinate::models(&at);
             let work = Work::Train { shared, statistics, totals, hyper, start, candidate };
             let begun = processor_seconds();
-            let sums = self.exact(&Stage::Train { step }, shared, work)?;
+            let sums = self.exact(&Stage::Train { step }, shared, work, present)?;
             seconds.push(processor_seconds() - begun);
             let moves = at.iter_mut().zip(&sums["move"]);
             moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
@@ -168,7 +189,7 @@ impl World {
     }
 
     /// A private task.
-    pub(super) fn private(
+    pub(crate) fn private(
         &mut self,
         privacy: LearnerPrivacy,
         steps: u32,

@@ -1,11 +1,15 @@
 //! What learner-level privacy costs: the quality of the model against epsilon, and the time of a private
 //! step beside a plain one. Noise is drawn anew for each repetition.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::Args;
-use collegium_agent::{evaluate, model::Model, records::Learner};
+use collegium_agent::{
+    evaluate,
+    model::{Effort, Model, features::training_counts, personal},
+    records::Learner,
+};
 use collegium_shared::architecture::{LearnerPrivacy, Target};
 use serde_json::{Value, json};
 
@@ -15,7 +19,7 @@ use super::{
     statistics::median,
 };
 
-pub(super) const DELTA: f64 = 1e-6;
+pub(crate) const DELTA: f64 = 1e-6;
 
 /// What is trained.
 #[derive(Clone, Debug, Args)]
@@ -109,11 +113,17 @@ fn figures(records: &[Vec<Learner>], runs: &[Trained], plain: &Trained) -> anyho
     }))
 }
 
-/// The AUC of a model over all held-out answers, as institutions use it and with personal copies.
+/// The AUC of a model over all held-out answers: as it was released, and with the personal copies that
+/// institutions use.
 fn quality(records: &[Vec<Learner>], model: &Model) -> anyhow::Result<[f64; 2]> {
-    let auc = |personal| -> anyhow::Result<f64> {
-        let report = evaluate::served(records, model, personal)?;
+    let auc = |report: evaluate::Report| {
         report.together.auc.context("held-out answers are all right or all wrong")
     };
-    Ok([auc(false)?, auc(true)?])
+    let used = |learners: &[Learner]| {
+        let effort = Effort::new(Arc::default(), 100);
+        let own = training_counts(learners);
+        personal::choose(model, learners, &own, &effort).map(|(model, _)| model)
+    };
+    let released = evaluate::across(records, |_| Ok(model.clone()))?;
+    Ok([auc(released)?, auc(evaluate::across(records, used)?)?])
 }

@@ -1,13 +1,10 @@
 //! What the network was worth: each institution's own report, beside what one place with everybody's
 //! records would reach. The latter exists in the demo only, which has all records at hand.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
-use collegium_agent::{
-    evaluate::{self, PooledReport},
-    records::Learner,
-};
+use collegium_agent::{evaluate, model::Effort, records::Learner};
 use collegium_shared::{architecture::Hyper, ids::InstitutionId};
 use serde::Deserialize;
 
@@ -24,6 +21,7 @@ struct Report {
     held_out_answers: usize,
     alone: Quality,
     global: Quality,
+    personal: Quality,
 }
 
 #[derive(Deserialize)]
@@ -38,13 +36,15 @@ pub(super) struct Line {
     pub(super) held_out: usize,
     pub(super) alone: Option<f64>,
     pub(super) global: Option<f64>,
+    /// Of the model that recommendations are made with.
+    pub(super) personal: Option<f64>,
     pub(super) pooled: Option<f64>,
 }
 
 impl Line {
-    /// The three figures, if there are enough held-out answers for them to mean something.
-    fn figures(&self) -> Option<[f64; 3]> {
-        let all = [self.alone?, self.global?, self.pooled?];
+    /// The four figures, if there are enough held-out answers for them to mean something.
+    fn figures(&self) -> Option<[f64; 4]> {
+        let all = [self.alone?, self.global?, self.personal?, self.pooled?];
         (self.held_out >= ENOUGH).then_some(all)
     }
 }
@@ -59,6 +59,7 @@ pub(super) struct Comparison {
     pub(super) alone_mean: Option<f64>,
     pub(super) global_mean: Option<f64>,
     pub(super) global_worst: Option<f64>,
+    pub(super) personal_mean: Option<f64>,
     pub(super) pooled_mean: Option<f64>,
 }
 
@@ -68,7 +69,9 @@ pub(super) fn compare(consortium: &Consortium<'_>, stop: &Stop) -> anyhow::Resul
     let (reports, pooled) = thread::scope(|scope| {
         let pooled = scope.spawn(|| {
             let records: Vec<Vec<Learner>> = sites.iter().map(|s| s.learners.clone()).collect();
-            evaluate::pooled(&records, &Hyper::default())
+            let effort = Effort::new(Arc::default(), 100);
+            let model = evaluate::pooled(&records, &Hyper::default(), &effort)?;
+            evaluate::across(&records, |_| Ok(model.clone()))
         });
         let reports = workers::each(sites, stop, |site| report(consortium, site));
         let pooled = pooled.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -82,7 +85,7 @@ fn report(consortium: &Consortium<'_>, site: &Site) -> anyhow::Result<Report> {
     serde_json::from_value(answer).with_context(|| format!("the evaluation of {}", site.name))
 }
 
-fn summarise(sites: &[Site], reports: Vec<Report>, pooled: &PooledReport) -> Comparison {
+fn summarise(sites: &[Site], reports: Vec<Report>, pooled: &evaluate::Report) -> Comparison {
     let rows = sites.iter().zip(reports).zip(&pooled.institutions);
     let lines: Vec<Line> = rows
         .map(|((site, report), pooled)| Line {
@@ -91,10 +94,11 @@ fn summarise(sites: &[Site], reports: Vec<Report>, pooled: &PooledReport) -> Com
             held_out: report.held_out_answers,
             alone: report.alone.auc,
             global: report.global.auc,
+            personal: report.personal.auc,
             pooled: pooled.auc,
         })
         .collect();
-    let counted: Vec<[f64; 3]> = lines.iter().filter_map(Line::figures).collect();
+    let counted: Vec<[f64; 4]> = lines.iter().filter_map(Line::figures).collect();
     let mean = |at: usize| {
         let n = counted.len();
         (n > 0).then(|| counted.iter().map(|figures| figures[at]).sum::<f64>() / n as f64)
@@ -105,7 +109,8 @@ fn summarise(sites: &[Site], reports: Vec<Report>, pooled: &PooledReport) -> Com
         alone_mean: mean(0),
         global_mean: mean(1),
         global_worst: counted.iter().map(|figures| figures[1]).reduce(f64::min),
-        pooled_mean: mean(2),
+        personal_mean: mean(2),
+        pooled_mean: mean(3),
         lines,
     }
 }

@@ -78,6 +78,8 @@ pub(super) struct Summary {
     auc_alone_mean: Option<f64>,
     auc_global_mean: Option<f64>,
     auc_global_worst: Option<f64>,
+    /// With personal copies where institutions use them.
+    auc_personal_mean: Option<f64>,
     auc_pooled_mean: Option<f64>,
     held_out_answers: u64,
     /// Measured: encoded upload messages, divided by the values of the vectors in them.
@@ -121,6 +123,7 @@ impl Summary {
             auc_alone_mean: comparison.alone_mean,
             auc_global_mean: comparison.global_mean,
             auc_global_worst: comparison.global_worst,
+            auc_personal_mean: comparison.personal_mean,
             auc_pooled_mean: comparison.pooled_mean,
             held_out_answers: metrics.responses,
             upload_bytes_per_parameter: traffic.per_value(),
@@ -148,19 +151,20 @@ pub(super) fn table(
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["institution", "answers", "held out", "alone", "global", "pooled"]);
+    table.set_header(["institution", "answers", "held out", "alone", "global", "in use", "pooled"]);
     for line in &comparison.lines {
-        let Line { institution, answers, held_out, alone, global, pooled } = line;
+        let Line { institution, answers, held_out, alone, global, personal, pooled } = line;
         let counts = [institution.to_string(), answers.to_string(), held_out.to_string()];
-        table.add_row(counts.into_iter().chain([*alone, *global, *pooled].map(figure)));
+        table.add_row(counts.into_iter().chain([*alone, *global, *personal, *pooled].map(figure)));
     }
     let name = format!("mean of {}", comparison.counted);
-    let means = [comparison.alone_mean, comparison.global_mean, comparison.pooled_mean];
+    let Comparison { alone_mean, global_mean, personal_mean, pooled_mean, .. } = *comparison;
+    let means = [alone_mean, global_mean, personal_mean, pooled_mean];
     table.add_row([name, String::new(), String::new()].into_iter().chain(means.map(figure)));
     let answers: usize = population.sites.iter().map(|site| site.answers()).sum();
     let held_out: usize = comparison.lines.iter().map(|line| line.held_out).sum();
     let all = ["all answers together".to_owned(), answers.to_string(), held_out.to_string()];
-    let overall = [None, global, comparison.pooled].map(figure);
+    let overall = [None, global, None, comparison.pooled].map(figure);
     table.add_row(all.into_iter().chain(overall));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -173,6 +177,7 @@ pub(super) fn table(
     };
     format!(
         "\nAUC on held-out learners. alone: only the institution's own records; global: the network's \
+         model;\nin use: the institution's personal copy where that is surely better, else the global \
          model;\npooled: all records in one place, to convergence (in this demo only). Means are over \
          institutions\nwith at least 50 held-out answers of both kinds.{noisy}\n{table}"
     )

@@ -1,0 +1,145 @@
+//! What learning together is worth on real records: every institution alone, all records in one place, the
+//! federated model, personal copies of it, and private tasks, on the same held-out learners. Trains in one
+//! process with the product's own code for every part, over the product's encodings; no network.
+
+mod outcome;
+mod sets;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, Parser};
+use collegium_agent::{
+    evaluate::{self, Report},
+    model::{Effort, Model, ModelError, features::training_counts, personal},
+    records::Learner,
+};
+use collegium_shared::architecture::{Hyper, LearnerPrivacy, Target};
+use serde_json::json;
+
+use crate::bench::{DELTA, Trained, World};
+use outcome::{Outcome, Row};
+use sets::Set;
+
+/// Compares ways of learning on institutions' records.
+#[derive(Debug, Parser)]
+#[command(name = "evaluate")]
+pub struct Cli {
+    #[command(flatten)]
+    source: Source,
+    /// The mapping of `--file`.
+    #[arg(long, value_name = "MAPPING", requires = "file")]
+    mapping: Option<PathBuf>,
+    /// The budgets of private tasks, at a delta of 1e-6.
+    #[arg(long, value_name = "E", value_delimiter = ',', default_values_t = [8.0, 4.0, 2.0])]
+    epsilons: Vec<f64>,
+    /// How often what is random is repeated: with noise drawn anew, and with other institutions away.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    repetitions: u64,
+    /// Optimiser steps without noise.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    steps: u32,
+    /// Optimiser steps of private tasks.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    private_steps: u32,
+    /// Print one JSON object on the last line of standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the records are.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Source {
+    /// A directory with real records, known by their files' names.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// A further file, with a column that names the institution.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Compares and prints.
+    pub fn run(&self) -> ExitCode {
+        match self.compare() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn compare(&self) -> anyhow::Result<()> {
+        let mut found = Vec::new();
+        if let Some(dir) = &self.source.data {
+            found.extend(sets::known(dir)?);
+        }
+        if let Some(file) = &self.source.file {
+            found.push(Set::read(file, self.mapping.as_deref())?);
+        }
+        let mut rows = Vec::new();
+        for set in found {
+            rows.extend(self.measure(set)?);
+        }
+        println!("{}", outcome::table(&rows));
+        if self.json {
+            println!("{}", json!({ "sets": rows }));
+        }
+        Ok(())
+    }
+
+    /// All ways of learning on one set.
+    fn measure(&self, set: Set) -> anyhow::Result<Vec<Row>> {
+        let hyper = &Hyper::default();
+        let mut world = World::new(set.institutions);
+        let records = world.records.clone();
+        let alone = across(&records, |learners| evaluate::alone(learners, hyper, &free()))?;
+        let outcome = |mode: &str, runs: &[Report]| {
+            eprintln!("{}: {mode}", set.name);
+            Row::new(&set.name, mode, Outcome::of(runs, &alone))
+        };
+        let mut rows = vec![outcome("alone", std::slice::from_ref(&alone))];
+        let pooled = evaluate::pooled(&records, hyper, &free())?;
+        rows.push(outcome("pooled", &[across(&records, |_| Ok(pooled.clone()))?]));
+        let federated = world.plain(self.steps)?.model;
+        rows.push(outcome("federated", &[across(&records, |_| Ok(federated.clone()))?]));
+        let half = (1..=self.repetitions)
+            .map(|seed| Ok(world.half(self.steps, seed)?.model))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let half = half.iter().map(|model| across(&records, |_| Ok(model.clone())));
+        rows.push(outcome("federated, half of them away", &half.collect::<Result<Vec<_>, _>>()?));
+        rows.push(outcome("personal", &[across(&records, |own| used(&federated, own))?]));
+        for epsilon in &self.epsilons {
+            let target = Target { epsilon: *epsilon, delta: DELTA };
+            let privacy = LearnerPrivacy::propose(target, self.private_steps, world.parties())?;
+            let runs = (0..self.repetitions)
+                .map(|_| {
+                    let Trained { model, .. } =
+                        world.private(privacy, self.private_steps, &mut |_, _, _| Ok(()))?;
+                    Ok(across(&records, |own| used(&model, own))?)
+                })
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            rows.push(outcome(&format!("epsilon {epsilon}"), &runs));
+        }
+        Ok(rows)
+    }
+}
+
+/// One model for each institution, on its held-out learners.
+fn across(
+    records: &[Vec<Learner>],
+    model: impl FnMut(&[Learner]) -> Result<Model, ModelError>,
+) -> Result<Report, ModelError> {
+    evaluate::across(records, model)
+}
+
+/// What an institution uses of a released model.
+fn used(released: &Model, own: &[Learner]) -> Result<Model, ModelError> {
+    let counts = training_counts(own);
+    personal::choose(released, own, &counts, &free()).map(|(model, _)| model)
+}
+
+fn free() -> Effort {
+    Effort::new(Arc::default(), 100)
+}
