@@ -433,7 +433,7 @@ pub fn vector(
 
 #[cfg(test)]
 mod tests {
-    use std::{io, path::PathBuf};
+    use std::{collections::BTreeSet, io, path::PathBuf};
 
     use collegium_shared::{
         architecture::Optimizer,
@@ -445,7 +445,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::task::{Made, TaskSpec};
+    use crate::task::{Made, ReleaseRule, TaskSpec};
 
     /// A task whose candidate after `step` steps has the given weights and start.
     fn task(
@@ -467,6 +467,7 @@ mod tests {
             privacy: None,
             cohort: None,
             deadlines: Deadlines::default(),
+            release: ReleaseRule::default(),
         };
         let nothing = Digest::of(b"");
         let mut task = Task::started(spec, Cohort::proposed(7), nothing, Timestamp::EPOCH);
@@ -499,7 +500,8 @@ mod tests {
         let round = RoundId { task: "t".parse().unwrap(), round: 3, attempt: 0 };
         let (sum, plan, roster) = (Digest::of(b"s"), Digest::of(b"p"), Digest::of(b"r"));
         let made = Made { round, plan, roster, uploads: Vec::new() };
-        Opened { stage: Stage::Train { step }, sum, made }
+        let stage = Stage::Train { step };
+        Opened { stage, sum, made, institutions: BTreeSet::new() }
     }
 
     fn sum(blobs: &Blobs, moves: Vec<f64>) -> TensorFile {
