@@ -14,7 +14,12 @@ use std::{
 
 use anyhow::{Context, bail};
 use collegium_coordinator::{
-    SIGNING_KEY, admin::AdminRequest, network::Event, root, round::RoundEvent, service,
+    SIGNING_KEY,
+    admin::AdminRequest,
+    network::Event,
+    root,
+    round::RoundEvent,
+    service,
     task::{ReleaseRule, TaskSpec},
 };
 use collegium_shared::{

@@ -36,7 +36,9 @@ impl Driver {
         }
         if let Err(reason) = task.judge(&metrics, noisy) {
             tracing::warn!(task = %task.spec().task, step, reason, "the model is not released");
-            return Ok(NetworkEvent::ModelWithheld { withheld: Withheld { step, metrics, reason } });
+            return Ok(NetworkEvent::ModelWithheld {
+                withheld: Withheld { step, metrics, reason },
+            });
         }
         let version = task.version();
         let manifest = task.manifest(metrics, self.now()).ok_or(missing)?;

@@ -130,18 +130,13 @@ impl Gate {
     }
 }
 
-impl Task {
-    /// Whether the candidate is released, or the reason why not. `noisy`: what a private task's only
-    /// evaluation is compared with.
-    pub fn judge(&self, metrics: &Metrics, noisy: Option<Reference>) -> Result<(), String> {
+impl ReleaseRule {
+    /// Whether a model is released whose evaluation is compared with all of `references`, or why not.
+    pub fn judge(&self, metrics: &Metrics, references: &[Reference]) -> Result<(), String> {
         let Some(log_loss) = metrics.log_loss.filter(|loss| loss.is_finite()) else {
             return Err("no held-out answer was counted, so nobody knows how good it is".to_owned());
         };
-        let tolerance = self.spec.release.tolerance;
-        let references = match noisy {
-            Some(reference) => vec![reference],
-            None => self.references(metrics),
-        };
+        let tolerance = self.tolerance;
         for Reference { what, log_loss: before, allowance } in references {
             let more = log_loss - before;
             if more > tolerance + allowance {
@@ -152,6 +147,15 @@ impl Task {
             }
         }
         Ok(())
+    }
+}
+
+impl Task {
+    /// Whether the candidate is released, or the reason why not. `noisy`: what a private task's only
+    /// evaluation is compared with.
+    pub fn judge(&self, metrics: &Metrics, noisy: Option<Reference>) -> Result<(), String> {
+        let references = noisy.map_or_else(|| self.references(metrics), |noisy| vec![noisy]);
+        self.spec.release.judge(metrics, &references)
     }
 
     /// The public start and the last release, as far as they were evaluated.

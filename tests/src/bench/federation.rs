@@ -55,6 +55,13 @@ pub(super) type Watch<'w> = dyn FnMut(&Stage, PrivateWork<'_>, &Sums) -> anyhow:
 /// this one is 0 but with probability below e^-500.
 const SILENCE: f64 = 1.0 / 32.0;
 
+/// What the steps of a task without noise go by.
+pub(super) struct Basis {
+    pub(super) shared: SharedSets,
+    pub(super) statistics: SharedStatistics,
+    pub(super) totals: Totals,
+}
+
 /// What came of a task.
 pub(super) struct Trained {
     pub(super) model: Model,
@@ -136,20 +143,33 @@ impl World {
         opened(&encoding, &total, stage, &hyper, &self.registry)
     }
 
-    /// A task without noise, over what the threshold of its cohort lets be shared.
-    pub(super) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
-        let hyper = &Hyper::default();
+    /// The counts of a task without noise, over what the threshold of its cohort lets be shared.
+    pub(super) fn basis(&mut self) -> anyhow::Result<Basis> {
         let registry = self.registry.clone();
         let SharedSets { items, competencies } = &registry;
         let work = Work::Support { items, competencies };
         let support = self.exact(&Stage::Support, &registry, work)?;
         let least = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
         let (by_item, by_skill) = (&support["items"], &support["competencies"]);
-        let shared = &SharedSets::from_support(items, competencies, by_item, by_skill, least);
-        let sums = self.exact(&Stage::Statistics, shared, Work::Statistics { shared })?;
-        let statistics = &SharedStatistics::from_segments(&sums, shared)?;
-        let sums = self.exact(&Stage::Totals, shared, Work::Totals { shared, statistics })?;
-        let totals = &Totals::from_segments(&sums, shared)?;
+        let shared = SharedSets::from_support(items, competencies, by_item, by_skill, least);
+        let sums = self.exact(&Stage::Statistics, &shared, Work::Statistics { shared: &shared })?;
+        let statistics = SharedStatistics::from_segments(&sums, &shared)?;
+        let work = Work::Totals { shared: &shared, statistics: &statistics };
+        let sums = self.exact(&Stage::Totals, &shared, work)?;
+        let totals = Totals::from_segments(&sums, &shared)?;
+        Ok(Basis { shared, statistics, totals })
+    }
+
+    /// What each institution would encode for a stage.
+    pub(super) fn each(&mut self, work: Work<'_>) -> anyhow::Result<Vec<Vec<f64>>> {
+        let (trainers, effort) = (self.trainers.iter_mut(), &self.effort);
+        trainers.map(|trainer| Ok(trainer.run_stage(work, effort)?)).collect()
+    }
+
+    /// A task without noise.
+    pub(super) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
+        let hyper = &Hyper::default();
+        let Basis { shared, statistics, totals } = &self.basis()?;
         let server = hyper.optimizer.server;
         let mut at = server.coordinates(&architecture::layout(&shared.competencies).initial());
         let mut seconds = Vec::new();

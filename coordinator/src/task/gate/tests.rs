@@ -123,7 +123,9 @@ fn a_task_that_released_nothing_has_failed_and_says_what_to_do() {
 fn nothing_is_released_that_nobody_evaluated() {
     let mut task = started("rounds = 2\n");
     assert!(evaluate(&mut task, &ALL, metrics(0, None)).is_err(), "the start, which goes nowhere");
-    assert!(evaluate(&mut task, &ALL, metrics(0, None)).unwrap_err().contains("no held-out answer"));
+    assert!(
+        evaluate(&mut task, &ALL, metrics(0, None)).unwrap_err().contains("no held-out answer")
+    );
     assert!(evaluate(&mut task, &ALL, metrics(0, f64::NAN)).is_err());
     let TaskEnding::Failed { reason } = ended(&task) else { panic!("completed") };
     assert!(reason.contains("no held-out answer"), "without a start nothing is far off: {reason}");
