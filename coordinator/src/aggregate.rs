@@ -535,7 +535,7 @@ mod tests {
     }
 
     /// Whose moves every sum here is.
-    const UPLOADS: usize = 2;
+    const UPLOADS: usize = 3;
 
     fn opened(step: u32) -> Opened {
         let round = RoundId { task: "t".parse().unwrap(), round: 3, attempt: 0 };
@@ -656,13 +656,13 @@ mod tests {
             whole[..moves.len()].copy_from_slice(moves);
             super::step(&opened(1), &task, &layout, &sum(&blobs, whole), &blobs)
         };
-        // Two institutions: 2 for each coordinate, 4 for the norm.
+        // Three institutions: 3 for each coordinate, 6 for the norm.
         assert!(step(&[2.0, -2.0, 2.0, 2.0]).is_ok());
-        let coordinate = step(&[-2.001]).unwrap_err();
-        assert!(coordinate.to_string().contains("2.001 in a coordinate"), "{coordinate}");
-        let norm = step(&[2.0, 2.0, 2.0, 2.0, 0.1]).unwrap_err();
+        let coordinate = step(&[-3.001]).unwrap_err();
+        assert!(coordinate.to_string().contains("3.001 in a coordinate"), "{coordinate}");
+        let norm = step(&[3.0, 3.0, 3.0, 3.0, 0.1]).unwrap_err();
         assert!(norm.to_string().contains("in L2 norm"), "{norm}");
-        assert!(norm.to_string().contains("than 4.000: a member sent something else"), "{norm}");
+        assert!(norm.to_string().contains("than 6.000: a member sent something else"), "{norm}");
         assert!(!norm.passes_with_storage());
     }
 

@@ -22,7 +22,7 @@ use crate::round::Round;
 
 mod gate;
 
-pub use gate::{Gate, Reference, ReleaseRule, Withheld};
+pub use gate::{Gate, Reference, ReleaseRule, Withheld, sampling};
 
 /// How many rounds in a row may end without a sum before the task is given up. Rounds for which too
 /// few institutions were there do not count: the task waits for them.

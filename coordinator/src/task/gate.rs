@@ -14,6 +14,9 @@ const MAX_TOLERANCE: f64 = 0.5;
 /// What answers that only one of two evaluations counts can shift its mean by, in nats, for each such answer: a
 /// model that is of any use costs between 0 and that of knowing nothing.
 const SHIFT: f64 = LN_2;
+/// Two standard errors of the mean difference of two models' losses over one answer, in nats: their losses of an
+/// answer differ by 0.15 or so, as a standard deviation.
+const SPREAD: f64 = 0.3;
 /// How far above the start's a log loss is that no fluctuation explains, in nats: the probability given to
 /// what happened is a quarter of the start's, over all answers.
 const FAR: f64 = 2.0 * LN_2;
@@ -64,6 +67,11 @@ pub struct Reference {
     pub log_loss: f64,
     /// What may be above it for other reasons than the model, in nats.
     pub allowance: f64,
+}
+
+/// What the choice of held-out learners explains where so few `answers` are counted, in nats.
+pub fn sampling(answers: f64) -> f64 {
+    SPREAD / answers.max(1.0).sqrt()
 }
 
 /// A model that was evaluated and not released.
@@ -168,7 +176,8 @@ impl Task {
         let of = |(what, then, then_by): (_, Option<&Metrics>, _)| {
             let then = then?;
             let changed = others(by, then_by).max(fewer(metrics.responses, then.responses));
-            Some(Reference { what, log_loss: then.log_loss?, allowance: SHIFT * changed })
+            let few = sampling(metrics.responses.min(then.responses) as f64);
+            Some(Reference { what, log_loss: then.log_loss?, allowance: SHIFT * changed + few })
         };
         [start, last].into_iter().filter_map(of).collect()
     }

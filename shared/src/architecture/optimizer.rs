@@ -11,8 +11,9 @@ use super::{
 use crate::roster::MAX_INSTITUTIONS;
 
 const MAX_LOCAL_STEPS: u32 = 1_000;
-/// The public bound on the L2 norm of a move, where a task says none.
-const NORM: f64 = 8.0;
+/// The public bound on the L2 norm of a move, where a task says none: five times the longest that was seen on
+/// real records (docs/ROBUSTNESS.md).
+const NORM: f64 = 1.0;
 const MAX_NORM: f64 = 1e6;
 
 /// How the moves of institutions become the next model. Written as a table with a `name`; whatever the

@@ -289,7 +289,9 @@ fn other_optimisers_by_name_train_through_the_same_rounds() {
         ("fedadam", "local_steps = 10\nserver_learning_rate = 0.05\n"),
     ] {
         let optimizer = format!("[hyper.optimizer]\nname = \"{name}\"\n{settings}");
-        let task = format!("{}{optimizer}", task(&format!("kt-{name}"), 3, 60));
+        // Steps over so few learners need not be better.
+        let any = "[release]\ntolerance = 0.5\n";
+        let task = format!("{}{optimizer}{any}", task(&format!("kt-{name}"), 3, 60));
         network.start_task(&task).unwrap();
         let ended = network.wait_for_task(TASK).unwrap();
         assert_eq!(ended["release"]["version"], 3, "{ended}");

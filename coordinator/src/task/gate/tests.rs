@@ -34,7 +34,9 @@ fn step_to(task: &mut Task, step: u32) {
     task.stepped(Candidate { step, weights, start, moments: Vec::new(), layout, made });
 }
 
+/// Over so many answers, and as many times as make chance small.
 fn metrics(responses: u64, log_loss: impl Into<Option<f64>>) -> Metrics {
+    let responses = responses * 1_000_000_000_000;
     Metrics { responses, auc: None, log_loss: log_loss.into() }
 }
 
@@ -147,6 +149,16 @@ fn what_other_institutions_explain_is_no_reason_to_withhold() {
     // An institution with most answers is gone: it counts for its answers, not for one of four.
     assert!(found(&ALL[1..], 400, 0.59));
     assert!(!found(&ALL[1..], 400, 0.593));
+}
+
+#[test]
+fn few_answers_prove_little() {
+    let mut task = started("rounds = 9\n");
+    let few = |log_loss| Metrics { responses: 900, auc: None, log_loss: Some(log_loss) };
+    evaluate(&mut task, &ALL, few(0.6)).unwrap();
+    // 0.3 / 30 and the tolerance.
+    assert!(evaluate(&mut task, &ALL, few(0.6121)).is_err());
+    assert!(evaluate(&mut task, &ALL, few(0.6119)).is_ok());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! institutions.
 
 use collegium_agent::{records::Learner, trainer::Work};
-use collegium_coordinator::task::{Reference, ReleaseRule};
+use collegium_coordinator::task::{Reference, ReleaseRule, sampling};
 use collegium_shared::{
     architecture::{
         self, Coordinate, Evaluation, GroupSum, Hyper, Optimizer, groups, median_of_means,
@@ -188,8 +188,8 @@ impl Released {
         }
         let before = [("the start", &self.start), ("the last", &self.last)];
         let references = before.into_iter().filter_map(|(what, judged)| {
-            let log_loss = judged.as_ref()?.all.log_loss()?;
-            Some(Reference { what, log_loss, allowance: 0.0 })
+            let then = &judged.as_ref()?.all;
+            Some(Reference { what, log_loss: then.log_loss()?, allowance: sampling(then.n) })
         });
         let references: Vec<_> = references.collect();
         let (auc, log_loss) = (judged.all.auc(), judged.all.log_loss());
