@@ -60,7 +60,7 @@ impl Driver {
         tokio::spawn(async move {
             let done = computed.await.unwrap_or(Done::Failed);
             // Nobody listens any more only when the owner is gone.
-            drop(worker.send(Command::Worked(done)).await);
+            drop(worker.send(Command::Worked(Box::new(done))).await);
         });
     }
 

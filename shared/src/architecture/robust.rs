@@ -26,7 +26,7 @@ pub fn groups(
 ) -> Option<Vec<Vec<InstitutionId>>> {
     let least = cohort.least().max(1);
     let most = members.len() / least;
-    let count = most - usize::from(most % 2 == 0 && most > 0);
+    let count = most - usize::from(most.is_multiple_of(2) && most > 0);
     if members.len() < FROM_INSTITUTIONS || count < 3 {
         return None;
     }
