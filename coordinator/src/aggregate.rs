@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, thread};
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadSums, Coordinate, Evaluation, Init, Layout, Server, SharedSets,
-        Stage, TensorSpec, load_test,
+        self, Architecture, BadSums, Coordinate, Evaluation, Init, Layout, Optimizer, Server,
+        SharedSets, Stage, TensorSpec, load_test,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
@@ -61,6 +61,13 @@ pub enum AggregateError {
     Recover(RecoverError),
     #[error("too few institutions are left after those that dealt badly were excluded")]
     TooFewLeft,
+    #[error(
+        "the moves of {institutions} institutions add up to {found:.3} in {what}, and clipped as agents clip \
+         them they cannot add up to more than {most:.3}: a member sent something else than its \
+         move. Nothing of this sum was used. Nobody can see who it was: have the institutions check \
+         their agents, and start a new task"
+    )]
+    Beyond { what: &'static str, found: f64, most: f64, institutions: usize },
     #[error("{0}")]
     Inconsistent(&'static str),
 }
@@ -296,7 +303,11 @@ pub fn step(
     }
     let server = match task.spec().architecture {
         Architecture::LoadTest1 => Server::Average,
-        Architecture::KtLogistic1 => task.spec().hyper.optimizer.server,
+        Architecture::KtLogistic1 => {
+            let optimizer = &task.spec().hyper.optimizer;
+            check_moves(optimizer, opened.made.uploads.len(), layout.len(), sums)?;
+            optimizer.server
+        }
     };
     let mut stepping = Stepping::open(server, *step, before, layout, sums, blobs)?;
     let weights = stepping.write(|after| after.weight)?;
@@ -310,6 +321,34 @@ pub fn step(
     }
     let (layout, made) = (before.layout, Some(opened.made.clone()));
     Ok(Candidate { step: *step, weights, start, moments, layout, made })
+}
+
+/// Refuses a sum of moves that cannot be one of clipped moves.
+fn check_moves(
+    optimizer: &Optimizer,
+    institutions: usize,
+    parameters: usize,
+    sums: &TensorFile,
+) -> Result<(), AggregateError> {
+    let (mut largest, mut squares) = (0.0_f64, 0.0_f64);
+    let mut run = vec![0.0_f64; tensors::RUN.min(parameters)];
+    for first in (0..parameters).step_by(tensors::RUN) {
+        let run = &mut run[..tensors::RUN.min(parameters - first)];
+        sums.read(MOVE, first, run)?;
+        for moved in &*run {
+            largest = largest.max(moved.abs());
+            squares += moved * moved;
+        }
+    }
+    let most = optimizer.largest_sum(institutions, parameters);
+    let checks =
+        [("a coordinate", largest, most.coordinate), ("L2 norm", squares.sqrt(), most.norm)];
+    match checks.into_iter().find(|(_, found, most)| found > most) {
+        Some((what, found, most)) => {
+            Err(AggregateError::Beyond { what, found, most, institutions })
+        }
+        None => Ok(()),
+    }
 }
 
 /// One optimiser step over files.
@@ -433,10 +472,9 @@ pub fn vector(
 
 #[cfg(test)]
 mod tests {
-    use std::{io, path::PathBuf};
+    use std::{collections::BTreeSet, io, path::PathBuf};
 
     use collegium_shared::{
-        architecture::Optimizer,
         clock::Timestamp,
         ids::RoundId,
         protocol::{Cohort, Deadlines},
@@ -445,7 +483,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::task::{Made, TaskSpec};
+    use crate::task::{Made, ReleaseRule, TaskSpec};
 
     /// A task whose candidate after `step` steps has the given weights and start.
     fn task(
@@ -467,6 +505,7 @@ mod tests {
             privacy: None,
             cohort: None,
             deadlines: Deadlines::default(),
+            release: ReleaseRule::default(),
         };
         let nothing = Digest::of(b"");
         let mut task = Task::started(spec, Cohort::proposed(7), nothing, Timestamp::EPOCH);
@@ -495,11 +534,15 @@ mod tests {
         assert!(!again(AggregateError::TooFewLeft));
     }
 
+    /// Whose moves every sum here is.
+    const UPLOADS: usize = 3;
+
     fn opened(step: u32) -> Opened {
         let round = RoundId { task: "t".parse().unwrap(), round: 3, attempt: 0 };
         let (sum, plan, roster) = (Digest::of(b"s"), Digest::of(b"p"), Digest::of(b"r"));
-        let made = Made { round, plan, roster, uploads: Vec::new() };
-        Opened { stage: Stage::Train { step }, sum, made }
+        let made = Made { round, plan, roster, uploads: vec![sum; UPLOADS] };
+        let stage = Stage::Train { step };
+        Opened { stage, sum, made, institutions: BTreeSet::new() }
     }
 
     fn sum(blobs: &Blobs, moves: Vec<f64>) -> TensorFile {
@@ -595,6 +638,32 @@ mod tests {
         assert_eq!(next.start, next.weights);
         let file = blobs.read(&next.weights, MAX_BLOB).unwrap();
         assert_eq!(tensors::read_model(&file, &layout).unwrap(), [1.5, 1.5, 3.0]);
+    }
+
+    #[test]
+    fn a_sum_that_clipped_moves_cannot_make_is_not_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let layout = architecture::layout(&["k".to_owned()]);
+        let all = vec![0.0; layout.len()];
+        let optimizer: Optimizer = serde_json::from_value(
+            serde_json::json!({ "name": "fedavg", "bound": 1.0, "norm": 2.0 }),
+        )
+        .unwrap();
+        let task = task(optimizer, 0, &layout, [&all, &all], &blobs);
+        let step = |moves: &[f64]| {
+            let mut whole = all.iter().copied().map(f64::from).collect::<Vec<_>>();
+            whole[..moves.len()].copy_from_slice(moves);
+            super::step(&opened(1), &task, &layout, &sum(&blobs, whole), &blobs)
+        };
+        // Three institutions: 3 for each coordinate, 6 for the norm.
+        assert!(step(&[2.0, -2.0, 2.0, 2.0]).is_ok());
+        let coordinate = step(&[-3.001]).unwrap_err();
+        assert!(coordinate.to_string().contains("3.001 in a coordinate"), "{coordinate}");
+        let norm = step(&[3.0, 3.0, 3.0, 3.0, 0.1]).unwrap_err();
+        assert!(norm.to_string().contains("in L2 norm"), "{norm}");
+        assert!(norm.to_string().contains("than 6.000: a member sent something else"), "{norm}");
+        assert!(!norm.passes_with_storage());
     }
 
     #[test]

@@ -110,7 +110,7 @@ enum Command {
     ReplaceIdentity(InstitutionId, IdentityStep, oneshot::Sender<Result<(), IdentityError>>),
     Submit(InstitutionId, Box<Message>, oneshot::Sender<Result<(), DriverError>>),
     Admin(AdminRequest, oneshot::Sender<Result<serde_json::Value, String>>),
-    Worked(Done),
+    Worked(Box<Done>),
     /// The files of all rounds but this one were to be erased.
     Erased(Option<RoundId>, Result<(), SpoolError>),
 }
@@ -513,7 +513,7 @@ impl Driver {
                 let answer = admin::carry_out(self, request)?;
                 replies.push(Box::new(move || drop(reply.send(answer))));
             }
-            Command::Worked(done) => self.worked(done)?,
+            Command::Worked(done) => self.worked(*done)?,
             Command::Erased(open, done) => self.erased(open, done),
         }
         Ok(())

@@ -311,6 +311,9 @@ fn task(registry: &mut Registry, published: &Published) {
     let version = task.releases().last().map_or(0, |release| release.version);
     let help = "Version of the newest model that the newest task released; 0: none yet";
     registry.register("model_version", help, ConstGauge::new(i64::from(version)));
+    let withheld = ConstGauge::new(i64::from(task.withheld().0));
+    let help = "Models that the newest task evaluated and did not release";
+    registry.register("models_withheld", help, withheld);
 }
 
 #[cfg(test)]

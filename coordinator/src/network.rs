@@ -19,7 +19,7 @@ use crate::{
     authorities::AuthoritiesInForce,
     credentials::{Renewed, Revocation},
     round::{Round, RoundEvent},
-    task::{Candidate, Release, Task, TaskEnding, TaskSpec},
+    task::{Candidate, Release, Task, TaskEnding, TaskSpec, Withheld},
 };
 
 /// A leaf of the network's audit log.
@@ -143,6 +143,11 @@ pub enum NetworkEvent {
     /// A model was evaluated and released; the manifest is a blob.
     ModelReleased {
         release: Release,
+    },
+    /// A model was evaluated and not released; training goes on from it.
+    ModelWithheld {
+        #[serde(flatten)]
+        withheld: Withheld,
     },
     TaskEnded {
         ending: TaskEnding,
@@ -383,6 +388,7 @@ impl Network {
                 self.release = Some(release.manifest);
                 task.released(release);
             }
+            NetworkEvent::ModelWithheld { withheld } => task.was_withheld(withheld),
             NetworkEvent::TaskEnded { ending } => task.ended(ending),
             NetworkEvent::TaskPaused { reason } => task.pause(reason, at),
             NetworkEvent::TaskResumed => task.resume(),

@@ -3,7 +3,8 @@
 
 use collegium_shared::{
     architecture::{
-        self, Evaluation, FEATURE_SCALES, Layout, SharedSets, SharedStatistics, Stage, private_step,
+        self, Evaluation, FEATURE_SCALES, Layout, Mechanism, SharedSets, SharedStatistics, Stage,
+        private_step,
     },
     blobs::Blobs,
     protocol::Metrics,
@@ -13,18 +14,38 @@ use collegium_shared::{
 
 use crate::{
     aggregate::{AggregateError, MAX_BLOB, whole},
-    task::{Candidate, Opened, Task},
+    task::{Candidate, Opened, Reference, Task},
 };
 
-/// The only evaluation of the task's last model.
-pub fn metrics(sums: &TensorFile) -> Result<Metrics, AggregateError> {
+/// The only evaluation of the task's last model, and what it is compared with before it is released: the
+/// public start is not evaluated, because that would have its price, so it is the model that gives everybody
+/// the base rate, which the same counts tell; by more than their noise can explain.
+pub fn metrics(
+    sums: &TensorFile,
+    task: &Task,
+    opened: &Opened,
+) -> Result<(Metrics, Option<Reference>), AggregateError> {
     let evaluation =
         Evaluation::from_noisy_segments(&sums.sums(["eval_positive", "eval_negative"])?)?;
-    Ok(Metrics {
+    let metrics = Metrics {
         responses: whole(evaluation.n),
         auc: evaluation.auc(),
         log_loss: evaluation.log_loss(),
-    })
+    };
+    let deviation = task.spec().hyper.privacy.map_or(0.0, |privacy| {
+        let Mechanism { clip, noise } = privacy.evaluation;
+        clip * noise * privacy.beyond_claim(institutions(opened))
+    });
+    let reference = evaluation.base_rate_loss().map(|log_loss| Reference {
+        what: "a model that gives everybody the base rate",
+        log_loss,
+        allowance: evaluation.noise_in_loss(deviation),
+    });
+    Ok((metrics, reference))
+}
+
+fn institutions(opened: &Opened) -> u32 {
+    u32::try_from(opened.made.uploads.len()).unwrap_or(u32::MAX)
 }
 
 /// One step of a private task: the dense weights move against the sum of clipped gradients.
@@ -43,7 +64,7 @@ pub fn step(
     };
     let read = |digest| blobs.read(&digest, MAX_BLOB);
     let shared = SharedSets::all(&registry.items, &registry.competencies);
-    let institutions = u32::try_from(opened.made.uploads.len()).unwrap_or(u32::MAX);
+    let institutions = institutions(opened);
     let mut counts = tensors::read_sums(&read(statistics)?)?;
     let hyper = &task.spec().hyper;
     architecture::complete_sums(&mut counts, &Stage::Statistics, hyper, shared.sizes());

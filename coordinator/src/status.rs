@@ -85,6 +85,7 @@ fn certificates(driver: &Driver) -> Value {
 
 fn task_status(task: &Task) -> Value {
     let (completed, failed) = task.rounds();
+    let (withheld, last_withheld) = task.withheld();
     json!({
         "task": task.spec().task,
         "architecture": task.spec().architecture,
@@ -96,6 +97,9 @@ fn task_status(task: &Task) -> Value {
         "excluded": task.excluded(),
         "start_metrics": task.baseline(),
         "release": task.releases().last(),
+        "released": task.releases().len(),
+        "withheld": withheld,
+        "last_withheld": last_withheld,
         "paused": task.paused(),
         "ending": task.ending(),
     })

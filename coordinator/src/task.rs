@@ -20,6 +20,10 @@ use thiserror::Error;
 
 use crate::round::Round;
 
+mod gate;
+
+pub use gate::{Gate, Reference, ReleaseRule, Withheld, sampling};
+
 /// How many rounds in a row may end without a sum before the task is given up. Rounds for which too
 /// few institutions were there do not count: the task waits for them.
 const MAX_FAILURES: u32 = 5;
@@ -54,6 +58,9 @@ pub struct TaskSpec {
     pub cohort: Option<Cohort>,
     #[serde(default)]
     pub deadlines: Deadlines,
+    /// Which models are released.
+    #[serde(default, skip_serializing_if = "ReleaseRule::is_default")]
+    pub release: ReleaseRule,
 }
 
 /// The learner-level differential privacy that an operator asks for.
@@ -187,6 +194,9 @@ pub struct Opened {
     pub stage: Stage,
     pub sum: Digest,
     pub made: Made,
+    /// Whose uploads were summed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub institutions: BTreeSet<InstitutionId>,
 }
 
 /// The model that the next sum starts from, and evaluates.
@@ -240,6 +250,8 @@ pub struct Task {
     ending: Option<TaskEnding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused: Option<Paused>,
+    #[serde(default, skip_serializing_if = "Gate::is_new")]
+    gate: Gate,
 }
 
 /// An operator's pause.
@@ -273,6 +285,7 @@ impl Task {
             stuck: None,
             ending: None,
             paused: None,
+            gate: Gate::default(),
         }
     }
 
@@ -349,7 +362,9 @@ impl Task {
                     roster: plan.roster,
                     uploads: round.uploads().values().map(|u| u.body.upload).collect(),
                 };
-                self.opened = Some(Opened { stage: plan.stage.clone(), sum, made });
+                let by = round.uploads().values().map(|u| u.body.institution.clone());
+                let (stage, institutions) = (plan.stage.clone(), by.collect());
+                self.opened = Some(Opened { stage, sum, made, institutions });
             }
         }
     }
@@ -361,10 +376,23 @@ impl Task {
 
     pub fn evaluated_start(&mut self, metrics: Metrics) {
         self.baseline = Some(metrics);
+        self.gate.started(self.evaluators());
     }
 
     pub fn released(&mut self, release: Release) {
+        self.gate.observe(self.baseline.as_ref(), &release.metrics);
+        self.gate.released(self.evaluators());
         self.releases.push(release);
+    }
+
+    pub fn was_withheld(&mut self, withheld: Withheld) {
+        self.gate.observe(self.baseline.as_ref(), &withheld.metrics);
+        self.gate.withheld(withheld);
+    }
+
+    /// On whose learners the candidate was evaluated.
+    fn evaluators(&self) -> BTreeSet<InstitutionId> {
+        self.opened.as_ref().map(|opened| opened.institutions.clone()).unwrap_or_default()
     }
 
     /// Pausing again replaces the reason and keeps the time.
@@ -379,6 +407,7 @@ impl Task {
 
     pub fn ended(&mut self, ending: TaskEnding) {
         self.opened = None;
+        self.gate.over();
         self.ending = Some(ending);
     }
 }
@@ -418,6 +447,9 @@ impl Task {
         if let Some(opened) = &self.opened {
             return Some(Next::Digest(Box::new(opened.clone())));
         }
+        if let Some(reason) = self.diverged() {
+            return Some(Next::End(TaskEnding::Failed { reason }));
+        }
         if self.spec.architecture == Architecture::LoadTest1 {
             return Some(self.next_of_load_test());
         }
@@ -431,9 +463,17 @@ impl Task {
             (_, Some(c)) if c.step < self.spec.rounds => {
                 Next::Round(Stage::Train { step: c.step + 1 })
             }
-            (_, Some(c)) if self.evaluated(c.step) => Next::End(TaskEnding::Completed),
+            (_, Some(c)) if self.evaluated(c.step) => Next::End(self.conclusion()),
             _ => Next::Round(Stage::Evaluate),
         })
+    }
+
+    /// How the task ends once its last model is evaluated.
+    pub fn conclusion(&self) -> TaskEnding {
+        match self.diverged().or_else(|| self.fruitless()) {
+            Some(reason) => TaskEnding::Failed { reason },
+            None => TaskEnding::Completed,
+        }
     }
 
     /// Nothing but steps: the numbers of a load test need no counts before and no evaluation after.
@@ -445,20 +485,14 @@ impl Task {
         }
     }
 
-    /// What is signed of the candidate when it is released as `version`; none while its lineage is
-    /// incomplete.
-    pub fn manifest(
-        &self,
-        version: u32,
-        metrics: Metrics,
-        released_at: Timestamp,
-    ) -> Option<Manifest> {
+    /// What is signed of the candidate when it is released; none while its lineage is incomplete.
+    pub fn manifest(&self, metrics: Metrics, released_at: Timestamp) -> Option<Manifest> {
         let candidate = self.candidate()?;
         let made = candidate.made.as_ref()?;
         let privacy = self.spec.hyper.privacy;
         Some(Manifest {
             architecture: self.spec.architecture.id().to_owned(),
-            version,
+            version: self.version(),
             round: made.round.clone(),
             weights: candidate.weights,
             layout: candidate.layout,
@@ -479,18 +513,25 @@ impl Task {
         })
     }
 
-    /// Whether the metrics of the candidate after `step` are known.
+    /// Whether the metrics of the candidate after `step` are known. Each is evaluated once, in turn, and then
+    /// released or withheld; with noise only the last one.
     pub fn evaluated(&self, step: u32) -> bool {
-        if step == 0 {
-            self.baseline.is_some()
-        } else {
-            self.releases.iter().any(|r| r.version == self.version(step))
+        match (step, self.spec.hyper.privacy) {
+            (0, _) => self.baseline.is_some(),
+            (_, Some(_)) => self.judged() > 0,
+            (_, None) => self.judged() >= step as usize,
         }
     }
 
-    /// The version as which the candidate after `step` is released: with noise the last one only.
-    pub fn version(&self, step: u32) -> u32 {
-        if self.spec.hyper.privacy.is_some() { 1 } else { step }
+    /// How many models were released or withheld.
+    fn judged(&self) -> usize {
+        self.releases.len() + self.withheld().0 as usize
+    }
+
+    /// The version as which the candidate is released: what was withheld has none, so that agents see which
+    /// one follows which.
+    pub fn version(&self) -> u32 {
+        u32::try_from(self.releases.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// The fewest institutions that may start a round.
@@ -675,7 +716,7 @@ mod tests {
         task.stepped(candidate(1, made));
         assert_eq!(task.next(), Some(Next::Round(Stage::Evaluate)));
         let metrics = Metrics { responses: 1, auc: None, log_loss: None };
-        let manifest = task.manifest(task.version(1), metrics, Timestamp::EPOCH).unwrap();
+        let manifest = task.manifest(metrics, Timestamp::EPOCH).unwrap();
         assert_eq!((manifest.version, manifest.support), (1, None));
         assert_eq!(manifest.privacy, task.spec.hyper.privacy);
         task.released(Release { version: 1, manifest: nothing, metrics });

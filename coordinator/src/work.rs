@@ -19,7 +19,7 @@ use crate::{
     noisy,
     round::Position,
     spool::Spool,
-    task::{Candidate, Next, Opened},
+    task::{Candidate, Next, Opened, Reference},
 };
 
 /// Uploads that may stay on disk although they are summed, however long: a file for the sum of fewer
@@ -53,6 +53,8 @@ pub enum Done {
 pub struct Digested {
     /// Of the candidate that the sum's round evaluated; a load test evaluates nothing.
     pub metrics: Option<Metrics>,
+    /// What noisy metrics are compared with.
+    pub noisy: Option<Reference>,
     /// The next candidate, after an optimiser step.
     pub candidate: Option<Candidate>,
 }
@@ -172,12 +174,15 @@ impl Workshop {
         let task = network.task().ok_or(AggregateError::Inconsistent("there is no task"))?;
         let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
         let private = task.spec().hyper.privacy.is_some();
-        let metrics = match (task.spec().architecture, &opened.stage) {
-            (Architecture::LoadTest1, _) => None,
+        let (metrics, noisy) = match (task.spec().architecture, &opened.stage) {
+            (Architecture::LoadTest1, _) => (None, None),
             // With noise an evaluation has a budget of its own, and comes once.
-            (Architecture::KtLogistic1, Stage::Train { .. }) if private => None,
-            (Architecture::KtLogistic1, _) if private => Some(noisy::metrics(&sums)?),
-            (Architecture::KtLogistic1, _) => Some(aggregate::metrics(&sums)?),
+            (Architecture::KtLogistic1, Stage::Train { .. }) if private => (None, None),
+            (Architecture::KtLogistic1, _) if private => {
+                let (metrics, reference) = noisy::metrics(&sums, task, opened)?;
+                (Some(metrics), reference)
+            }
+            (Architecture::KtLogistic1, _) => (Some(aggregate::metrics(&sums)?), None),
         };
         let candidate = match opened.stage {
             Stage::Train { .. } => {
@@ -191,6 +196,6 @@ impl Workshop {
             }
             _ => None,
         };
-        Ok(Digested { metrics, candidate })
+        Ok(Digested { metrics, noisy, candidate })
     }
 }

@@ -8,6 +8,7 @@ mod layout;
 pub mod load_test;
 mod optimizer;
 mod privacy;
+mod robust;
 mod settings;
 mod sums;
 
@@ -23,11 +24,12 @@ pub use kt_logistic::{
 };
 pub use layout::{Init, Layout, TensorSpec};
 pub use load_test::LOAD_TEST_1;
-pub use optimizer::{Coordinate, Local, Moment, Optimizer, Second, Server};
+pub use optimizer::{Coordinate, Largest, Local, Moment, Optimizer, Second, Server};
 pub use privacy::{
     BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges,
     placed,
 };
+pub use robust::{FROM_INSTITUTIONS, GroupSum, groups, median_of_means};
 pub use settings::{BadHyper, Hyper};
 pub use sums::{BadSums, SegmentSpec, Sums, name_sums};
 

@@ -10,6 +10,7 @@ mod membership;
 mod noise;
 mod peer;
 mod plot;
+mod poisoning;
 mod privacy;
 mod round;
 mod secagg;
@@ -52,6 +53,8 @@ enum Benchmark {
     Privacy(privacy::Options),
     /// What attacks on learners find out: membership inference, and a canary that bounds epsilon from below.
     Membership(membership::Options),
+    /// What institutions that poison the training achieve, with and without the defences.
+    Poisoning(poisoning::Options),
     /// What daemons need while nothing happens.
     Idle(idle::Options),
     /// Whether memory grows over many rounds.
@@ -82,6 +85,7 @@ impl Cli {
             Benchmark::Noise(options) => noise::run(options),
             Benchmark::Privacy(options) => privacy::run(options),
             Benchmark::Membership(options) => membership::run(options),
+            Benchmark::Poisoning(options) => poisoning::run(options),
             Benchmark::Idle(options) => idle::run(options),
             Benchmark::Slope(options) => slope::run(options),
         }

@@ -14,8 +14,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use collegium_coordinator::{
-    SIGNING_KEY, admin::AdminRequest, network::Event, root, round::RoundEvent, service,
-    task::TaskSpec,
+    SIGNING_KEY,
+    admin::AdminRequest,
+    network::Event,
+    root,
+    round::RoundEvent,
+    service,
+    task::{ReleaseRule, TaskSpec},
 };
 use collegium_shared::{
     architecture::{Architecture, Hyper, Sums},
@@ -205,6 +210,7 @@ impl Testbed {
             privacy: None,
             cohort,
             deadlines,
+            release: ReleaseRule::default(),
         };
         self.admin(AdminRequest::StartTask { spec: Box::new(spec) }).await.map(drop)
     }

@@ -96,7 +96,7 @@ impl Dataset {
     /// and divided by the fixed totals, so that the server only adds. Deterministic.
     ///
     /// [`Local`] has the steps and the weights, over the local loss plus the local share n/N of the ridge.
-    /// Each coordinate is clipped to the bound.
+    /// Clipped to the optimiser's bounds ([`Optimizer::clip`]).
     pub fn contribution(
         &self,
         weights: &[f64],
@@ -113,7 +113,7 @@ impl Dataset {
         // An institution that the totals do not count would otherwise weigh more than all.
         let share = rows / totals.examples.max(rows);
         let ridge = hyper.ridge((self.parameters - DENSE.len()) / 3);
-        let Optimizer { local: rule, local_steps, bound, .. } = hyper.optimizer;
+        let Optimizer { local: rule, local_steps, .. } = hyper.optimizer;
         let (scale, proximal): (Vec<f64>, f64) = match rule {
             Local::Curvature => {
                 let steps = self.curvature.iter().zip(&ridge);
@@ -144,8 +144,9 @@ impl Dataset {
         };
         let delta = local.iter().zip(weights).map(|(after, before)| after - before).enumerate();
         let moves = delta.map(|(j, d)| weigh(j) * d);
-        let moves = finite("the update", moves.collect())?;
-        Ok(moves.into_iter().map(|z| z.clamp(-bound, bound)).collect())
+        let mut moves = finite("the update", moves.collect())?;
+        hyper.optimizer.clip(&mut moves);
+        Ok(moves)
     }
 
     fn check(&self, what: &'static str, found: usize) -> Result<(), ModelError> {
@@ -379,6 +380,12 @@ mod tests {
         let clipped = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
         let expected: Vec<_> = MOVE.iter().map(|z| z.clamp(-0.05, 0.05)).collect();
         assert_close(&clipped, &expected, 1e-5);
+        let length = MOVE.iter().map(|z| z * z).sum::<f64>().sqrt();
+        let short = Optimizer { norm: length / 4.0, ..Optimizer::default() };
+        let hyper = Hyper { optimizer: short, ..hyper };
+        let clipped = dataset.contribution(&start(), &totals(&dataset), &hyper, &go).unwrap();
+        let expected: Vec<_> = MOVE.iter().map(|z| z / 4.0).collect();
+        assert_close(&clipped, &expected, 1e-5);
     }
 
     #[test]
@@ -396,7 +403,7 @@ mod tests {
 
     fn gradient_steps(local_steps: u32, proximal: f64) -> Hyper {
         let (local, server) = (Local::Gradient { learning_rate: 0.05, proximal }, Server::Average);
-        let optimizer = Optimizer { local, server, local_steps, bound: 1.0 };
+        let optimizer = Optimizer { local, server, local_steps, ..Optimizer::default() };
         Hyper { optimizer, ..Hyper::default() }
     }
 

@@ -350,3 +350,85 @@ fn real_assist09() {
     assert_close(&feature_means(&institutions), &expected, 1e-9);
     assert!(compare("assist09", institutions) >= 0.778);
 }
+
+fn responses(learners: &mut [Vec<Learner>]) -> impl Iterator<Item = &mut crate::records::Response> {
+    learners.iter_mut().flatten().flat_map(|learner| &mut learner.responses)
+}
+
+/// The first of them answered all rightly, and the second one all wrongly: nothing is infinite, and the
+/// others learn as they would.
+#[test]
+fn institutions_whose_answers_are_all_of_one_kind_do_no_harm() {
+    let mut institutions = simulated(7, 4, 40);
+    for (place, correct) in [(0, true), (1, false)] {
+        responses(&mut institutions[place..=place]).for_each(|answer| answer.correct = correct);
+    }
+    let run = federate(institutions, &Hyper::default(), 10, 2);
+    let losses: Vec<f64> = run.evaluations.iter().map(|e| e.log_loss().unwrap()).collect();
+    assert!(losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
+    assert!(losses[10] < losses[0], "{losses:?}");
+    assert!(run.weights.iter().all(|w| w.is_finite() && w.abs() < 50.0));
+}
+
+/// Alone of its institution, in training or held out; and an institution without any.
+#[test]
+fn institutions_with_one_learner_or_none_take_part() {
+    let mut institutions = simulated(7, 4, 40);
+    for (place, held_out) in [(1, false), (2, true)] {
+        institutions[place].truncate(1);
+        institutions[place][0].held_out = held_out;
+    }
+    institutions[3].clear();
+    let run = federate(institutions, &Hyper::default(), 5, 1);
+    let start = layout(&run.shared.competencies).initial();
+    assert!(run.weights.iter().all(|w| w.is_finite()) && run.weights != start);
+    // Hardly anybody is held out, so that little is learned of how good the model is.
+    let losses: Vec<f64> = run.evaluations.iter().map(|e| e.log_loss().unwrap()).collect();
+    assert!(losses[5] < losses[0] + 0.02, "{losses:?}");
+}
+
+/// One learner answers the same item so often that no feature of counts is small any more, and published
+/// counts come as large as they are summed at all.
+#[test]
+fn huge_counts_stay_finite() {
+    let mut learners = simulated(7, 1, 8).remove(0);
+    let learner = learners.iter_mut().find(|learner| !learner.held_out).unwrap();
+    let answer = learner.responses[0].clone();
+    learner.responses = vec![answer; 20_000];
+    let mut trainer = Trainer::new(learners.clone());
+    let shared = registry(&[learners]);
+    let most = 4_194_304.0 * 256.0;
+    let all = |names: &[String]| names.iter().map(|name| (name.clone(), (most, most))).collect();
+    let statistics = SharedStatistics {
+        base: (most, most),
+        skills: all(&shared.competencies),
+        items: all(&shared.items),
+        ..SharedStatistics::default()
+    };
+    let go = Effort::new(Arc::default(), 100);
+    let work = Work::Totals { shared: &shared, statistics: &statistics };
+    let values = trainer.run_stage(work, &go).unwrap();
+    let totals = Totals { examples: values[0], curvature: values[1..].to_vec() };
+    let start = &layout(&shared.competencies).initial();
+    let hyper = &Hyper::default();
+    let (shared, statistics, totals) = (&shared, &statistics, &totals);
+    let work = Work::Train { shared, statistics, totals, hyper, start, candidate: start };
+    let values = trainer.run_stage(work, &go).unwrap();
+    let moves = &values[..start.len()];
+    assert!(moves.iter().all(|z| z.abs() <= hyper.optimizer.bound));
+    assert!(moves.iter().map(|z| z * z).sum::<f64>().sqrt() <= hyper.optimizer.norm * 1.000_001);
+}
+
+/// Steps that are absurdly long: the move is clipped, and what cannot be evaluated any more is an error, which
+/// makes the institution contribute zeros.
+#[test]
+fn a_model_that_diverges_moves_no_further_than_the_bounds() {
+    let hyper: Hyper = serde_json::from_str(
+        r#"{"optimizer":{"name":"fedavg","learning_rate":100,"local_steps":3,"bound":100,"norm":150}}"#,
+    )
+    .unwrap();
+    let run = federate(simulated(7, 3, 30), &hyper, 4, 2);
+    let losses: Vec<f64> = run.evaluations.iter().map(|e| e.log_loss().unwrap()).collect();
+    assert!(losses[4] > losses[0] + 2.0 * std::f64::consts::LN_2, "{losses:?}");
+    assert!(run.weights.iter().all(|w| w.abs() <= 4.0 * 3.0 * 100.0 + 1.0));
+}

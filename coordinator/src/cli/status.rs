@@ -93,6 +93,14 @@ fn print_status(answer: &Value) {
                     ),
                 );
             }
+            let last = &t["last_withheld"];
+            if !last.is_null() {
+                let (step, reason) = (&last["step"], plain(&last["reason"]));
+                line(
+                    "not released",
+                    format!("{} models; after step {step}: {reason}", t["withheld"]),
+                );
+            }
         }
     }
     print_presence(&answer["presence"]);

@@ -60,7 +60,7 @@ impl Driver {
         tokio::spawn(async move {
             let done = computed.await.unwrap_or(Done::Failed);
             // Nobody listens any more only when the owner is gone.
-            drop(worker.send(Command::Worked(done)).await);
+            drop(worker.send(Command::Worked(Box::new(done))).await);
         });
     }
 
@@ -126,7 +126,7 @@ impl Driver {
         let Some(task) = self.state.network.task() else { return Ok(()) };
         let step = task.candidate().map_or(0, |candidate| candidate.step);
         if let Some(metrics) = digested.metrics.filter(|_| !task.evaluated(step)) {
-            match self.release(step, metrics) {
+            match self.release(step, metrics, digested.noisy) {
                 Ok(event) => self.record(Event::Network(event))?,
                 Err(error) => {
                     let error = self.await_storage(error)?;
@@ -138,7 +138,8 @@ impl Driver {
         let event = match digested.candidate {
             Some(candidate) => NetworkEvent::ModelStepped { candidate },
             None if *stage == architecture::Stage::Evaluate => {
-                NetworkEvent::TaskEnded { ending: TaskEnding::Completed }
+                let Some(task) = self.state.network.task() else { return Ok(()) };
+                NetworkEvent::TaskEnded { ending: task.conclusion() }
             }
             None => return Ok(()),
         };

@@ -15,26 +15,33 @@ use super::Driver;
 use crate::{
     aggregate::AggregateError,
     network::{Event, NetworkEvent},
-    task::Release,
+    task::{Reference, Release, Withheld},
 };
 
 /// The most bytes of a manifest.
 const MAX_MANIFEST: u64 = 1 << 20;
 
 impl Driver {
-    /// Signs and keeps the manifest of the candidate; the public start is only evaluated.
+    /// Signs and keeps the manifest of the candidate if it is good enough; the public start is only evaluated.
     pub(super) fn release(
         &self,
         step: u32,
         metrics: Metrics,
+        noisy: Option<Reference>,
     ) -> Result<NetworkEvent, AggregateError> {
         let missing = AggregateError::Inconsistent("the candidate's lineage is incomplete");
         let task = self.state.network.task().ok_or(AggregateError::Inconsistent("no task"))?;
         if task.candidate().is_some_and(|candidate| candidate.made.is_none()) {
             return Ok(NetworkEvent::StartEvaluated { metrics });
         }
-        let version = task.version(step);
-        let manifest = task.manifest(version, metrics, self.now()).ok_or(missing)?;
+        if let Err(reason) = task.judge(&metrics, noisy) {
+            tracing::warn!(task = %task.spec().task, step, reason, "the model is not released");
+            return Ok(NetworkEvent::ModelWithheld {
+                withheld: Withheld { step, metrics, reason },
+            });
+        }
+        let version = task.version();
+        let manifest = task.manifest(metrics, self.now()).ok_or(missing)?;
         let signed = Signed::sign(manifest, &self.key);
         let json = serde_json::to_vec(&signed)
             .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;

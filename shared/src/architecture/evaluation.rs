@@ -126,6 +126,28 @@ impl Evaluation {
         Some(ordered / (positives * negatives))
     }
 
+    /// The mean log loss in nats of a model that gives every answer the share of right ones: the entropy of
+    /// that share. `None` without answers.
+    pub fn base_rate_loss(&self) -> Option<f64> {
+        let (right, wrong): (f64, f64) = (self.positive.iter().sum(), self.negative.iter().sum());
+        let n = right + wrong;
+        let part = |of: f64| if of > 0.0 { -of / n * (of / n).ln() } else { 0.0 };
+        (n > 0.0).then(|| part(right) + part(wrong))
+    }
+
+    /// By how much the mean log loss of [`Self::from_noisy_segments`] may be too high because each count
+    /// carries noise of standard deviation `deviation`, in nats: three deviations of the sum of counts
+    /// times losses, and what cutting counts off at 0 adds to bins that hold nothing, sqrt(1 / 2 pi) of a
+    /// deviation each.
+    pub fn noise_in_loss(&self, deviation: f64) -> f64 {
+        let bins = self.positive.len() as f64;
+        // The same losses for right answers and, from the other end, for wrong ones.
+        let losses = || (0..self.positive.len()).map(|bin| -((bin as f64 + 0.5) / bins).ln());
+        let squares: f64 = 2.0 * losses().map(|loss| loss * loss).sum::<f64>();
+        let cut = 2.0 * losses().sum::<f64>() / (2.0 * std::f64::consts::PI).sqrt();
+        deviation * (3.0 * squares.sqrt() + cut) / self.n.max(1.0)
+    }
+
     /// The mean log loss in nats; `None` without answers.
     pub fn log_loss(&self) -> Option<f64> {
         (self.n > 0.0).then(|| self.loss_sum / self.n)
@@ -165,6 +187,21 @@ mod tests {
         let specs = segments(&Stage::Evaluate, &Hyper::default(), none);
         let sums = name_sums(&specs, &evaluation.values()).unwrap();
         assert_eq!(Evaluation::from_segments(&sums).unwrap(), evaluation);
+    }
+
+    #[test]
+    fn knowing_the_base_rate_costs_its_entropy_and_noise_is_allowed_for() {
+        let mut evaluation = Evaluation::over(PRIVATE_BINS);
+        assert_eq!(evaluation.base_rate_loss(), None);
+        for correct in [true, true, true, false] {
+            evaluation.observe(0.75, correct);
+        }
+        let entropy = -(0.75_f64 * 0.75_f64.ln() + 0.25 * 0.25_f64.ln());
+        assert!((evaluation.base_rate_loss().unwrap() - entropy).abs() < 1e-12);
+        let allowed = evaluation.noise_in_loss(2.0);
+        // sqrt(2 x 36.3) = 8.5 and 2 x 19.6 x 0.399 = 15.6, by hand.
+        assert!((allowed - 2.0 * (3.0 * 8.52 + 15.6) / 4.0).abs() < 0.1, "{allowed}");
+        assert_eq!(evaluation.noise_in_loss(0.0), 0.0);
     }
 
     #[test]

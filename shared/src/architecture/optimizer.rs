@@ -8,8 +8,13 @@ use super::{
     kt_logistic::single,
     settings::{BadHyper, within},
 };
+use crate::roster::MAX_INSTITUTIONS;
 
 const MAX_LOCAL_STEPS: u32 = 1_000;
+/// The public bound on the L2 norm of a move, where a task says none: five times the longest that was seen on
+/// real records (docs/ROBUSTNESS.md).
+const NORM: f64 = 1.0;
+const MAX_NORM: f64 = 1e6;
 
 /// How the moves of institutions become the next model. Written as a table with a `name`; whatever the
 /// name, an institution's move is weighted at the institution over a total that is fixed for the task, so
@@ -23,6 +28,42 @@ pub struct Optimizer {
     pub local_steps: u32,
     /// The public bound on the absolute value of each coordinate of one institution's move.
     pub bound: f64,
+    /// The public bound on the L2 norm of one institution's move.
+    pub norm: f64,
+}
+
+/// What a sum of moves cannot go beyond if every institution clipped its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Largest {
+    /// Of each coordinate's absolute value.
+    pub coordinate: f64,
+    /// The L2 norm of the whole.
+    pub norm: f64,
+}
+
+impl Optimizer {
+    /// Cuts each coordinate of one institution's move at `bound`, and then, if it is still longer, scales all of
+    /// it to the L2 norm `norm`. Expects finite numbers.
+    pub fn clip(&self, moves: &mut [f64]) {
+        let Self { bound, norm, .. } = *self;
+        moves.iter_mut().for_each(|z| *z = z.clamp(-bound, bound));
+        let length = moves.iter().map(|z| z * z).sum::<f64>().sqrt();
+        if length > norm {
+            moves.iter_mut().for_each(|z| *z *= norm / length);
+        }
+    }
+
+    /// The largest sum of the clipped and encoded moves of so many `institutions`, each of `parameters`
+    /// coordinates. Encoding rounds each coordinate by half a unit at most, and the unit of the coarsest
+    /// encoding of moves, for [`MAX_INSTITUTIONS`], is below 2 bound / floor((2^31 - 1) / MAX_INSTITUTIONS).
+    pub fn largest_sum(&self, institutions: usize, parameters: usize) -> Largest {
+        let rounding = self.bound / f64::from(i32::MAX) * (MAX_INSTITUTIONS + 1) as f64;
+        let (institutions, parameters) = (institutions as f64, parameters as f64);
+        Largest {
+            coordinate: institutions * (self.bound + rounding),
+            norm: institutions * (self.norm + rounding * parameters.sqrt()),
+        }
+    }
 }
 
 /// What an institution does in a round, over all of its training answers in each step.
@@ -155,7 +196,7 @@ pub enum Moment {
 impl Default for Optimizer {
     fn default() -> Self {
         let (local, server) = (Local::Curvature, Server::Nesterov);
-        Self { local, server, local_steps: 5, bound: 1.0 }
+        Self { local, server, local_steps: 5, bound: 1.0, norm: NORM }
     }
 }
 
@@ -195,6 +236,9 @@ struct OptimizerFields {
     second_momentum: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adaptivity: Option<f64>,
+    /// Not written where it is the usual one, which agents of before do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    norm: Option<f64>,
 }
 
 /// A setting that was given to an optimiser that has none of it is an error, and not passed over.
@@ -272,7 +316,8 @@ impl TryFrom<OptimizerFields> for Optimizer {
             given => return Err(BadHyper::LocalSteps { given, most: MAX_LOCAL_STEPS }),
         };
         let bound = within("bound", bound.unwrap_or(1.0), 1_000.0)?;
-        Ok(Self { local, server, local_steps, bound })
+        let norm = within("norm", fields.norm.unwrap_or(NORM), MAX_NORM)?;
+        Ok(Self { local, server, local_steps, bound, norm })
     }
 }
 
@@ -297,7 +342,7 @@ impl Name {
 
 impl From<Optimizer> for OptimizerFields {
     fn from(optimizer: Optimizer) -> Self {
-        let Optimizer { local, server, local_steps, bound } = optimizer;
+        let Optimizer { local, server, local_steps, bound, norm } = optimizer;
         let (learning_rate, proximal) = match local {
             Local::Curvature => (None, None),
             Local::Gradient { learning_rate, proximal } => {
@@ -337,6 +382,7 @@ impl From<Optimizer> for OptimizerFields {
             momentum,
             second_momentum,
             adaptivity,
+            norm: (norm.to_bits() != NORM.to_bits()).then_some(norm),
         }
     }
 }
@@ -386,10 +432,42 @@ mod tests {
             (r#"{"name":"fedadam","adaptivity":0}"#, "adaptivity"),
             (r#"{"name":"fedprox","proximal":0}"#, "proximal"),
             (r#"{"name":"fedavg","local_steps":0}"#, "local_steps"),
+            (r#"{"name":"fedavg","norm":0}"#, "norm"),
         ] {
             let error = serde_json::from_str::<Optimizer>(json).unwrap_err().to_string();
             assert!(error.contains(named), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn moves_are_cut_at_both_bounds_and_so_is_what_they_add_up_to() {
+        let optimizer = read(r#"{"name":"fedavg","bound":4,"norm":5}"#);
+        assert_eq!(serde_json::to_value(&optimizer).unwrap()["norm"], 5.0);
+        let clipped = |moves: [f64; 3]| {
+            let mut moves = moves;
+            optimizer.clip(&mut moves);
+            moves
+        };
+        assert_eq!(clipped([3.0, -4.0, 0.0]), [3.0, -4.0, 0.0], "5 is not above 5");
+        assert_eq!(clipped([9.0, -3.0, 0.0]), [4.0, -3.0, 0.0], "the coordinate first");
+        // 4, 4, 2 has the norm 6.
+        let scaled = clipped([7.0, 4.0, 2.0]);
+        assert!(
+            scaled
+                .iter()
+                .zip([4.0, 4.0, 2.0])
+                .all(|(z, whole)| (z - whole * 5.0 / 6.0).abs() < 1e-12)
+        );
+        // Moves at their bounds, as they are encoded for the largest federation, are not beyond it.
+        let n = u32::try_from(MAX_INSTITUTIONS).unwrap();
+        let encoding = crate::params::Encoding::new([("move", 2, 4.0)], n).unwrap();
+        let words = encoding.encode(&[3.0, 4.0 - 1e-7]).unwrap().words;
+        let sum: Vec<u32> = words.iter().map(|word| word.wrapping_mul(n)).collect();
+        let sum = &encoding.decode_sum(&sum).unwrap()["move"];
+        let largest = optimizer.largest_sum(MAX_INSTITUTIONS, 2);
+        assert!(sum.iter().all(|z| z.abs() <= largest.coordinate), "{sum:?}");
+        assert!(sum[0].hypot(sum[1]) <= largest.norm && largest.norm < 256.0 * 5.000_01);
+        assert!(largest.coordinate < 256.0 * 4.000_01, "{largest:?}");
     }
 
     fn at(weight: f64, start: f64, moments: [f64; 2]) -> Coordinate {

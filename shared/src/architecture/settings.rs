@@ -93,7 +93,8 @@ mod tests {
             serde_json::from_str(r#"{"optimizer":{"name":"fedavg","learning_rate":0.25}}"#)
                 .unwrap();
         let local = Local::Gradient { learning_rate: 0.25, proximal: 0.0 };
-        let expected = Optimizer { local, server: Server::Average, local_steps: 30, bound: 1.0 };
+        let (server, norm) = (Server::Average, Optimizer::default().norm);
+        let expected = Optimizer { local, server, local_steps: 30, bound: 1.0, norm };
         assert_eq!(hyper.optimizer, expected);
         let json = serde_json::to_string(&hyper).unwrap();
         assert_eq!(serde_json::from_str::<Hyper>(&json).unwrap(), hyper);

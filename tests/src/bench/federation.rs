@@ -57,6 +57,13 @@ pub(crate) type Watch<'w> = dyn FnMut(&Stage, PrivateWork<'_>, &Sums) -> anyhow:
 /// this one is 0 but with probability below e^-500.
 const SILENCE: f64 = 1.0 / 32.0;
 
+/// What the steps of a task without noise go by.
+pub(super) struct Basis {
+    pub(super) shared: SharedSets,
+    pub(super) statistics: SharedStatistics,
+    pub(super) totals: Totals,
+}
+
 /// What came of a task.
 pub(crate) struct Trained {
     pub(crate) model: Model,
@@ -139,38 +146,49 @@ impl World {
         opened(&encoding, &total, stage, &hyper, &self.registry)
     }
 
-    /// A task without noise, over what the threshold of its cohort lets be shared.
+    /// The counts of a task without noise, over what the threshold of its cohort lets be shared.
+    pub(super) fn basis(&mut self) -> anyhow::Result<Basis> {
+        let registry = self.registry.clone();
+        let SharedSets { items, competencies } = &registry;
+        let work = Work::Support { items, competencies };
+        let all = &mut |_: &Stage| true;
+        let support = self.exact(&Stage::Support, &registry, work, all)?;
+        let least = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
+        let (by_item, by_skill) = (&support["items"], &support["competencies"]);
+        let shared = SharedSets::from_support(items, competencies, by_item, by_skill, least);
+        let work = Work::Statistics { shared: &shared };
+        let sums = self.exact(&Stage::Statistics, &shared, work, all)?;
+        let statistics = SharedStatistics::from_segments(&sums, &shared)?;
+        let work = Work::Totals { shared: &shared, statistics: &statistics };
+        let sums = self.exact(&Stage::Totals, &shared, work, all)?;
+        let totals = Totals::from_segments(&sums, &shared)?;
+        Ok(Basis { shared, statistics, totals })
+    }
+
+    /// What each institution would encode for a stage.
+    pub(super) fn each(&mut self, work: Work<'_>) -> anyhow::Result<Vec<Vec<f64>>> {
+        let (trainers, effort) = (self.trainers.iter_mut(), &self.effort);
+        trainers.map(|trainer| Ok(trainer.run_stage(work, effort)?)).collect()
+    }
+
+    /// A task without noise.
     pub(crate) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
-        self.exactly(steps, |_| true)
+        self.steps(steps, &mut |_| true)
     }
 
     /// The same, with each institution away from every other training step, by chance.
     pub(crate) fn half(&mut self, steps: u32, seed: u64) -> anyhow::Result<Trained> {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
-        self.exactly(steps, |stage| {
-            !matches!(stage, Stage::Train { .. }) || random.random_bool(0.5)
-        })
+        self.steps(steps, &mut |_| random.random_bool(0.5))
     }
 
-    fn exactly(
+    fn steps(
         &mut self,
         steps: u32,
-        mut present: impl FnMut(&Stage) -> bool,
+        present: &mut dyn FnMut(&Stage) -> bool,
     ) -> anyhow::Result<Trained> {
         let hyper = &Hyper::default();
-        let registry = self.registry.clone();
-        let SharedSets { items, competencies } = &registry;
-        let work = Work::Support { items, competencies };
-        let present = &mut present;
-        let support = self.exact(&Stage::Support, &registry, work, present)?;
-        let least = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
-        let (by_item, by_skill) = (&support["items"], &support["competencies"]);
-        let shared = &SharedSets::from_support(items, competencies, by_item, by_skill, least);
-        let sums = self.exact(&Stage::Statistics, shared, Work::Statistics { shared }, present)?;
-        let statistics = &SharedStatistics::from_segments(&sums, shared)?;
-        let work = Work::Totals { shared, statistics };
-        let sums = self.exact(&Stage::Totals, shared, work, present)?;
-        let totals = &Totals::from_segments(&sums, shared)?;
+        let Basis { shared, statistics, totals } = &self.basis()?;
         let server = hyper.optimizer.server;
         let mut at = server.coordinates(&architecture::layout(&shared.competencies).initial());
         let mut seconds = Vec::new();

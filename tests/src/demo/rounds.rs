@@ -37,6 +37,8 @@ pub(super) struct Round {
     /// The version of the model that the round evaluated (0 for the public start), and how good it
     /// was found to be.
     pub(super) evaluated: Option<(u32, Metrics)>,
+    /// Why the model that the round evaluated was not released.
+    withheld: Option<String>,
 }
 
 /// What became of an agent that was killed in a round.
@@ -52,8 +54,8 @@ pub(super) enum Verdict {
 
 impl Round {
     fn begun(id: RoundId, stage: Stage, expected: usize, planned_at: Timestamp) -> Self {
-        let (said, ended, evaluated) = (Vec::new(), None, None);
-        Self { id, stage, planned_at, expected, said, ended, evaluated }
+        let (said, ended, evaluated, withheld) = (Vec::new(), None, None, None);
+        Self { id, stage, planned_at, expected, said, ended, evaluated, withheld }
     }
 
     fn hear(&mut self, event: RoundEvent, at: Timestamp) {
@@ -117,10 +119,12 @@ impl Round {
             }
             _ => String::new(),
         };
+        let withheld = self.withheld.iter().map(|reason| format!("  not released: {reason}"));
+        let withheld: String = withheld.collect();
         let (uploads, expected) = (self.uploads(), self.expected);
         let id = self.id.to_string();
         format!(
-            "  {id:<12} {stage:<14} {uploads} of {expected} uploads  {:>6.2} s{auc}{ending}",
+            "  {id:<12} {stage:<14} {uploads} of {expected} uploads  {:>6.2} s{auc}{withheld}{ending}",
             self.seconds()
         )
     }
@@ -133,6 +137,7 @@ pub(super) struct Rounds {
     next: u64,
     rounds: Vec<Round>,
     pub(super) ending: Option<TaskEnding>,
+    released: Option<(u32, Metrics)>,
     told: usize,
 }
 
@@ -141,7 +146,8 @@ impl Rounds {
     pub(super) fn of(coordinator: &std::path::Path) -> anyhow::Result<Self> {
         let key = SigningKey::load(&coordinator.join(SIGNING_KEY))?.verifying_key();
         let journal = coordinator.join("journal");
-        Ok(Self { journal, key, next: 0, rounds: Vec::new(), ending: None, told: 0 })
+        let (rounds, ending, released) = (Vec::new(), None, None);
+        Ok(Self { journal, key, next: 0, rounds, ending, released, told: 0 })
     }
 
     /// Reads what is new.
@@ -175,6 +181,12 @@ impl Rounds {
             Event::Network(NetworkEvent::StartEvaluated { metrics }) => self.evaluated(0, metrics),
             Event::Network(NetworkEvent::ModelReleased { release }) => {
                 self.evaluated(release.version, release.metrics);
+                self.released = Some((release.version, release.metrics));
+            }
+            Event::Network(NetworkEvent::ModelWithheld { withheld }) => {
+                if let Some(round) = self.rounds.last_mut() {
+                    round.withheld = Some(withheld.reason);
+                }
             }
             Event::Network(NetworkEvent::TaskEnded { ending }) => self.ending = Some(ending),
             Event::Network(_) => {}
@@ -205,8 +217,7 @@ impl Rounds {
 
     /// The last released model.
     pub(super) fn released(&self) -> Option<(u32, Metrics)> {
-        let evaluated = self.rounds.iter().rev().find_map(|round| round.evaluated);
-        evaluated.filter(|(version, _)| *version > 0)
+        self.released
     }
 
     /// Rounds with a sum, and rounds that ended without one.

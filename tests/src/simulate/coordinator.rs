@@ -16,7 +16,7 @@ use collegium_coordinator::{
     driver::Published,
     network::{Event, Network, NetworkEvent},
     round::{Admission, Message, Position, Refusal, Round, RoundEvent},
-    task::{Candidate, Next, Opened, Release, TaskEnding, TaskSpec},
+    task::{Candidate, Next, Opened, Release, TaskEnding, TaskSpec, Withheld},
     views,
 };
 use collegium_shared::{
@@ -627,20 +627,24 @@ impl Coordinator {
         let evaluates = task.spec().architecture == Architecture::KtLogistic1
             && !(private && matches!(opened.stage, Stage::Train { .. }));
         if evaluates && !task.evaluated(step) {
-            let metrics = Metrics { responses: 1, auc: Some(0.5), log_loss: None };
-            let event = match task.manifest(step, metrics, self.now()) {
-                None => NetworkEvent::StartEvaluated { metrics },
-                Some(mut manifest) => {
+            // Now better, now worse than what was released before.
+            let log_loss = Some(0.5 + f64::from(opened.sum.as_bytes()[0]) / 1_000.0);
+            let metrics = Metrics { responses: 1, auc: Some(0.5), log_loss };
+            let judged = task.judge(&metrics, None);
+            let event = match (task.manifest(metrics, self.now()), judged) {
+                (None, _) => NetworkEvent::StartEvaluated { metrics },
+                (Some(_), Err(reason)) => {
+                    NetworkEvent::ModelWithheld { withheld: Withheld { step, metrics, reason } }
+                }
+                (Some(mut manifest), Ok(())) => {
                     if self.is(Mutation::ForgetsLineage) && manifest.parent.take().is_none() {
                         manifest.uploads.pop();
                     }
                     let signed = Signed::sign(manifest, &self.key);
-                    let manifest = signed.body.digest();
+                    let (manifest, version) = (signed.body.digest(), signed.body.version);
                     go!(self.disk.store());
                     self.manifests.insert(manifest, signed);
-                    NetworkEvent::ModelReleased {
-                        release: Release { version: step, manifest, metrics },
-                    }
+                    NetworkEvent::ModelReleased { release: Release { version, manifest, metrics } }
                 }
             };
             self.record(Event::Network(event))?;
@@ -649,7 +653,10 @@ impl Coordinator {
             Stage::Train { step } => {
                 NetworkEvent::ModelStepped { candidate: self.candidate(step, Some(opened)) }
             }
-            Stage::Evaluate => NetworkEvent::TaskEnded { ending: TaskEnding::Completed },
+            Stage::Evaluate => match self.state.network.task() {
+                Some(task) => NetworkEvent::TaskEnded { ending: task.conclusion() },
+                None => return Ok(Ok(())),
+            },
             _ => return Ok(Ok(())),
         };
         self.record(Event::Network(event))?;

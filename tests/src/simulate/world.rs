@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use collegium_coordinator::task::TaskSpec;
+use collegium_coordinator::task::{ReleaseRule, TaskSpec};
 use collegium_shared::{
     architecture::{Architecture, Hyper, LearnerPrivacy, Target},
     clock::Timestamp,
@@ -511,6 +511,7 @@ impl World {
                 vote: PHASE,
                 reveal: PHASE,
             },
+            release: ReleaseRule::default(),
         };
         let done = self.coordinator.start_task(spec, Digest::of(b"registry"));
         self.tasks += u32::from(self.served(done)?.is_none_or(|started| started));

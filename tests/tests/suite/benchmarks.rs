@@ -117,3 +117,30 @@ fn members_are_found_by_exact_counts_and_hardly_by_noisy_ones() {
         assert!(auc(row, "counts") < 0.65, "{found}");
     }
 }
+
+/// Simulated institutions, few and hardly trained. Who poisons has a seed, so that figures are the same in every
+/// run.
+#[test]
+fn poisoning_is_measured_with_and_without_defences() {
+    let found = measured("poisoning --institutions 7 --size-percent 6 --steps 3 --shares 0.3");
+    let rows = found["rows"].as_array().unwrap();
+    // Seven are too few for groups.
+    assert_eq!(rows.len(), 4 * 3, "{found}");
+    let row = |attack: &str, defence: &str| {
+        let found = rows.iter().find(|row| row["attack"] == attack && row["defence"] == defence);
+        found.unwrap_or_else(|| panic!("{attack}, {defence}"))
+    };
+    let loss = |row: &Value| row["released"]["log_loss"].as_f64().unwrap();
+    let start = |row: &Value| row["start"]["log_loss"].as_f64().unwrap();
+    let unharmed = row("none", "clipping + gate");
+    assert_eq!(unharmed["models_withheld"], 0, "few answers prove little: {unharmed}");
+    let plain = loss(row("none", "none"));
+    assert!((loss(row("none", "clipping")) - plain).abs() < 1e-9, "bounds change nothing: {found}");
+    let ruined = row("scaled noise", "none");
+    assert!(loss(ruined) > start(ruined) + 0.05, "{ruined}");
+    let gated = row("scaled noise", "clipping + gate");
+    assert!(gated["models_withheld"].as_u64() > Some(0), "{gated}");
+    if let Some(released) = gated["released"]["log_loss"].as_f64() {
+        assert!(released < start(gated) + 0.05, "{gated}");
+    }
+}

@@ -210,10 +210,15 @@ fn hyper() -> impl Strategy<Value = Hyper> {
             (Local::Gradient { learning_rate, proximal }, Server::Average)
         }),
     ];
-    let optimizer =
-        (named, 1_u32..1_000, 1e-6..1e3).prop_map(|((local, server), local_steps, bound)| {
-            Optimizer { local, server, local_steps, bound }
-        });
+    let optimizer = (named, 1_u32..1_000, 1e-6..1e3, 1e-6..1e6).prop_map(
+        |((local, server), local_steps, bound, norm)| Optimizer {
+            local,
+            server,
+            local_steps,
+            bound,
+            norm,
+        },
+    );
     (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy())).prop_map(
         |(optimizer, ridge_dense, ridge_skill, privacy)| Hyper {
             optimizer,
