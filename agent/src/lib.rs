@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod availability;
+pub mod bias;
 pub mod cli;
 pub mod config;
 pub mod consent;

@@ -24,7 +24,7 @@ use collegium_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ledger::Ledger, policy::Policy};
+use crate::{ledger::Ledger, policy::Policy, prepare};
 
 pub use event::SessionEvent;
 pub use refusal::{OWN_REASON, Refusal};
@@ -133,7 +133,12 @@ impl Session {
         let snapshot = self.snapshot.filter(|_| self.plan().stage.once())?;
         let plan = self.plan();
         let stage = plan.stage.label().as_bytes();
-        let parts = [stage, snapshot.as_bytes(), plan.registry.as_bytes()];
+        // An audit is not over a registry, and counts the same learners whatever it tells apart.
+        let over = match prepare::bias_audit::is_audit(plan) {
+            true => plan.architecture.as_bytes(),
+            false => plan.registry.as_bytes(),
+        };
+        let parts = [stage, snapshot.as_bytes(), over];
         let named = self.institutions.iter().zip(0u16..).filter(|(_, i)| survivors.contains(*i));
         Some(Summed {
             subject: Digest::of_parts("collegium/v1/summed", &parts),

@@ -15,6 +15,7 @@ use collegium_shared::{
 use crate::{
     accumulator::Accumulator,
     aggregate::{self, AggregateError},
+    bias::report::{self, BiasReport},
     network::Network,
     noisy,
     round::Position,
@@ -55,6 +56,8 @@ pub struct Digested {
     pub metrics: Option<Metrics>,
     /// The next candidate, after an optimiser step.
     pub candidate: Option<Candidate>,
+    /// What a bias audit found; nothing else then.
+    pub report: Option<Box<BiasReport>>,
 }
 
 /// What there is to do now, if anything. `accumulator` is taken only if it is needed.
@@ -147,7 +150,10 @@ impl Workshop {
         let none = architecture::Sizes { items: 0, competencies: 0 };
         let hyper = &task.spec().hyper;
         let mut empty = architecture::Sums::new();
-        architecture::complete_sums(&mut empty, &round.plan().stage, hyper, none);
+        // An audit has no such segments.
+        if hyper.audit.is_none() {
+            architecture::complete_sums(&mut empty, &round.plan().stage, hyper, none);
+        }
         let empty = empty.keys().map(String::as_str);
         aggregate::open_sum(round, &files, accumulator, empty, &self.blobs)
     }
@@ -170,10 +176,15 @@ impl Workshop {
         registry: Option<&Registry>,
     ) -> Result<Digested, AggregateError> {
         let task = network.task().ok_or(AggregateError::Inconsistent("there is no task"))?;
+        if task.spec().architecture == Architecture::BiasAudit1 {
+            let earlier = network.audits().reports(&self.blobs)?;
+            let report = report::make(task, opened, &earlier, &self.blobs)?;
+            return Ok(Digested { metrics: None, candidate: None, report: Some(Box::new(report)) });
+        }
         let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
         let private = task.spec().hyper.privacy.is_some();
         let metrics = match (task.spec().architecture, &opened.stage) {
-            (Architecture::LoadTest1, _) => None,
+            (Architecture::LoadTest1 | Architecture::BiasAudit1, _) => None,
             // With noise an evaluation has a budget of its own, and comes once.
             (Architecture::KtLogistic1, Stage::Train { .. }) if private => None,
             (Architecture::KtLogistic1, _) if private => Some(noisy::metrics(&sums)?),
@@ -191,6 +202,6 @@ impl Workshop {
             }
             _ => None,
         };
-        Ok(Digested { metrics, candidate })
+        Ok(Digested { metrics, candidate, report: None })
     }
 }

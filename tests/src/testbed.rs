@@ -203,6 +203,7 @@ impl Testbed {
             rounds,
             hyper: Hyper::default(),
             privacy: None,
+            audit: None,
             cohort,
             deadlines,
         };

@@ -72,6 +72,7 @@ impl World {
             min_honest: 2,
             min_learners: 0,
             attributes: None,
+            smallest_cell: None,
             max_upload_mib: None,
             hours: Vec::new(),
             hold: false,

@@ -44,7 +44,7 @@ pub struct Hyper {
     pub privacy: Option<LearnerPrivacy>,
     /// What a bias audit asks; none of any other task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audit: Option<BiasQuestion>,
+    pub audit: Option<Box<BiasQuestion>>,
 }
 
 fn default_ridge_dense() -> f64 {
