@@ -142,6 +142,7 @@ impl Session {
         let named = self.institutions.iter().zip(0u16..).filter(|(_, i)| survivors.contains(*i));
         Some(Summed {
             subject: Digest::of_parts("collegium/v1/summed", &parts),
+            groups: prepare::bias_audit::groups(plan),
             round: plan.round.clone(),
             survivors: named.map(|(institution, _)| institution.clone()).collect(),
         })
@@ -193,6 +194,9 @@ pub struct History {
 struct Summed {
     /// Stage, records and registry: what makes two sums comparable.
     subject: Digest,
+    /// Of an audit: which learners are counted, and how they are told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    groups: Option<Digest>,
     round: RoundId,
     survivors: BTreeSet<InstitutionId>,
 }
@@ -308,6 +312,9 @@ impl History {
         let least = session.plan().least();
         for earlier in self.summed.iter().filter(|s| s.subject == asked.subject) {
             let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();
+            if earlier.groups != asked.groups {
+                return Err(Refusal::OtherGroups { round: earlier.round.clone() });
+            }
             if earlier.round != asked.round && differ > 0 && differ < least {
                 return Err(Refusal::TooClose { round: earlier.round.clone(), differ, least });
             }

@@ -39,6 +39,18 @@ pub fn question(plan: &Plan) -> Result<&BiasQuestion, PrepareError> {
     plan.hyper.audit.as_deref().ok_or(PrepareError::Missing("audit"))
 }
 
+/// Which learners an audit counts and how it tells them apart: by its attributes, the smallest part, and the
+/// groups that are summed. None of any other plan. Two audits over the same records have to agree in it, or
+/// their difference is of the learners whom only one counts.
+pub fn groups(plan: &Plan) -> Option<Digest> {
+    let scope = &plan.hyper.audit.as_ref()?.scope;
+    // Names and lists of names always have a JSON form.
+    let attributes = serde_json::to_vec(&scope.attributes).unwrap_or_default();
+    let support = plan.inputs.support.map(|support| *support.as_bytes()).unwrap_or_default();
+    let parts = [attributes.as_slice(), &scope.smallest_part.to_be_bytes(), &support];
+    Some(Digest::of_parts("collegium/v1/bias-audit/groups", &parts))
+}
+
 /// The opened sum that the stage goes by.
 pub(super) fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     question(plan)?;

@@ -1,5 +1,6 @@
 //! The participant machine against a coordinator that may do anything but forge signatures.
 
+mod audit;
 mod price;
 
 use collegium_shared::{

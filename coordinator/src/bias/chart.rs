@@ -30,11 +30,13 @@ fn short(name: &str) -> String {
 
 /// Ends of an axis and the distance of its lines: 1, 2 or 5 times a power of ten, six lines at most.
 fn axis(low: f64, high: f64) -> (f64, f64, f64) {
-    let width = (high - low).max(1e-3);
+    let width = (high - low).max(0.01);
     let power = 10_f64.powf((width / 6.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
     let step = steps.into_iter().find(|step| width / step <= 6.0).unwrap_or(width);
-    ((low / step).floor() * step, (high / step).ceil() * step, step)
+    let (from, to) = ((low / step).floor() * step, (high / step).ceil() * step);
+    // Where all groups are alike there is still an axis.
+    (from, to.max(from + step), step)
 }
 
 /// A dot for each group's figure on its interval; a line at the reference, and where a threshold begins.
@@ -214,7 +216,10 @@ mod tests {
     fn axes_have_few_round_lines() {
         for (low, high) in [(0.61, 0.79), (0.0, 1.0), (-0.013, 0.02), (0.5, 0.5), (3.0, 70.0)] {
             let (from, to, step) = axis(low, high);
-            assert!(from <= low && high <= to + 1e-12 && (to - from) / step < 8.1, "{low} {high}");
+            assert!(
+                from <= low && high <= to + 1e-12 && from < to && (to - from) / step < 8.1,
+                "{low} {high}"
+            );
         }
     }
 }
