@@ -61,6 +61,14 @@ pub(super) fn dots(
         bottom + 24.0,
         escape(&described(title, rows))
     );
+    if let (Some(reference), Some(threshold)) = (reference, threshold) {
+        let (from, to) = (x(reference - threshold), x(reference + threshold));
+        let (width, height) = (to - from, bottom - TOP);
+        let _ = write!(
+            svg,
+            "<rect class=\"within\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
+        );
+    }
     let lines = ((high - low) / step).round();
     let mut line = 0.0;
     while line <= lines {
@@ -73,14 +81,6 @@ pub(super) fn dots(
             tick(value, step)
         );
         line += 1.0;
-    }
-    if let (Some(reference), Some(threshold)) = (reference, threshold) {
-        let (from, to) = (x(reference - threshold), x(reference + threshold));
-        let (width, height) = (to - from, bottom - TOP);
-        let _ = write!(
-            svg,
-            "<rect class=\"within\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
-        );
     }
     if let Some(reference) = reference {
         let at = x(reference);

@@ -26,6 +26,7 @@ h3{margin-bottom:.2rem}p.what,dd,.note{color:var(--soft)}dd{margin-bottom:.5rem}
 .measure svg{flex:1 1 24rem;max-width:35rem}.scroll{flex:1 1 24rem;overflow-x:auto}\
 table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;color:var(--soft)}\
 th,td{text-align:left;padding:.2rem .6rem;border-bottom:1px solid var(--grid);vertical-align:top}\
+th[scope=row]{white-space:nowrap}\
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .over{font-weight:bold;color:var(--over)}.open{border-left:.4rem solid var(--over);padding-left:1rem}\
 .closed{border-left:.4rem solid var(--grid);padding-left:1rem}\
@@ -263,9 +264,11 @@ fn figure(
 
 fn table(measure: Measure, shown: &[&GroupReport], attribute: &AttributeReport) -> String {
     let reference = escape(text::group(attribute.reference.as_deref()));
+    let compared = shown.iter().any(|group| !group.moved.is_empty());
+    let since = if compared { "<th scope=\"col\">Since the last audit (95 %)</th>" } else { "" };
     let mut table = format!(
         "<div class=\"scroll\"><table><tr><th scope=\"col\">Group</th><th scope=\"col\">Value (95 %)</th>\
-         <th scope=\"col\">Gap to {reference} (95 %)</th><th scope=\"col\">Since the last audit (95 %)</th></tr>"
+         <th scope=\"col\">Gap to {reference} (95 %)</th>{since}</tr>"
     );
     for group in shown {
         let name = escape(text::group(group.value.as_deref()));
@@ -281,18 +284,19 @@ fn table(measure: Measure, shown: &[&GroupReport], attribute: &AttributeReport) 
             let change = &moved.change;
             format!("{} ({})", text::signed(change.value), text::interval(change))
         });
-        let cell = |text: Option<String>| text.unwrap_or_else(|| "&#8211;".to_owned());
-        let _ = write!(
-            table,
-            "<tr><th scope=\"row\">{name}</th><td class=\"n\">{}</td><td class=\"n\">{}</td><td \
-             class=\"n\">{}</td></tr>",
-            cell(value),
-            cell(gap),
-            cell(moved)
-        );
+        let _ = write!(table, "<tr><th scope=\"row\">{name}</th>{}{}", cell(value), cell(gap));
+        if compared {
+            table.push_str(&cell(moved));
+        }
+        table.push_str("</tr>");
     }
     table.push_str("</table></div>");
     table
+}
+
+/// A number of a table, or that there is none.
+fn cell(text: Option<String>) -> String {
+    format!("<td class=\"n\">{}</td>", text.unwrap_or_else(|| "&#8211;".to_owned()))
 }
 
 fn curve_table(curves: &[(&str, &[Bin])]) -> String {

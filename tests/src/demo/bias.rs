@@ -76,3 +76,29 @@ impl Audit {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use collegium_agent::import::Mapping;
+
+    use super::*;
+    use crate::harness::workspace;
+
+    #[test]
+    fn the_audit_of_the_real_records_asks_by_what_their_mapping_keeps() {
+        let out = tempfile::tempdir().unwrap();
+        let file = workspace().join("tests/audits/oulad.toml");
+        let audit = Audit::read(&file, Some(&out.path().join("reports"))).unwrap();
+        assert!(out.path().join("reports").is_dir());
+        let mapping = Mapping::load(&workspace().join("tests/mappings/oulad.toml")).unwrap();
+        assert_eq!(
+            audit.attributes().iter().collect::<std::collections::BTreeSet<_>>().len(),
+            mapping.attributes().len()
+        );
+        assert!(
+            mapping.attributes().iter().all(|name| audit.attributes().contains(&name.as_str()))
+        );
+        let training = workspace().join("deploy/task.toml");
+        assert!(Audit::read(&training, None).is_err(), "it audits nothing");
+    }
+}
