@@ -298,6 +298,48 @@ mod tests {
         assert_eq!(places, [(0, "a", 2), (3, "b", 1)]);
     }
 
+    /// Numbers are rounded for the sum: with many small institutions as well figures stay what they are.
+    #[test]
+    fn figures_survive_the_encoding() {
+        let scope = read("attributes.sex = [\"F\", \"M\"]").unwrap();
+        for institutions in [7_u32, 158, 256] {
+            let encoding = encoding(&Stage::Audit, &scope, 1, institutions).unwrap();
+            let (mut words, mut whole) = (vec![0_u32; encoding.dimension()], Cell::default());
+            for institution in 0..institutions {
+                let mut cell = Cell::default();
+                for learner in 0..10 {
+                    let chance =
+                        |n: u32| f64::from((7 * n + 3 * learner + institution) % 97) / 97.0;
+                    let right =
+                        |n: u32| (11 * n + 5 * learner + institution) % 89 < 10 + 6 * learner;
+                    let answers: Vec<_> = (0..25).map(|n| (chance(n), right(n))).collect();
+                    cell.observe(&answers, scope.band);
+                    whole.observe(&answers, scope.band);
+                    let means = [chance(1), chance(2), chance(3)];
+                    cell.expose(means);
+                    whole.expose(means);
+                }
+                let encoded = encoding.encode(&cell.values()).unwrap();
+                assert_eq!(encoded.clipped, 0);
+                words.iter_mut().zip(encoded.words).for_each(|(s, w)| *s = s.wrapping_add(w));
+            }
+            let sums = encoding.decode_sum(&words).unwrap();
+            let summed = Cell::from_sums(&sums, 1).unwrap().remove(0);
+            assert_eq!((summed.learners, summed.answers), (whole.learners, whole.answers));
+            let (found, exact) = (Figures::of(&summed), Figures::of(&whole));
+            for measure in Measure::ALL {
+                let [found, exact] = [&found, &exact].map(|of| of.measure(measure).unwrap());
+                let off = (found.value - exact.value).abs();
+                assert!(
+                    off < 0.1 * exact.error,
+                    "{measure} of {institutions}: {found:?} {exact:?}"
+                );
+                let ratio = found.error / exact.error;
+                assert!((0.95..1.05).contains(&ratio), "{measure} of {institutions}: {ratio}");
+            }
+        }
+    }
+
     #[test]
     fn only_what_enough_institutions_support_is_summed() {
         let scope = read("attributes.sex = [\"F\", \"M\"]").unwrap();

@@ -53,7 +53,7 @@ fn expected(federation: &Federation) -> BTreeMap<String, usize> {
 fn policy(more: &str) -> String {
     format!(
         "tasks = [\"*\"]\narchitectures = [\"kt-logistic/1\", \"bias-audit/1\"]\nc_max = 0\nn_min = 2\n\
-         min_honest = 2\n{more}"
+         min_honest = 2\nsmallest_cell = 1\n{more}"
     )
 }
 

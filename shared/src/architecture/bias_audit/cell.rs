@@ -18,6 +18,8 @@ const MOST_LOSS: f64 = 7.0;
 const COUNTS: f64 = 4_194_304.0;
 const SQUARES: f64 = 16_777_216.0;
 const ANSWERS_SQUARED: f64 = 67_108_864.0;
+/// An answer is no further than half a bin from its middle.
+const OFFSETS: f64 = COUNTS / 32.0;
 const LEARNERS: f64 = 262_144.0;
 /// No group has more exposed learners at one institution.
 const EXPOSED: f64 = 1_024.0;
@@ -32,7 +34,7 @@ pub(super) const SEGMENTS: [(&str, usize, f64); 12] = [
     ("products", RATIOS, SQUARES),
     ("right", CALIBRATION_BINS, COUNTS),
     ("wrong", CALIBRATION_BINS, COUNTS),
-    ("predicted", CALIBRATION_BINS, COUNTS),
+    ("predicted", CALIBRATION_BINS, OFFSETS),
     ("exposed", 1, EXPOSED),
     ("exposures", EXPOSURES, EXPOSED),
     ("exposures_squared", EXPOSURES, EXPOSED),
@@ -55,7 +57,7 @@ pub struct Cell {
     /// Right answers by predicted chance.
     pub right: [f64; CALIBRATION_BINS],
     pub wrong: [f64; CALIBRATION_BINS],
-    /// The sum of the predicted chances in each bin.
+    /// By how much the predicted chances in each bin exceed its middle, summed: finer than the chances.
     pub predicted: [f64; CALIBRATION_BINS],
     /// Learners of whom it was asked what they would be recommended.
     pub exposed: f64,
@@ -63,6 +65,11 @@ pub struct Cell {
     /// whether the chance is above the band.
     pub exposures: [f64; EXPOSURES],
     pub exposures_squared: [f64; EXPOSURES],
+}
+
+/// The chance in the middle of a bin.
+pub(super) fn middle(bin: usize) -> f64 {
+    (bin as f64 + 0.5) / CALIBRATION_BINS as f64
 }
 
 fn whether(is: bool) -> f64 {
@@ -91,7 +98,7 @@ impl Cell {
             own.iter_mut().zip(measured).for_each(|(sum, value)| *sum += value);
             let bins = if right { &mut self.right } else { &mut self.wrong };
             bins[at] += 1.0;
-            self.predicted[at] += p;
+            self.predicted[at] += p - middle(at);
         }
         self.learners += 1.0;
         self.answers += n;
@@ -198,7 +205,8 @@ mod tests {
         assert!((cell.sums[1] - (2.2 - 3.0)).abs() < 1e-12);
         assert_eq!((cell.sums[4], cell.sums[5]), (1.0, 2.0), "0.7 is in the band");
         assert_eq!((cell.right[14], cell.right[8], cell.wrong[4]), (1.0, 1.0, 1.0));
-        assert!((cell.predicted.iter().sum::<f64>() - 2.2).abs() < 1e-12);
+        // 0.7 and 0.2 begin their bins, 0.9 and 0.4 too.
+        assert!((cell.predicted.iter().sum::<f64>() + 4.0 / 40.0).abs() < 1e-12);
         assert_eq!((cell.exposed, cell.exposures[0]), (1.0, 0.7));
     }
 

@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::cell::{CALIBRATION_BINS, Cell, EXPOSURES, RATIOS};
+use super::cell::{CALIBRATION_BINS, Cell, EXPOSURES, RATIOS, middle};
 
 /// The quantile of the normal distribution for 95 %.
 const Z: f64 = 1.959_963_985;
@@ -190,7 +190,7 @@ impl<'a> Figures<'a> {
     pub fn calibration(&self) -> Vec<Bin> {
         let bin = |at: usize| {
             let answers = self.cell.right[at] + self.cell.wrong[at];
-            let predicted = (self.cell.predicted[at] / answers).clamp(0.0, 1.0);
+            let predicted = (middle(at) + self.cell.predicted[at] / answers).clamp(0.0, 1.0);
             (answers >= 0.5).then(|| Bin {
                 answers,
                 predicted,
