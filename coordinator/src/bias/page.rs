@@ -161,15 +161,19 @@ fn reading(report: &BiasReport) -> String {
          whole audit. A group of which too few institutions tell is not summed at all.</li>\
          <li>Institutions whose policy does not permit an attribute, or that do not keep it, add nothing to \
          it: figures of two attributes may be about different institutions.</li>\
-         <li>The band that recommendations aim at is a chance of {low} to {high}.</li>\
+         <li>The band that recommendations aim at is a chance of {low} to {high}. What would be recommended is \
+         asked for at most {exposed} learners of a group at each institution, so that large institutions may \
+         weigh less in it than in the other figures.</li>\
          <li>&#8220;Since the last audit&#8221; takes the two audits for independent. If the same learners are \
          in both, the interval is too wide.</li></ul>\n",
+        exposed = scope.exposure_learners,
         groups = scope.cells(),
         smallest = scope.smallest_cell,
         part = scope.smallest_part
     );
     section.push_str(
-        "<p>What it cannot show: why a gap is there; groups that were not asked for, and two attributes at \
+        "<p>What it cannot show: why a gap is there, and how much of it lies between institutions rather than \
+         within them; groups that were not asked for, and two attributes at \
          once; whether the outcomes themselves are fair; what teachers made of the recommendations.</p>\n\
          <dl>",
     );
