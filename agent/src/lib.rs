@@ -4,6 +4,7 @@
 
 pub mod availability;
 mod background;
+pub mod bias;
 pub mod cli;
 pub mod config;
 pub mod consent;

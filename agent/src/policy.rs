@@ -11,6 +11,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
+    bias::Permitted,
     ledger::Budget,
     prepare::reads_records,
     windows::{Window, Windows},
@@ -21,6 +22,9 @@ pub const FILE: &str = "policy.toml";
 
 /// The longest policy, in bytes: its settings fit an entry of the log.
 const MAX_BYTES: u64 = 16 << 10;
+/// Learners of a group of whom a bias audit is told, at least, unless the policy says otherwise: a coordinator that
+/// lied about what enough institutions support would still see no one learner.
+pub const SMALLEST_CELL: u32 = 5;
 const WORD: u64 = 4;
 const MIB: u64 = 1 << 20;
 
@@ -44,9 +48,14 @@ pub struct Policy {
     /// The fewest learners whose records a round may use.
     #[serde(default)]
     pub min_learners: u64,
-    /// The group attributes of learners that an import may keep; any without it.
+    /// The group attributes of learners that an import may keep, any without it, and that a bias audit may
+    /// sum by, none without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Vec<String>>,
+    /// The fewest learners of a group of whom a bias audit may tell; [`SMALLEST_CELL`] without it, and more if the
+    /// audit asks for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smallest_cell: Option<u32>,
     /// The most that one round may send, in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_upload_mib: Option<u32>,
@@ -119,8 +128,13 @@ min_honest = 5
 # The fewest learners whose records a round may use. With fewer in the vault this institution stays out.
 min_learners = 20
 
-# The group attributes of learners (for the bias audit, such as "sex") that an import may keep.
+# The group attributes of learners (for the bias audit, such as "sex") that an import may keep and that an audit
+# may sum by. An audit also has to be among the architectures above, as "bias-audit/1".
 attributes = []
+
+# The fewest held-out learners of a group of whom this institution tells in a bias audit: 5 without it. If the
+# audit asks for more, that counts.
+#smallest_cell = 10
 
 # The most that one round may send, in MiB (one number of a model is 4 bytes). No limit without it.
 #max_upload_mib = 64
@@ -201,6 +215,12 @@ impl Policy {
                  the mapping, or add it to attributes in {FILE} and sign that"
             )),
         }
+    }
+
+    /// What a bias audit may have.
+    pub fn audited(&self) -> Permitted {
+        let attributes = self.attributes.iter().flatten().cloned().collect();
+        Permitted { attributes, smallest_part: self.smallest_cell.unwrap_or(SMALLEST_CELL) }
     }
 
     /// What stands against accepting a plan now that would use the records of so many learners (none:

@@ -2,6 +2,7 @@
 //! against what this agent derives itself, runs the stage over the institution's records, encodes.
 //! Sends nothing and keeps nothing; the coordinator's numbers are believed only as far as they fit.
 
+pub mod bias_audit;
 pub mod load_test;
 mod private;
 
@@ -69,18 +70,21 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     };
     let (support, statistics) = (("support", given.support), ("statistics", given.statistics));
     let candidate = ("candidate", given.candidate);
-    if Architecture::lookup(&plan.architecture)? == Architecture::LoadTest1 {
-        return needs(&[("start", given.start), candidate]);
+    match Architecture::lookup(&plan.architecture)? {
+        Architecture::LoadTest1 => return needs(&[("start", given.start), candidate]),
+        Architecture::BiasAudit1 => return bias_audit::inputs(plan),
+        Architecture::KtLogistic1 => {}
     }
     if plan.hyper.privacy.is_some() {
         return match plan.stage {
             Stage::Train { .. } => needs(&[statistics, ("start", given.start)]),
             Stage::Evaluate => needs(&[statistics, candidate]),
-            Stage::Support | Stage::Statistics | Stage::Totals => Ok(Vec::new()),
+            Stage::Support | Stage::Statistics | Stage::Totals | Stage::Audit => Ok(Vec::new()),
         };
     }
     match plan.stage {
-        Stage::Support => Ok(Vec::new()),
+        // No such plan is of an architecture that trains; its vector is refused.
+        Stage::Support | Stage::Audit => Ok(Vec::new()),
         Stage::Statistics => needs(&[support]),
         Stage::Totals => needs(&[support, statistics]),
         Stage::Train { .. } => {
@@ -100,7 +104,7 @@ pub fn largest_blob(registry: &Registry) -> u64 {
 
 /// The most bytes that an input of this plan can have.
 pub fn largest_input(plan: &Plan, registry: &Registry) -> u64 {
-    if reads_records(plan) {
+    if reads_records(plan) && !bias_audit::is_audit(plan) {
         largest_blob(registry)
     } else {
         4 * plan.encoding.dimension() as u64 + HEADER

@@ -24,7 +24,7 @@ use collegium_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ledger::Ledger, policy::Policy};
+use crate::{ledger::Ledger, policy::Policy, prepare};
 
 pub use event::SessionEvent;
 pub use refusal::{OWN_REASON, Refusal};
@@ -133,10 +133,16 @@ impl Session {
         let snapshot = self.snapshot.filter(|_| self.plan().stage.once())?;
         let plan = self.plan();
         let stage = plan.stage.label().as_bytes();
-        let parts = [stage, snapshot.as_bytes(), plan.registry.as_bytes()];
+        // An audit is not over a registry, and counts the same learners whatever it tells apart.
+        let over = match prepare::bias_audit::is_audit(plan) {
+            true => plan.architecture.as_bytes(),
+            false => plan.registry.as_bytes(),
+        };
+        let parts = [stage, snapshot.as_bytes(), over];
         let named = self.institutions.iter().zip(0u16..).filter(|(_, i)| survivors.contains(*i));
         Some(Summed {
             subject: Digest::of_parts("collegium/v1/summed", &parts),
+            groups: prepare::bias_audit::groups(plan),
             round: plan.round.clone(),
             survivors: named.map(|(institution, _)| institution.clone()).collect(),
         })
@@ -188,6 +194,9 @@ pub struct History {
 struct Summed {
     /// Stage, records and registry: what makes two sums comparable.
     subject: Digest,
+    /// Of an audit: which learners are counted, and how they are told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    groups: Option<Digest>,
     round: RoundId,
     survivors: BTreeSet<InstitutionId>,
 }
@@ -303,6 +312,9 @@ impl History {
         let least = session.plan().least();
         for earlier in self.summed.iter().filter(|s| s.subject == asked.subject) {
             let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();
+            if earlier.groups != asked.groups {
+                return Err(Refusal::OtherGroups { round: earlier.round.clone() });
+            }
             if earlier.round != asked.round && differ > 0 && differ < least {
                 return Err(Refusal::TooClose { round: earlier.round.clone(), differ, least });
             }

@@ -86,6 +86,11 @@ impl Trainer {
         self.own.base.0
     }
 
+    /// The snapshot.
+    pub fn learners(&self) -> &[Learner] {
+        &self.learners
+    }
+
     /// Runs a stage. Long (seconds on 100,000 answers) and synchronous: call it where blocking is
     /// allowed. Cancelling `effort` ends it with [`ModelError::Cancelled`] after the current step.
     /// The result is finite and, for the same snapshot and work, always the same.

@@ -25,6 +25,7 @@ use crate::{
     task::{Task, TaskSpec},
 };
 
+mod bias;
 mod pause;
 
 pub use documents::MAX_DOCUMENT;
@@ -92,6 +93,18 @@ pub enum AdminRequest {
         reason: Option<String>,
     },
     ResumeTask,
+    /// The bias audits, and the reviews that they opened.
+    Audits,
+    /// The signed report of an audit; of the newest one without a name.
+    AuditReport {
+        task: Option<String>,
+    },
+    /// A person's word on the gaps of a review.
+    CloseReview {
+        number: u32,
+        by: String,
+        note: String,
+    },
     Status,
     /// Reads the configuration again; only a running coordinator can.
     Reload,
@@ -124,6 +137,9 @@ pub(crate) fn carry_out(
         AdminRequest::StartTask { spec } => start_task(driver, *spec),
         AdminRequest::PauseTask { reason } => pause::pause_task(driver, reason),
         AdminRequest::ResumeTask => pause::resume_task(driver),
+        AdminRequest::Audits => Ok(Ok(driver.audits())),
+        AdminRequest::AuditReport { task } => Ok(driver.audit_report(task.as_deref())),
+        AdminRequest::CloseReview { number, by, note } => driver.close_review(number, by, note),
         AdminRequest::Status => Ok(Ok(status::of(driver))),
         AdminRequest::Reload => {
             Ok(Err("no coordinator runs here: it reads its configuration when it starts".into()))
@@ -318,6 +334,7 @@ fn check_task(driver: &Driver, mut spec: TaskSpec) -> Result<(TaskSpec, Cohort, 
     let (c_max, min_honest) = (usize::from(cohort.c_max), usize::from(cohort.min_honest));
     secagg::check_cohort(members, c_max, min_honest).map_err(|error| error.to_string())?;
     let registry = registry.digest;
+    bias::ask_about_newest(driver, &mut spec)?;
     spec.calibrate(members, cohort).map_err(|error| error.to_string())?;
     Ok((spec, cohort, registry))
 }

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use crate::{
     accumulator::Accumulator,
+    bias,
     round::{Position, Round},
     spool::{RoundFiles, SpoolError},
     task::{Candidate, Opened, Task},
@@ -302,7 +303,7 @@ pub fn step(
         return Err(AggregateError::Inconsistent("the sum has no moves of this layout"));
     }
     let server = match task.spec().architecture {
-        Architecture::LoadTest1 => Server::Average,
+        Architecture::LoadTest1 | Architecture::BiasAudit1 => Server::Average,
         Architecture::KtLogistic1 => {
             let optimizer = &task.spec().hyper.optimizer;
             check_moves(optimizer, opened.made.uploads.len(), layout.len(), sums)?;
@@ -457,6 +458,9 @@ pub fn vector(
     n_max: u32,
 ) -> Result<(Encoding, Option<Digest>), AggregateError> {
     let hyper = &task.spec().hyper;
+    if hyper.audit.is_some() {
+        return Ok((bias::report::vector(task, stage, blobs, n_max)?, None));
+    }
     if let Some((layout, parameters)) = task.spec().load_test().zip(task.spec().parameters) {
         let encoding = load_test::encoding(parameters, hyper.optimizer.bound, n_max)?;
         return Ok((encoding, Some(layout_digest(&layout)?)));
@@ -503,6 +507,7 @@ mod tests {
             rounds: 30,
             hyper,
             privacy: None,
+            audit: None,
             cohort: None,
             deadlines: Deadlines::default(),
             release: ReleaseRule::default(),

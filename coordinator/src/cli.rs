@@ -40,6 +40,7 @@ macro_rules! say {
 }
 use say;
 
+mod bias;
 mod ca;
 mod institution;
 mod key;
@@ -125,6 +126,9 @@ enum Command {
     /// Training tasks.
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Bias audits: reports, pages, and reviews that a person closes.
+    #[command(subcommand)]
+    Bias(bias::BiasCommand),
     /// What is going on.
     Status {
         #[command(flatten)]
@@ -313,6 +317,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             pause(&home.dir, AdminRequest::PauseTask { reason })
         }
         Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
+        Command::Bias(command) => bias::run(command),
         Command::Status { home, json } => status::show(&home.dir, json),
         Command::Doctor { home, json } => doctor::run(&home.dir, json),
         Command::Diagnose(args) => diagnose::run(&args),

@@ -58,6 +58,7 @@ use crate::{
     work::{Done, Workshop},
 };
 
+mod bias;
 mod erasure;
 mod errands;
 mod recovery;

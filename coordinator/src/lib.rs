@@ -7,6 +7,7 @@ pub mod admin;
 pub mod aggregate;
 pub mod archive;
 pub mod authorities;
+pub mod bias;
 pub mod ca;
 pub mod cli;
 pub mod config;

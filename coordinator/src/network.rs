@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     authorities::AuthoritiesInForce,
+    bias::{Audit, Audits, Closed, REPORT, Review},
     credentials::{Renewed, Revocation},
     round::{Round, RoundEvent},
     task::{Candidate, Release, Task, TaskEnding, TaskSpec, Withheld},
@@ -152,6 +153,19 @@ pub enum NetworkEvent {
     TaskEnded {
         ending: TaskEnding,
     },
+    /// A bias audit gave a report; it is a blob.
+    BiasAudited {
+        audit: Audit,
+    },
+    /// Gaps over their thresholds, which a person has to look at.
+    ReviewOpened {
+        review: Review,
+    },
+    /// A person looked at them.
+    ReviewClosed {
+        number: u32,
+        closed: Closed,
+    },
     /// The directory was restored from a backup of the first `size` entries, whose root was
     /// `backup_root`; what the log held after them is lost.
     Restored {
@@ -242,6 +256,8 @@ pub struct Network {
     /// The READY in which each institution said most of its privacy ledger.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     ledgers: BTreeMap<InstitutionId, Signed<Ready>>,
+    #[serde(default, skip_serializing_if = "Audits::is_empty")]
+    audits: Audits,
 }
 
 impl Network {
@@ -368,6 +384,8 @@ impl Network {
             NetworkEvent::Equivocated { institution, round, phase, .. } => {
                 self.equivocations.insert((institution, round, phase));
             }
+            NetworkEvent::ReviewOpened { review } => self.audits.opened(review),
+            NetworkEvent::ReviewClosed { number, closed } => self.audits.close(number, closed),
             // Whether a token was spent since the backup is not known any more.
             NetworkEvent::Restored { .. } => self.invitations.retain(|_, i| i.spent),
             NetworkEvent::EnrolmentRefused { token_sha256, .. } => {
@@ -389,6 +407,10 @@ impl Network {
                 task.released(release);
             }
             NetworkEvent::ModelWithheld { withheld } => task.was_withheld(withheld),
+            NetworkEvent::BiasAudited { audit } => {
+                task.audited(audit.report);
+                self.audits.audited(audit);
+            }
             NetworkEvent::TaskEnded { ending } => task.ended(ending),
             NetworkEvent::TaskPaused { reason } => task.pause(reason, at),
             NetworkEvent::TaskResumed => task.resume(),
@@ -456,7 +478,8 @@ impl Network {
         let waiting = self.waiting.iter().map(|(_, document)| (*document, "the next roster"));
         let registry = self.registry.iter().map(|r| (r.document, "the registry in force"));
         let tasks = self.tasks.iter().flat_map(Task::blobs);
-        roster.chain(waiting).chain(registry).chain(tasks).collect()
+        let reports = self.audits.done().iter().map(|audit| (audit.report, REPORT));
+        roster.chain(waiting).chain(registry).chain(tasks).chain(reports).collect()
     }
 
     /// The certificate authorities, once the first one was replaced.
@@ -472,6 +495,11 @@ impl Network {
     /// What the signing key says of the next one, which the roster does not name yet.
     pub fn hand_over(&self) -> Option<&SignedHandOver> {
         self.hand_over.as_deref()
+    }
+
+    /// Bias audits and their reviews.
+    pub fn audits(&self) -> &Audits {
+        &self.audits
     }
 
     pub fn release(&self) -> Option<Digest> {

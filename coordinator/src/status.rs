@@ -42,6 +42,13 @@ pub(crate) fn of(driver: &Driver) -> Value {
         "presence": waiting::presence(driver),
         "waiting": waiting::of(driver),
         "task": network.task().map(task_status),
+        "open_reviews": network.audits().open().map(|review| json!({
+            "number": review.number,
+            "audit": review.task,
+            "attribute": review.attribute,
+            "gaps": review.gaps.len(),
+            "since": review.opened_at,
+        })).collect::<Value>(),
         "round": network.open_round().map(|round| {
             let (done, expected) = round.progress();
             json!({

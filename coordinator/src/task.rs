@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use collegium_shared::{
     accountant::AccountantError,
     architecture::{
-        Architecture, Hyper, LOAD_TEST_1, Layout, LearnerPrivacy, Optimizer, Stage, Target,
-        load_test,
+        Architecture, BIAS_AUDIT_1, BiasScope, Hyper, LOAD_TEST_1, Layout, LearnerPrivacy,
+        Optimizer, Stage, Target, load_test,
     },
     clock::Timestamp,
     crypto::Digest,
@@ -53,6 +53,9 @@ pub struct TaskSpec {
     /// What it may cost each learner; none: sums are exact. Noise is made of it when the task starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacySpec>,
+    /// What a bias audit asks about the newest released model: of `bias-audit/1`, and of nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Box<BiasScope>>,
     /// How many may collude and how many must be honest; proposed from the roster if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cohort: Option<Cohort>,
@@ -107,6 +110,14 @@ pub enum BadTask {
     FixedParameters,
     #[error("{LOAD_TEST_1} reads no records, so it has no privacy to keep; remove [privacy]")]
     NoRecords,
+    #[error("{BIAS_AUDIT_1} needs [audit], and nothing else has it")]
+    Audit,
+    #[error("hyper.audit is made of [audit] when the task starts; remove it")]
+    Question,
+    #[error(
+        "{BIAS_AUDIT_1} gives exact sums: groups are too small for noise that hides a learner; remove [privacy]"
+    )]
+    ExactAudit,
     #[error("hyper.privacy is made of [privacy] when the task starts; remove it")]
     Noise,
     #[error("optimizer has no part in a task with [privacy], which has one of its own; remove it")]
@@ -128,6 +139,15 @@ impl TaskSpec {
         if self.hyper.privacy.is_some() {
             return Err(BadTask::Noise);
         }
+        if self.hyper.audit.is_some() {
+            return Err(BadTask::Question);
+        }
+        if self.audit.is_some() != (self.architecture == Architecture::BiasAudit1) {
+            return Err(BadTask::Audit);
+        }
+        if self.privacy.is_some() && self.audit.is_some() {
+            return Err(BadTask::ExactAudit);
+        }
         if self.privacy.is_some() && self.architecture == Architecture::LoadTest1 {
             return Err(BadTask::NoRecords);
         }
@@ -135,8 +155,10 @@ impl TaskSpec {
             return Err(BadTask::Optimizer);
         }
         match (self.architecture, self.parameters) {
-            (Architecture::KtLogistic1, None) => Ok(()),
-            (Architecture::KtLogistic1, Some(_)) => Err(BadTask::FixedParameters),
+            (Architecture::KtLogistic1 | Architecture::BiasAudit1, None) => Ok(()),
+            (Architecture::KtLogistic1 | Architecture::BiasAudit1, Some(_)) => {
+                Err(BadTask::FixedParameters)
+            }
             (Architecture::LoadTest1, None) => Err(BadTask::NoParameters),
             (Architecture::LoadTest1, Some(given)) => match given as usize {
                 1..=MAX_DIMENSION => Ok(()),
@@ -252,6 +274,9 @@ pub struct Task {
     paused: Option<Paused>,
     #[serde(default, skip_serializing_if = "Gate::is_new")]
     gate: Gate,
+    /// The report of a bias audit, once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    report: Option<Digest>,
 }
 
 /// An operator's pause.
@@ -286,6 +311,7 @@ impl Task {
             ending: None,
             paused: None,
             gate: Gate::default(),
+            report: None,
         }
     }
 
@@ -355,7 +381,7 @@ impl Task {
             Stage::Support => self.inputs.support = Some(sum),
             Stage::Statistics => self.inputs.statistics = Some(sum),
             Stage::Totals => self.inputs.totals = Some(sum),
-            Stage::Train { .. } | Stage::Evaluate => {
+            Stage::Train { .. } | Stage::Evaluate | Stage::Audit => {
                 let made = Made {
                     round: plan.round.clone(),
                     plan: round.plan_digest(),
@@ -372,6 +398,12 @@ impl Task {
     pub fn stepped(&mut self, candidate: Candidate) {
         self.opened = None;
         self.candidate = Some(candidate);
+    }
+
+    /// The opened sum of an audit became a report.
+    pub fn audited(&mut self, report: Digest) {
+        self.opened = None;
+        self.report = Some(report);
     }
 
     pub fn evaluated_start(&mut self, metrics: Metrics) {
@@ -450,8 +482,10 @@ impl Task {
         if let Some(reason) = self.diverged() {
             return Some(Next::End(TaskEnding::Failed { reason }));
         }
-        if self.spec.architecture == Architecture::LoadTest1 {
-            return Some(self.next_of_load_test());
+        match self.spec.architecture {
+            Architecture::LoadTest1 => return Some(self.next_of_load_test()),
+            Architecture::BiasAudit1 => return Some(self.next_of_audit()),
+            Architecture::KtLogistic1 => {}
         }
         // With noise nothing decides what is shared, and no curvature is told.
         let exact = self.spec.hyper.privacy.is_none();
@@ -482,6 +516,15 @@ impl Task {
             None => Next::Initialise,
             Some(c) if c.step < self.spec.rounds => Next::Round(Stage::Train { step: c.step + 1 }),
             Some(_) => Next::End(TaskEnding::Completed),
+        }
+    }
+
+    /// Which groups are told of, what is told, and no model.
+    fn next_of_audit(&self) -> Next {
+        match (self.inputs.support, self.report) {
+            (None, _) => Next::Round(Stage::Support),
+            (_, None) => Next::Round(Stage::Audit),
+            _ => Next::End(TaskEnding::Completed),
         }
     }
 

@@ -15,6 +15,7 @@ use collegium_shared::{
 use crate::{
     accumulator::Accumulator,
     aggregate::{self, AggregateError},
+    bias::report::{self, BiasReport},
     network::Network,
     noisy,
     round::Position,
@@ -57,6 +58,8 @@ pub struct Digested {
     pub noisy: Option<Reference>,
     /// The next candidate, after an optimiser step.
     pub candidate: Option<Candidate>,
+    /// What a bias audit found; nothing else then.
+    pub report: Option<Box<BiasReport>>,
 }
 
 /// What there is to do now, if anything. `accumulator` is taken only if it is needed.
@@ -149,7 +152,10 @@ impl Workshop {
         let none = architecture::Sizes { items: 0, competencies: 0 };
         let hyper = &task.spec().hyper;
         let mut empty = architecture::Sums::new();
-        architecture::complete_sums(&mut empty, &round.plan().stage, hyper, none);
+        // An audit has no such segments.
+        if hyper.audit.is_none() {
+            architecture::complete_sums(&mut empty, &round.plan().stage, hyper, none);
+        }
         let empty = empty.keys().map(String::as_str);
         aggregate::open_sum(round, &files, accumulator, empty, &self.blobs)
     }
@@ -172,10 +178,16 @@ impl Workshop {
         registry: Option<&Registry>,
     ) -> Result<Digested, AggregateError> {
         let task = network.task().ok_or(AggregateError::Inconsistent("there is no task"))?;
+        if task.spec().architecture == Architecture::BiasAudit1 {
+            let earlier = network.audits().reports(&self.blobs)?;
+            let report = report::make(task, opened, &earlier, &self.blobs)?;
+            let report = Some(Box::new(report));
+            return Ok(Digested { metrics: None, noisy: None, candidate: None, report });
+        }
         let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
         let private = task.spec().hyper.privacy.is_some();
         let (metrics, noisy) = match (task.spec().architecture, &opened.stage) {
-            (Architecture::LoadTest1, _) => (None, None),
+            (Architecture::LoadTest1 | Architecture::BiasAudit1, _) => (None, None),
             // With noise an evaluation has a budget of its own, and comes once.
             (Architecture::KtLogistic1, Stage::Train { .. }) if private => (None, None),
             (Architecture::KtLogistic1, _) if private => {
@@ -196,6 +208,6 @@ impl Workshop {
             }
             _ => None,
         };
-        Ok(Digested { metrics, noisy, candidate })
+        Ok(Digested { metrics, noisy, candidate, report: None })
     }
 }

@@ -2,6 +2,7 @@
 //! value, parameter layouts, and how published sums are read back. Both sides derive the same facts
 //! from the same inputs here. Holds no training code and no institution's own numbers.
 
+pub mod bias_audit;
 mod evaluation;
 mod kt_logistic;
 mod layout;
@@ -17,6 +18,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use bias_audit::{BIAS_AUDIT_1, BiasQuestion, BiasScope};
 pub use evaluation::{Evaluation, HISTOGRAM_BINS, PRIVATE_BINS};
 pub use kt_logistic::{
     CountNoise, DENSE, FEATURE_SCALES, KT_LOGISTIC_1, SharedSets, SharedStatistics, Sizes, Totals,
@@ -36,7 +38,7 @@ pub use sums::{BadSums, SegmentSpec, Sums, name_sums};
 /// An architecture that this build does not contain.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "architecture {given:?} is unknown here; this build knows {KT_LOGISTIC_1} and {LOAD_TEST_1}"
+    "architecture {given:?} is unknown here; this build knows {KT_LOGISTIC_1}, {BIAS_AUDIT_1} and {LOAD_TEST_1}"
 )]
 pub struct UnknownArchitecture {
     given: String,
@@ -50,6 +52,8 @@ pub enum Architecture {
     KtLogistic1,
     /// Public numbers through the whole path: no records, no training, nothing released.
     LoadTest1,
+    /// How a released model serves groups of learners: nothing trained, nothing released.
+    BiasAudit1,
 }
 
 impl Architecture {
@@ -58,6 +62,7 @@ impl Architecture {
         match id {
             KT_LOGISTIC_1 => Ok(Self::KtLogistic1),
             LOAD_TEST_1 => Ok(Self::LoadTest1),
+            BIAS_AUDIT_1 => Ok(Self::BiasAudit1),
             _ => Err(UnknownArchitecture { given: id.chars().take(80).collect() }),
         }
     }
@@ -66,6 +71,7 @@ impl Architecture {
         match self {
             Self::KtLogistic1 => KT_LOGISTIC_1,
             Self::LoadTest1 => LOAD_TEST_1,
+            Self::BiasAudit1 => BIAS_AUDIT_1,
         }
     }
 }
@@ -110,6 +116,8 @@ pub enum Stage {
     Train { step: u32 },
     /// The evaluation of the last model.
     Evaluate,
+    /// How a released model serves groups of learners.
+    Audit,
 }
 
 impl Stage {
@@ -121,13 +129,15 @@ impl Stage {
             Self::Totals => "totals",
             Self::Train { .. } => "train",
             Self::Evaluate => "evaluate",
+            Self::Audit => "audit",
         }
     }
 
     /// Whether an institution gives this stage only once per task, because its values do not depend
-    /// on the weights: two sums of them over almost the same members would differ by one member's.
+    /// on weights that change with the round: two sums of them over almost the same members would differ
+    /// by one member's.
     pub fn once(&self) -> bool {
-        matches!(self, Self::Support | Self::Statistics | Self::Totals)
+        matches!(self, Self::Support | Self::Statistics | Self::Totals | Self::Audit)
     }
 }
 #[cfg(test)]
@@ -136,11 +146,12 @@ mod tests {
 
     #[test]
     fn unknown_architectures_are_named_with_the_known_ones() {
-        for known in [Architecture::KtLogistic1, Architecture::LoadTest1] {
+        for known in [Architecture::KtLogistic1, Architecture::LoadTest1, Architecture::BiasAudit1]
+        {
             assert_eq!(Architecture::lookup(known.id()), Ok(known));
         }
         let error = Architecture::lookup("gpt/9").unwrap_err().to_string();
-        for name in ["gpt/9", KT_LOGISTIC_1, LOAD_TEST_1] {
+        for name in ["gpt/9", KT_LOGISTIC_1, LOAD_TEST_1, BIAS_AUDIT_1] {
             assert!(error.contains(name), "{error}");
         }
     }

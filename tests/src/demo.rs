@@ -4,6 +4,7 @@
 //! Owns the order of the story; its chapters are the modules below. Everything lies in one fresh
 //! directory that goes away at the end, unless it is wanted or something failed.
 
+mod bias;
 mod consortium;
 mod evaluation;
 mod follow;
@@ -23,6 +24,7 @@ use clap::Args;
 use collegium_shared::clock::Clock;
 use tempfile::TempDir;
 
+use bias::Audit;
 use consortium::Consortium;
 use population::Population;
 use report::{Summary, Traffic};
@@ -54,6 +56,12 @@ pub struct Options {
     /// and the model carry noise, and every agent keeps a budget of as much.
     #[arg(long, value_name = "E")]
     epsilon: Option<f64>,
+    /// Then a bias audit by this task's file, whose attributes the institutions permit. A page and JSON.
+    #[arg(long, value_name = "AUDIT.TOML", conflicts_with = "epsilon")]
+    audit: Option<PathBuf>,
+    /// Where the report of the audit goes [default: here].
+    #[arg(long, value_name = "DIR", requires = "audit")]
+    audit_out: Option<PathBuf>,
     /// What the simulator draws from; runs with equal seeds have equal records.
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -106,6 +114,8 @@ fn attempt(options: &Options) -> anyhow::Result<()> {
 fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyhow::Result<Summary> {
     let clock = Clock::system();
     let start = clock.now();
+    let read = |file: &PathBuf| Audit::read(file, options.audit_out.as_deref());
+    let audit = options.audit.as_ref().map(read).transpose()?;
     let dir = dir.path();
     screen.note(report::WELCOME);
     let data = dir.join("data");
@@ -121,7 +131,8 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
         (None, false) => SIMULATED_ROUNDS,
     });
     screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
-    let mut consortium = Consortium::set_up(dir, &population, options.epsilon, screen, stop)?;
+    let asked = (options.epsilon, audit.as_ref());
+    let mut consortium = Consortium::set_up(dir, &population, asked, screen, stop)?;
     let result = tell(&mut consortium, rounds, screen, stop);
     let mut summary = result.inspect_err(|_| {
         if !stop.wanted() {
@@ -160,6 +171,9 @@ fn tell(
     ));
     let recommendations = report::recommendations(consortium)?;
     screen.say(&recommendations);
+    if let Some(audit) = consortium.audit {
+        audit.run(consortium, screen, stop)?;
+    }
     consortium.network.stop()?;
     let logs = consortium.verify_logs(stop)?;
     let mut summary = Summary::new(consortium, &course, &comparison, metrics, &traffic, peak, logs);

@@ -208,6 +208,7 @@ impl Testbed {
             rounds,
             hyper: Hyper::default(),
             privacy: None,
+            audit: None,
             cohort,
             deadlines,
             release: ReleaseRule::default(),

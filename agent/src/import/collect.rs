@@ -22,6 +22,7 @@ struct Row {
     item: usize,
     competencies: usize,
     position: i64,
+    period: u32,
     correct: bool,
 }
 
@@ -32,8 +33,8 @@ struct Entry {
     held_out: bool,
     /// Some rows said held out, others not.
     conflict: bool,
-    /// Per attribute of the mapping: the position of the latest row that had it, and its value.
-    attributes: Vec<Option<(i64, usize)>>,
+    /// Per attribute of the mapping: the period and position of the latest row that had it, and its value.
+    attributes: Vec<Option<((u32, i64), usize)>>,
 }
 
 /// What a row holds, once every cell was understood.
@@ -41,6 +42,8 @@ struct Parsed {
     learner: String,
     item: String,
     competencies: Vec<String>,
+    /// What the position counts within, if the mapping says so.
+    period: String,
     position: i64,
     correct: bool,
     held_out: bool,
@@ -72,6 +75,41 @@ impl<T: std::hash::Hash + Eq> Names<T> {
     }
 }
 
+/// What positions count within, in the order they first appeared; without any there is one without a name.
+#[derive(Default)]
+struct Periods {
+    numbers: HashMap<String, u32>,
+    names: Vec<String>,
+}
+
+impl Periods {
+    fn number(&mut self, name: String) -> u32 {
+        if let Some(number) = self.numbers.get(&name) {
+            return *number;
+        }
+        // There are at most a billion rows.
+        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.numbers.insert(name.clone(), number);
+        self.names.push(name);
+        number
+    }
+
+    /// Whether the second row comes with the first or after it.
+    fn is_ordered(&self, first: (u32, i64), second: (u32, i64)) -> bool {
+        let key = |(period, position): (u32, i64)| (self.names.get(period as usize), position);
+        key(first) <= key(second)
+    }
+
+    /// The place of each among all, by name.
+    fn ranks(&self) -> Vec<usize> {
+        let mut sorted: Vec<usize> = (0..self.names.len()).collect();
+        sorted.sort_unstable_by_key(|number| &self.names[*number]);
+        let mut ranks = vec![0; sorted.len()];
+        sorted.into_iter().enumerate().for_each(|(rank, number)| ranks[number] = rank);
+        ranks
+    }
+}
+
 pub(super) struct Collector<'m> {
     path: &'m Path,
     mapping: &'m Mapping,
@@ -88,6 +126,7 @@ pub(super) struct Collector<'m> {
     items: Names<String>,
     competencies: Names<Vec<String>>,
     values: Names<String>,
+    periods: Periods,
     rows: Vec<Row>,
     read: u64,
     ignored_rows: u64,
@@ -112,6 +151,7 @@ impl<'m> Collector<'m> {
             items: Names::new(),
             competencies: Names::new(),
             values: Names::new(),
+            periods: Periods::default(),
             rows: Vec::new(),
             read: 0,
             ignored_rows: 0,
@@ -185,8 +225,10 @@ impl<'m> Collector<'m> {
             let cell = cells[*at].attribute().map_err(|problem| (*at, problem))?;
             Ok(cell.map(|value| value.into_owned()))
         };
+        let period = self.layout.within.map(name).transpose()?.unwrap_or_default().into_owned();
         Ok(Parsed {
             learner: learner_id,
+            period,
             item: name(item)?.into_owned(),
             competencies: cells[competencies]
                 .competencies(&mapping.competencies)
@@ -219,14 +261,16 @@ impl<'m> Collector<'m> {
                 attributes: vec![None; parsed.attributes.len()],
             });
         }
+        let period = self.periods.number(parsed.period);
+        let now = (period, parsed.position);
         let entry = &mut self.entries[learner];
         entry.conflict |= entry.held_out != parsed.held_out;
         for (kept, value) in entry.attributes.iter_mut().zip(parsed.attributes) {
             // What the latest row says holds; of rows at one position, the later in the file.
             if let Some(value) = value
-                && kept.is_none_or(|(position, _)| position <= parsed.position)
+                && kept.is_none_or(|(then, _)| self.periods.is_ordered(then, now))
             {
-                *kept = Some((parsed.position, self.values.number(value)));
+                *kept = Some((now, self.values.number(value)));
             }
         }
         self.rows.push(Row {
@@ -234,6 +278,7 @@ impl<'m> Collector<'m> {
             item: self.items.number(parsed.item),
             competencies: self.competencies.number(parsed.competencies),
             position: parsed.position,
+            period,
             correct: parsed.correct,
         });
     }
@@ -262,7 +307,8 @@ impl<'m> Collector<'m> {
             .into_iter()
             .map(|entry| (entry.institution, learner(entry, attribute_names, &values)))
             .collect();
-        answer(&mut learners, self.rows, &self.items.into_vec(), &self.competencies.into_vec());
+        let (items, competencies) = (self.items.into_vec(), self.competencies.into_vec());
+        answer(&mut learners, self.rows, &self.periods.ranks(), &items, &competencies);
 
         let mut by_institution: BTreeMap<String, Vec<Learner>> = BTreeMap::new();
         for (institution, learner) in learners {
@@ -322,10 +368,12 @@ fn learner(entry: Entry, names: &[String], values: &[String]) -> Learner {
 fn answer(
     learners: &mut [(usize, Learner)],
     mut rows: Vec<Row>,
+    ranks: &[usize],
     items: &[String],
     competencies: &[Vec<String>],
 ) {
-    rows.sort_by_key(|row| (row.learner, row.position));
+    let rank = |row: &Row| ranks.get(row.period as usize).copied().unwrap_or_default();
+    rows.sort_by_key(|row| (row.learner, rank(row), row.position));
     for run in rows.chunk_by(|a, b| a.learner == b.learner) {
         learners[run[0].learner].1.responses = run
             .iter()

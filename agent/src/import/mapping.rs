@@ -7,7 +7,8 @@
 //! learner = "user_id"
 //! item = "problem_id"
 //! competencies = { column = "skills", separator = "|" }   # no separator: one competency (or a list)
-//! order = { column = "order", kind = "number" }           # or "time": RFC 3339
+//! order = { column = "order", kind = "number" }           # or "time": RFC 3339; within = "term": first by that
+//!                                                       # column's text, where the order begins anew in each
 //! outcome = { column = "correct" }                        # 0/1, true/false; or threshold = 0.6: right from 0.6 on
 //! attributes = ["sex"]            # group attributes to keep for the bias audit
 //! institution = "school_id"       # files that hold several institutions
@@ -86,6 +87,8 @@ pub(super) struct Competencies {
 pub(super) struct Order {
     pub(super) column: String,
     pub(super) kind: OrderKind,
+    /// A column by whose text rows are ordered first.
+    pub(super) within: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -181,6 +184,7 @@ impl Mapping {
             &self.outcome.column,
         ]
         .into_iter()
+        .chain(self.order.within.as_deref())
         .chain(self.attributes.iter().map(String::as_str))
         .chain(self.institution.as_deref())
         .chain(self.held_out.as_ref().map(|held_out| held_out.column.as_str()));
@@ -240,6 +244,7 @@ impl Mapping {
             item: at(&self.item),
             competencies: at(&self.competencies.column),
             order: at(&self.order.column),
+            within: self.order.within.as_deref().map(at),
             outcome: at(&self.outcome.column),
             attributes: self.attributes.iter().map(|name| at(name)).collect(),
             institution: self.institution.as_deref().map(at),
@@ -300,6 +305,7 @@ pub(super) struct Layout {
     pub(super) item: usize,
     pub(super) competencies: usize,
     pub(super) order: usize,
+    pub(super) within: Option<usize>,
     pub(super) outcome: usize,
     pub(super) attributes: Vec<usize>,
     pub(super) institution: Option<usize>,

@@ -305,6 +305,26 @@ fn institutions_are_chosen_ignored_and_listed() {
 }
 
 #[test]
+fn an_order_that_begins_anew_in_each_term_is_within_it() {
+    let text = MAPPING.replace(
+        "kind = \"number\" }",
+        "kind = \"number\", within = \"term\" }\n    attributes = [\"year\"]",
+    );
+    let rows = "ann,i3,a,1,1,0,2014J,7\nann,i1,a,5,1,0,2013B,6\nann,i2,a,2,1,0,2013J,6\n\
+                ann,i4,a,9,1,0,2014J,8\n";
+    let (_dir, path) =
+        file("a.csv", format!("user,item,skills,order,correct,fold,term,year\n{rows}"));
+    let read = |text: &str| read(&path, &Mapping::parse(text).unwrap(), None);
+    let imported = read(&text).unwrap();
+    let learner = &imported.learners[0];
+    let items: Vec<&str> = learner.responses.iter().map(|r| r.item.as_str()).collect();
+    assert_eq!(items, ["i1", "i2", "i3", "i4"]);
+    assert_eq!(learner.attributes["year"], "8", "the latest term's");
+    assert_eq!(learner.responses.len(), 4);
+    assert!(read(&text.replace("\"term\"", "\"none\"")).is_err(), "there is no such column");
+}
+
+#[test]
 fn attributes_are_what_the_latest_row_says() {
     let rows = "user,item,skills,order,correct,fold,sex\n\
                 ann,i1,a,2,1,0,f\nann,i1,a,1,1,0,x\nann,i1,a,3,1,0,\nbob,i1,a,1,1,1,\n";

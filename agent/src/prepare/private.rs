@@ -87,8 +87,8 @@ fn run(
             let work = PrivateWork::Evaluate { shared, statistics, candidate };
             Ok(trainer.run_private(work, sums, effort)?)
         }
-        // The other two have no vector, which the encoding said already.
-        Stage::Statistics | Stage::Support | Stage::Totals => {
+        // The others have no vector, which the encoding said already.
+        Stage::Statistics | Stage::Support | Stage::Totals | Stage::Audit => {
             Ok(trainer.run_private(PrivateWork::Statistics { shared }, sums, effort)?)
         }
     }

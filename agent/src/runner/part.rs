@@ -33,6 +33,7 @@ use crate::{
     model::{Effort, ModelError},
     policy::{Policy, PolicyError},
     prepare::{self, PrepareError, Values},
+    records::Learner,
     rounds::{Attempt, RoundError},
     session::{Action, OWN_REASON, Refusal, SessionEvent, Step, Surroundings},
     session_file::InputWriter,
@@ -174,12 +175,25 @@ impl Runner {
         if let Some(reason) = policy.obstacle(learners, self.home.clock.now()) {
             return Ok(Some(reason));
         }
+        if let Some(reason) = self.other_model(plan) {
+            return Ok(Some(reason));
+        }
         let limits = self.home.limits();
         let answers = if reads_records { held.rows } else { 0 };
         if let Some(reason) = limits.too_large(answers, plan.encoding.dimension()) {
             return Ok(Some(reason));
         }
         Ok(prepare::inputs(plan).err().map(|error| error.to_string()))
+    }
+
+    /// An audit is of the model that serves here, or it would not say how learners fare.
+    fn other_model(&self, plan: &Plan) -> Option<String> {
+        let asked = plan.hyper.audit.as_ref()?.model;
+        let installed = self.home.book.read(|state| state.model().map(|(model, _)| model.manifest));
+        (installed != Some(asked)).then(|| {
+            "the audit is of another model than the one that serves here; ask for it again when the newest \
+             release is installed".to_owned()
+        })
     }
 
     // --- Refusals ------------------------------------------------------------------------------
@@ -476,13 +490,34 @@ fn compute(
 ) -> Result<Digest, Failure> {
     let plan = &view.plan.body;
     let effort = Effort::new(Arc::clone(&cancel), home.limits().training_cpu_percent);
-    let values = match prepare::input(plan, registry, &home.blobs, trainer, &effort) {
+    let computed = match prepare::bias_audit::is_audit(plan) {
+        true => audit(home, plan, trainer.learners(), &effort)?,
+        false => prepare::input(plan, registry, &home.blobs, trainer, &effort),
+    };
+    let values = match computed {
         Ok(values) => values,
         Err(PrepareError::Stage(ModelError::Cancelled)) => return Err(Failure::Stopped),
         Err(PrepareError::Blob(error)) => return Err(unreadable(home, error)),
         Err(error) => return Err(Failure::Leave(error.to_string())),
     };
     write_input(home, plan, &values, &cancel)
+}
+
+/// This institution's part in a bias audit, of the model that serves and by the policy that is signed.
+fn audit(
+    home: &Home,
+    plan: &Plan,
+    learners: &[Learner],
+    effort: &Effort,
+) -> Result<Result<Values, PrepareError>, Failure> {
+    let policy = policy_in_force(home).map_err(|error| Failure::Leave(error.to_string()))?;
+    let asked = plan.hyper.audit.as_ref().map(|question| question.model);
+    let serving = home.model().filter(|(installed, _)| Some(installed.manifest) == asked);
+    let Some((_, model)) = serving else {
+        return Err(Failure::Leave("the model that is to be audited serves no more".to_owned()));
+    };
+    let permitted = policy.audited();
+    Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, (&model, learners), effort))
 }
 
 /// Fixes the public numbers of a load test.

@@ -37,6 +37,10 @@ pub enum Refusal {
         "the sum would hold {differ} institutions more or less than that of round {round}, over the same records: the difference would be of fewer than {least}"
     )]
     TooClose { round: RoundId, differ: usize, least: usize },
+    #[error(
+        "the audit counts other groups than that of round {round}, over the same records: the difference would be of those in between"
+    )]
+    OtherGroups { round: RoundId },
     #[error("the plan is malformed: {0}")]
     Malformed(&'static str),
     #[error("{0} on the list is not on the roster, or its signature does not verify")]
@@ -73,6 +77,9 @@ impl Refusal {
             Self::Price(_) => "its privacy budget does not bear this plan".to_owned(),
             Self::TooClose { .. } => {
                 "the sum would differ from an earlier one by too few institutions".to_owned()
+            }
+            Self::OtherGroups { .. } => {
+                "the audit counts other groups than an earlier one".to_owned()
             }
             other => other.to_string(),
         }

@@ -1,5 +1,6 @@
 //! The participant machine against a coordinator that may do anything but forge signatures.
 
+mod audit;
 mod price;
 
 use collegium_shared::{
@@ -72,6 +73,7 @@ impl World {
             min_honest: 2,
             min_learners: 0,
             attributes: None,
+            smallest_cell: None,
             max_upload_mib: None,
             hours: Vec::new(),
             hold: false,

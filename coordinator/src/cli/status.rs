@@ -2,6 +2,7 @@
 
 use std::{io::Write, path::Path};
 
+use collegium_shared::architecture::BIAS_AUDIT_1;
 use serde_json::Value;
 
 use super::{ask, say};
@@ -76,10 +77,12 @@ fn print_status(answer: &Value) {
                 ending => plain(&ending["end"]),
             };
             line("task", format!("{} ({ending})", plain(&t["task"])));
-            line(
-                "steps",
-                format!("{} of {}", t["steps"].as_u64().unwrap_or_default(), t["rounds"]),
-            );
+            if t["architecture"] != BIAS_AUDIT_1 {
+                line(
+                    "steps",
+                    format!("{} of {}", t["steps"].as_u64().unwrap_or_default(), t["rounds"]),
+                );
+            }
             line(
                 "rounds",
                 format!("{} with a sum, {} without", t["rounds_completed"], t["rounds_failed"]),
@@ -102,6 +105,14 @@ fn print_status(answer: &Value) {
                 );
             }
         }
+    }
+    for review in answer["open_reviews"].as_array().into_iter().flatten() {
+        let (number, gaps) = (&review["number"], &review["gaps"]);
+        let (audit, attribute) = (plain(&review["audit"]), plain(&review["attribute"]));
+        line(
+            "review",
+            format!("{number} is open: {attribute} of audit {audit}, {gaps} gaps; see: bias list"),
+        );
     }
     print_presence(&answer["presence"]);
     if let Some(reason) = answer["waiting"].as_str() {

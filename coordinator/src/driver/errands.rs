@@ -123,6 +123,9 @@ impl Driver {
         stage: &architecture::Stage,
         digested: Digested,
     ) -> Result<(), JournalError> {
+        if let Some(report) = digested.report {
+            return self.audited(*report);
+        }
         let Some(task) = self.state.network.task() else { return Ok(()) };
         let step = task.candidate().map_or(0, |candidate| candidate.step);
         if let Some(metrics) = digested.metrics.filter(|_| !task.evaluated(step)) {

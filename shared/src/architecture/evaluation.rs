@@ -155,7 +155,7 @@ impl Evaluation {
 }
 
 /// The bin of a probability: bisection, because a float has no checked conversion to an index.
-fn bin(p: f64, bins: usize) -> usize {
+pub(super) fn bin(p: f64, bins: usize) -> usize {
     let (mut low, mut high) = (0, bins);
     while high - low > 1 {
         let middle = usize::midpoint(low, high);

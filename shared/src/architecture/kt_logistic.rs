@@ -87,6 +87,7 @@ pub fn segments(stage: &Stage, hyper: &Hyper, sizes: Sizes) -> Vec<SegmentSpec> 
             all
         }
         Stage::Evaluate => evaluation::segments(),
+        Stage::Audit => Vec::new(),
     }
 }
 
@@ -95,7 +96,7 @@ pub fn segments(stage: &Stage, hyper: &Hyper, sizes: Sizes) -> Vec<SegmentSpec> 
 fn private_segments(stage: &Stage, Sizes { items, competencies }: Sizes) -> Vec<SegmentSpec> {
     let segment = |name: &str, len, bound| SegmentSpec { name: name.to_owned(), len, bound };
     match stage {
-        Stage::Support | Stage::Totals => Vec::new(),
+        Stage::Support | Stage::Totals | Stage::Audit => Vec::new(),
         Stage::Statistics => vec![
             segment("skill_right", competencies, PRIVATE_BOUND),
             segment("skill_wrong", competencies, PRIVATE_BOUND),

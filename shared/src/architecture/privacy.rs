@@ -149,7 +149,7 @@ impl LearnerPrivacy {
                 let segments = &["eval_positive", "eval_negative"];
                 vec![group(Population::HeldOut, segments, self.evaluation)]
             }
-            Stage::Support | Stage::Totals => Vec::new(),
+            Stage::Support | Stage::Totals | Stage::Audit => Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use super::{DENSE, LearnerPrivacy, Optimizer};
+use super::{BiasQuestion, DENSE, LearnerPrivacy, Optimizer};
 
 /// Settings of a task that no run could use.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -42,6 +42,9 @@ pub struct Hyper {
     /// Bounds on each learner's part in every sum, and noise; none: sums are exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<LearnerPrivacy>,
+    /// What a bias audit asks; none of any other task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Box<BiasQuestion>>,
 }
 
 fn default_ridge_dense() -> f64 {
@@ -67,6 +70,7 @@ impl Default for Hyper {
             ridge_dense: default_ridge_dense(),
             ridge_skill: default_ridge_skill(),
             privacy: None,
+            audit: None,
         }
     }
 }

@@ -4,10 +4,15 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context;
-use collegium_shared::{ids::InstitutionId, protocol::Cohort};
+use collegium_shared::{
+    architecture::{BIAS_AUDIT_1, KT_LOGISTIC_1},
+    ids::InstitutionId,
+    protocol::Cohort,
+};
 use serde_json::Value;
 
 use super::{
+    bias::Audit,
     population::{Population, Site},
     screen::Screen,
     stop::Stop,
@@ -32,6 +37,8 @@ pub(super) struct Consortium<'a> {
     pub(super) victim: InstitutionId,
     /// What the task may cost each learner, if it is private.
     pub(super) epsilon: Option<f64>,
+    /// What is asked about the model in the end.
+    pub(super) audit: Option<&'a Audit>,
 }
 
 impl<'a> Consortium<'a> {
@@ -39,7 +46,7 @@ impl<'a> Consortium<'a> {
     pub(super) fn set_up(
         dir: &Path,
         population: &'a Population,
-        epsilon: Option<f64>,
+        (epsilon, audit): (Option<f64>, Option<&'a Audit>),
         screen: &Screen,
         stop: &Stop,
     ) -> anyhow::Result<Self> {
@@ -61,7 +68,7 @@ impl<'a> Consortium<'a> {
         let answers: usize = sites.iter().map(Site::answers).sum();
         screen.note(&format!("  records        {answers} answers imported: {}", sizes(sites)));
         let cohort = Cohort::proposed(n);
-        let policy = policy(cohort, epsilon);
+        let policy = policy(cohort, epsilon, audit);
         workers::each(sites, stop, |site| network.set_policy(&site.name, &policy))?;
         screen.note(&format!(
             "  policies       written: sums over {} at least, {} of them honest, {} may collude",
@@ -72,7 +79,7 @@ impl<'a> Consortium<'a> {
         let victim = middle(sites).context("there is no institution")?.name.clone();
         let processes = start_agents(&mut network, sites, &victim)?;
         screen.note(&format!("  agents         {n} started in {processes} processes"));
-        Ok(Self { network, population, victim, epsilon })
+        Ok(Self { network, population, victim, epsilon, audit })
     }
 
     /// Starts the task.
@@ -140,13 +147,25 @@ impl<'a> Consortium<'a> {
     }
 }
 
-fn policy(Cohort { c_max, min_honest }: Cohort, epsilon: Option<f64>) -> String {
+fn policy(
+    Cohort { c_max, min_honest }: Cohort,
+    epsilon: Option<f64>,
+    audit: Option<&Audit>,
+) -> String {
     let n_min = Cohort { c_max, min_honest }.n_min();
     let budget =
         epsilon.map(|epsilon| format!("\n[privacy]\nepsilon = {epsilon}\n")).unwrap_or_default();
+    let mut tasks = vec![TASK];
+    let mut architectures = vec![KT_LOGISTIC_1];
+    let mut attributes = String::new();
+    if let Some(audit) = audit {
+        tasks.push(audit.task());
+        architectures.push(BIAS_AUDIT_1);
+        attributes = format!("attributes = {:?}\n", audit.attributes());
+    }
     format!(
         "# Written by the demo: what the coordinator proposes for this many institutions.\n\
-         tasks = [\"{TASK}\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = {c_max}\n\
+         tasks = {tasks:?}\narchitectures = {architectures:?}\n{attributes}c_max = {c_max}\n\
          n_min = {n_min}\nmin_honest = {min_honest}\n{budget}"
     )
 }

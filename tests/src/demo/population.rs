@@ -212,7 +212,12 @@ fn write_table(path: &Path, learners: &[Learner]) -> anyhow::Result<PathBuf> {
 
 /// An attribute's column, which must not be taken for one of the others.
 fn attribute(name: &str) -> String {
-    format!("group_{name}")
+    match name {
+        "learner" | "item" | "competencies" | "order" | "correct" | "held_out" => {
+            format!("group_{name}")
+        }
+        name => name.to_owned(),
+    }
 }
 
 fn write_mapping(path: &Path, attributes: &[String]) -> anyhow::Result<PathBuf> {

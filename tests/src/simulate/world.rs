@@ -503,6 +503,7 @@ impl World {
             rounds,
             hyper,
             privacy: None,
+            audit: None,
             cohort: Some(COHORT),
             deadlines: Deadlines {
                 ready: PHASE,

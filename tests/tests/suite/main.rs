@@ -10,6 +10,7 @@ mod agent_commands;
 mod agents;
 mod attacks;
 mod benchmarks;
+mod bias_audit;
 mod certificates;
 mod clocks;
 mod commands;

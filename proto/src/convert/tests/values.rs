@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use collegium_shared::{
-    architecture::{Hyper, LearnerPrivacy, Local, Mechanism, Optimizer, Second, Server, Stage},
+    architecture::{
+        BiasQuestion, BiasScope, Hyper, LearnerPrivacy, Local, Mechanism, Optimizer, Second,
+        Server, Stage, bias_audit::Measure,
+    },
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::{InstitutionId, RoundId, TaskId},
@@ -17,9 +20,10 @@ use collegium_shared::{
     signed::Signed,
 };
 use proptest::{
-    collection::{btree_set, vec},
+    collection::{btree_map, btree_set, vec},
     option,
     prelude::*,
+    sample::select,
 };
 
 use super::super::{Documents, DownloadFrom, Instance, PollQuery, Polled, UploadPiece};
@@ -182,6 +186,7 @@ fn stage() -> impl Strategy<Value = Stage> {
         Just(Stage::Totals),
         any::<u32>().prop_map(|step| Stage::Train { step }),
         Just(Stage::Evaluate),
+        Just(Stage::Audit),
     ]
 }
 
@@ -219,12 +224,32 @@ fn hyper() -> impl Strategy<Value = Hyper> {
             norm,
         },
     );
-    (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy())).prop_map(
-        |(optimizer, ridge_dense, ridge_skill, privacy)| Hyper {
+    (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy()), option::of(audit().prop_map(Box::new)))
+        .prop_map(|(optimizer, ridge_dense, ridge_skill, privacy, audit)| Hyper {
             optimizer,
             ridge_dense,
             ridge_skill,
             privacy,
+            audit,
+        })
+}
+
+fn audit() -> impl Strategy<Value = BiasQuestion> {
+    let values = btree_set("[a-z]{1,8}", 1..4).prop_map(|all| all.into_iter().collect());
+    let attributes = btree_map("[a-z]{1,8}", values, 1..4);
+    let thresholds = btree_map(select(Measure::ALL.to_vec()), 1e-3..1.0, 0..4);
+    (digest(), attributes, 5_u32..100, thresholds).prop_map(
+        |(model, attributes, smallest_cell, thresholds)| {
+            let (smallest_part, band, exposure_learners) = (smallest_cell / 2, [0.5, 0.75], 50);
+            let scope = BiasScope {
+                attributes,
+                smallest_cell,
+                smallest_part,
+                band,
+                exposure_learners,
+                thresholds,
+            };
+            BiasQuestion { model, scope }
         },
     )
 }
