@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        records::Response,
+        records::{Features, Response},
         trainer::tests::{federate, simulated},
     };
 
@@ -179,7 +179,13 @@ mod tests {
 
     fn new_learner() -> Learner {
         let attributes = BTreeMap::new();
-        Learner { id: "new".to_owned(), held_out: true, attributes, responses: Vec::new() }
+        Learner {
+            id: "new".to_owned(),
+            held_out: true,
+            attributes,
+            responses: Vec::new(),
+            features: Features::default(),
+        }
     }
 
     #[test]

@@ -597,6 +597,7 @@ impl Vault {
 }
 
 fn merge(learner: &mut Learner, later: Learner) {
+    learner.features.append(learner.responses.len(), &later.features, later.responses.len());
     learner.responses.extend(later.responses);
     learner.attributes.extend(later.attributes);
 }

@@ -301,6 +301,7 @@ impl SimulatedInstitution {
                 held_out: row.held_out,
                 attributes: [("group".to_owned(), row.group.to_owned())].into(),
                 responses: Vec::new(),
+                features: Default::default(),
             });
             learner.responses.push(Response {
                 item: row.item.clone(),

@@ -42,7 +42,13 @@ pub(crate) fn open(dir: &tempfile::TempDir) -> Result<Home, HomeError> {
 fn learner(id: &str) -> Learner {
     let response = Response { item: "x".into(), competencies: vec!["k".into()], correct: true };
     let attributes = BTreeMap::new();
-    Learner { id: id.into(), held_out: false, attributes, responses: vec![response] }
+    Learner {
+        id: id.into(),
+        held_out: false,
+        attributes,
+        responses: vec![response],
+        features: Default::default(),
+    }
 }
 
 fn write_input(home: &Home, round: &RoundId) -> Digest {

@@ -77,6 +77,19 @@ impl Cell<'_> {
         if found.is_empty() { Err("is empty") } else { Ok(found) }
     }
 
+    /// A number that may be missing. What single precision cannot hold becomes the largest that it can.
+    pub(super) fn feature(&self) -> Result<Option<f32>, Problem> {
+        match self {
+            Self::Number(value) if value.is_nan() => Ok(None),
+            Self::Boolean(value) => Ok(Some(f32::from(u8::from(*value)))),
+            _ => match self.number() {
+                Ok(value) => Ok(Some(single(value))),
+                Err("is missing") => Ok(None),
+                Err(problem) => Err(problem),
+            },
+        }
+    }
+
     /// Right or wrong. Without a threshold only 0, 1, true and false are read.
     pub(super) fn outcome(&self, threshold: Option<f64>) -> Result<bool, Problem> {
         match (self, threshold) {
@@ -152,6 +165,11 @@ fn checked(text: &str) -> Result<&str, Problem> {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "what is too large was cut off")]
+fn single(value: f64) -> f32 {
+    value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
+}
+
 /// Maps finite numbers to integers in the same order (IEEE 754-2008, totalOrder); -0 and 0 are one.
 fn sortable(value: f64) -> i64 {
     let bits = (value + 0.0).to_bits().cast_signed();
@@ -204,6 +222,19 @@ mod tests {
             assert!(bad.competencies(&split).is_err(), "{bad:?}");
         }
         assert_eq!(text(&many[..64].join("|")).competencies(&split).unwrap().len(), 64);
+    }
+
+    #[test]
+    fn features_may_be_missing_and_overflow_nothing() {
+        for missing in [Cell::Missing, text(" "), Cell::Number(f64::NAN)] {
+            assert_eq!(missing.feature(), Ok(None), "{missing:?}");
+        }
+        assert_eq!(text("2.5").feature(), Ok(Some(2.5)));
+        assert_eq!(Cell::Boolean(true).feature(), Ok(Some(1.0)));
+        assert_eq!(Cell::Number(-1e300).feature(), Ok(Some(f32::MIN)));
+        for bad in [text("x"), Cell::Number(f64::INFINITY), Cell::List(vec![])] {
+            assert!(bad.feature().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! From rows to learners: checks each row, keeps accepted ones compactly (40 bytes and shared names), and
+//! From rows to learners: checks each row, keeps accepted ones compactly (48 bytes, its numbers and shared names), and
 //! at the end sorts them by learner and order. Owns the counts; reads no file.
 
 use std::{
@@ -14,7 +14,7 @@ use super::{
     columns::Shape,
     mapping::{Layout, Mapping},
 };
-use crate::records::{Learner, Response};
+use crate::records::{Features, Learner, Response};
 
 /// An accepted row; the numbers point into the collector's tables.
 struct Row {
@@ -24,6 +24,8 @@ struct Row {
     position: i64,
     period: u32,
     correct: bool,
+    /// Where its numbers begin.
+    features: usize,
 }
 
 /// A learner while rows still arrive.
@@ -48,6 +50,7 @@ struct Parsed {
     correct: bool,
     held_out: bool,
     attributes: Vec<Option<String>>,
+    features: Vec<Option<f32>>,
 }
 
 /// A refusal: the column among the layout's, and the problem.
@@ -127,6 +130,8 @@ pub(super) struct Collector<'m> {
     competencies: Names<Vec<String>>,
     values: Names<String>,
     periods: Periods,
+    /// Row by row; NaN where one is missing.
+    features: Vec<f32>,
     rows: Vec<Row>,
     read: u64,
     ignored_rows: u64,
@@ -152,6 +157,7 @@ impl<'m> Collector<'m> {
             competencies: Names::new(),
             values: Names::new(),
             periods: Periods::default(),
+            features: Vec::new(),
             rows: Vec::new(),
             read: 0,
             ignored_rows: 0,
@@ -225,6 +231,7 @@ impl<'m> Collector<'m> {
             let cell = cells[*at].attribute().map_err(|problem| (*at, problem))?;
             Ok(cell.map(|value| value.into_owned()))
         };
+        let feature = |at: &usize| cells[*at].feature().map_err(|problem| (*at, problem));
         let period = self.layout.within.map(name).transpose()?.unwrap_or_default().into_owned();
         Ok(Parsed {
             learner: learner_id,
@@ -241,6 +248,7 @@ impl<'m> Collector<'m> {
                 .map_err(|problem| (outcome, problem))?,
             held_out,
             attributes: self.layout.attributes.iter().map(attribute).collect::<Result<_, _>>()?,
+            features: self.layout.features.iter().map(feature).collect::<Result<_, _>>()?,
         })
     }
 
@@ -280,7 +288,9 @@ impl<'m> Collector<'m> {
             position: parsed.position,
             period,
             correct: parsed.correct,
+            features: self.features.len(),
         });
+        self.features.extend(parsed.features.into_iter().map(|value| value.unwrap_or(f32::NAN)));
     }
 
     /// Checks the file as a whole and builds the learners.
@@ -308,7 +318,8 @@ impl<'m> Collector<'m> {
             .map(|entry| (entry.institution, learner(entry, attribute_names, &values)))
             .collect();
         let (items, competencies) = (self.items.into_vec(), self.competencies.into_vec());
-        answer(&mut learners, self.rows, &self.periods.ranks(), &items, &competencies);
+        let features = (&*self.mapping.features(), &*self.features);
+        answer(&mut learners, self.rows, &self.periods.ranks(), (&items, &competencies), features);
 
         let mut by_institution: BTreeMap<String, Vec<Learner>> = BTreeMap::new();
         for (institution, learner) in learners {
@@ -361,7 +372,13 @@ fn learner(entry: Entry, names: &[String], values: &[String]) -> Learner {
         .zip(&entry.attributes)
         .filter_map(|(name, kept)| kept.map(|(_, value)| (name.clone(), values[value].clone())))
         .collect();
-    Learner { id: entry.id, held_out: entry.held_out, attributes, responses: Vec::new() }
+    Learner {
+        id: entry.id,
+        held_out: entry.held_out,
+        attributes,
+        responses: Vec::new(),
+        features: Features::default(),
+    }
 }
 
 /// Gives the learners their responses, oldest first; the file's order decides between equal positions.
@@ -369,13 +386,19 @@ fn answer(
     learners: &mut [(usize, Learner)],
     mut rows: Vec<Row>,
     ranks: &[usize],
-    items: &[String],
-    competencies: &[Vec<String>],
+    (items, competencies): (&[String], &[Vec<String>]),
+    (names, features): (&[String], &[f32]),
 ) {
     let rank = |row: &Row| ranks.get(row.period as usize).copied().unwrap_or_default();
     rows.sort_by_key(|row| (row.learner, rank(row), row.position));
     for run in rows.chunk_by(|a, b| a.learner == b.learner) {
-        learners[run[0].learner].1.responses = run
+        let learner = &mut learners[run[0].learner].1;
+        let of = |row: &Row| {
+            let values = &features[row.features..row.features + names.len()];
+            values.iter().map(|value| (!value.is_nan()).then_some(*value)).collect()
+        };
+        learner.features = Features::new(names, run.iter().map(of));
+        learner.responses = run
             .iter()
             .map(|row| Response {
                 item: items[row.item].clone(),

@@ -11,6 +11,7 @@
 //!                                                       # column's text, where the order begins anew in each
 //! outcome = { column = "correct" }                        # 0/1, true/false; or threshold = 0.6: right from 0.6 on
 //! attributes = ["sex"]            # group attributes to keep for the bias audit
+//! features = { clicks = "clicks_7" }  # numbers known before the answer: the network's name, this file's column
 //! institution = "school_id"       # files that hold several institutions
 //! ignore_institution = ["-1"]     # values that stand for "unknown": such rows are left out
 //! held_out = { column = "fold", equals = "0" }            # or held_out_fraction = 0.2
@@ -19,6 +20,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -37,6 +39,8 @@ const MOST_ROWS: u64 = 1_000_000_000;
 const DEFAULT_HELD_OUT: f64 = 0.2;
 /// Half of the learners must remain to train on.
 const MOST_HELD_OUT: f64 = 0.5;
+/// More would make records large without need.
+const MOST_FEATURES: usize = 256;
 const DEFAULT_REFUSED_SHARE: f64 = 0.05;
 
 /// File formats that can be read.
@@ -64,6 +68,8 @@ pub struct Mapping {
     pub(super) outcome: Outcome,
     #[serde(default)]
     attributes: Vec<String>,
+    #[serde(default)]
+    features: BTreeMap<String, String>,
     institution: Option<String>,
     #[serde(default)]
     ignore_institution: Vec<Scalar>,
@@ -186,6 +192,7 @@ impl Mapping {
         .into_iter()
         .chain(self.order.within.as_deref())
         .chain(self.attributes.iter().map(String::as_str))
+        .chain(self.features.values().map(String::as_str))
         .chain(self.institution.as_deref())
         .chain(self.held_out.as_ref().map(|held_out| held_out.column.as_str()));
         for column in all {
@@ -199,6 +206,11 @@ impl Mapping {
     /// The group attributes that are kept.
     pub fn attributes(&self) -> &[String] {
         &self.attributes
+    }
+
+    /// The names of the numbers that are kept with each answer, sorted.
+    pub fn features(&self) -> Vec<String> {
+        self.features.keys().cloned().collect()
     }
 
     pub(super) fn format_of(&self, path: &Path) -> Result<Format, ImportError> {
@@ -247,6 +259,7 @@ impl Mapping {
             within: self.order.within.as_deref().map(at),
             outcome: at(&self.outcome.column),
             attributes: self.attributes.iter().map(|name| at(name)).collect(),
+            features: self.features.values().map(|column| at(column)).collect(),
             institution: self.institution.as_deref().map(at),
             held_out: self.held_out.as_ref().map(|held_out| at(&held_out.column)),
             columns: columns.into_iter().map(str::to_owned).collect(),
@@ -266,6 +279,12 @@ impl Mapping {
         let fraction = self.held_out_fraction();
         let checks = [
             (self.columns().iter().any(|c| c.is_empty()), "a column's name is empty"),
+            (self.features.keys().any(|name| name.is_empty()), "a feature's name is empty"),
+            (self.features.len() > MOST_FEATURES, "there are more than 256 features"),
+            (
+                self.features.values().any(|column| *column == self.outcome.column),
+                "the outcome's column is a feature: it would predict itself; remove it",
+            ),
             (
                 self.delimiter.is_some_and(|d| !d.is_ascii() || matches!(d, '"' | '\n' | '\r')),
                 "delimiter must be one ASCII character other than a quote or a line break",
@@ -308,6 +327,7 @@ pub(super) struct Layout {
     pub(super) within: Option<usize>,
     pub(super) outcome: usize,
     pub(super) attributes: Vec<usize>,
+    pub(super) features: Vec<usize>,
     pub(super) institution: Option<usize>,
     pub(super) held_out: Option<usize>,
 }

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::records::Features;
 
 const MAPPING: &str = r#"
     learner = "user"
@@ -332,6 +333,25 @@ fn attributes_are_what_the_latest_row_says() {
     let learners = read(&path, &mapping("attributes = [\"sex\"]"), None).unwrap().learners;
     assert_eq!(learners[0].attributes["sex"], "f");
     assert!(learners[1].attributes.is_empty());
+}
+
+#[test]
+fn numbers_go_with_the_answers_they_were_known_before() {
+    let (_dir, path) = file(
+        "a.csv",
+        "user,item,skills,order,correct,fold,c7,days\n\
+         ann,i1,a,2,1,0,4,\nann,i2,a,1,0,0,,2.5\nbob,i1,a,1,1,1,1e300,0\nbob,i2,a,2,1,1,many,1\n",
+    );
+    let features = "features = { clicks = \"c7\", days = \"days\" }";
+    let imported = read(&path, &mapping(features), None).unwrap();
+    let names: Vec<String> = ["clicks", "days"].map(str::to_owned).to_vec();
+    let [ann, bob] = &imported.learners[..] else { panic!("two learners") };
+    let rows = [vec![None, Some(2.5)], vec![Some(4.0), None]];
+    assert_eq!(ann.features, Features::new(&names, rows));
+    assert_eq!(bob.features, Features::new(&names, [vec![Some(f32::MAX), Some(0.0)]]));
+    assert_eq!(imported.summary.refused[0].reason, "column `c7` expected a number");
+    let error = Mapping::parse(&format!("{MAPPING}\nfeatures = {{ right = \"correct\" }}"));
+    assert!(error.unwrap_err().to_string().contains("predict itself"));
 }
 
 #[test]

@@ -524,6 +524,7 @@ pub(crate) mod tests {
             held_out: u % 3 == 2,
             attributes: Default::default(),
             responses: (0..12).map(|t| answer(u, t)).collect(),
+            features: Default::default(),
         };
         (0..6).map(learner).collect()
     }

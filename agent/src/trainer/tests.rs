@@ -168,6 +168,7 @@ pub(crate) fn simulated(seed: u64, institutions: usize, learners: usize) -> Vec<
                 held_out: u % 5 == 0,
                 attributes: Default::default(),
                 responses,
+                features: Default::default(),
             });
         }
         world.push(school);

@@ -18,7 +18,7 @@ use super::{
     key::VaultKey,
     log::{Entry, Header, Kind, LogId, Tag},
 };
-use crate::records::Learner;
+use crate::records::{Features, Learner};
 
 /// A learner's own key, and what must be known of a learner before any record is opened.
 pub(super) struct LearnerKey {
@@ -103,13 +103,26 @@ impl Sealer {
         key: &Key,
         records: &Learner,
     ) -> Result<Entry, CryptoError> {
-        let plain = postcard::to_allocvec(records).map_err(|_| CryptoError::BadSeal)?;
+        let mut plain = postcard::to_allocvec(records).map_err(|_| CryptoError::BadSeal)?;
+        // Behind the rest, so that what was sealed before there were features is read as it was.
+        if !records.features.is_empty() {
+            let features = postcard::to_allocvec(&records.features);
+            plain.extend(features.map_err(|_| CryptoError::BadSeal)?);
+        }
         self.seal(Kind::Records, sequence, tag, key, &Secret::new(plain))
     }
 
     pub(super) fn open_records(&self, entry: &Entry, key: &Key) -> Result<Learner, CryptoError> {
         let plain = self.open(Kind::Records, entry, key)?;
-        postcard::from_bytes(plain.expose()).map_err(|_| CryptoError::BadSeal)
+        let read = || {
+            let (records, rest) = postcard::take_from_bytes::<Learner>(plain.expose())?;
+            let features = match rest {
+                [] => Features::default(),
+                rest => postcard::from_bytes(rest)?,
+            };
+            Ok::<_, postcard::Error>(Learner { features, ..records })
+        };
+        read().map_err(|_| CryptoError::BadSeal)
     }
 
     pub(super) fn seal_import(

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::records::Response;
+use crate::records::{Features, Response};
 
 /// Where the first frame stands.
 const START: usize = 48;
@@ -32,7 +32,13 @@ fn learner(id: &str, items: &[&str]) -> Learner {
         })
         .collect();
     let attributes = BTreeMap::from([("group".to_owned(), format!("of-{id}"))]);
-    Learner { id: id.to_owned(), held_out: id.starts_with('h'), attributes, responses }
+    Learner {
+        id: id.to_owned(),
+        held_out: id.starts_with('h'),
+        attributes,
+        responses,
+        features: Features::default(),
+    }
 }
 
 fn source(n: u8) -> Digest {
@@ -44,17 +50,18 @@ fn first() -> Vec<Learner> {
 }
 
 fn second() -> Vec<Learner> {
-    vec![learner("bob", &["i3"]), learner("ann", &["i4"])]
+    let mut ann = learner("ann", &["i4"]);
+    ann.features = Features::new(&["clicks".to_owned()], [vec![Some(3.5)]]);
+    vec![learner("bob", &["i3"]), ann]
 }
 
 /// Both imports as `learners` must give them back.
 fn both() -> Vec<Learner> {
-    vec![
-        learner("ann", &["i1", "i2", "i4"]),
-        learner("bob", &["i3"]),
-        learner("hal", &["i1"]),
-        learner("zoe", &["i22", "i1"]),
-    ]
+    let mut ann = learner("ann", &["i1", "i2", "i4"]);
+    // What was imported before there were numbers has none.
+    let rows = [vec![None], vec![None], vec![Some(3.5)]];
+    ann.features = Features::new(&["clicks".to_owned()], rows);
+    vec![ann, learner("bob", &["i3"]), learner("hal", &["i1"]), learner("zoe", &["i22", "i1"])]
 }
 
 fn filled(dir: &Path) -> Vault {

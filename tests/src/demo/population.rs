@@ -293,6 +293,7 @@ mod tests {
             held_out,
             attributes: [("learner".to_owned(), "b".to_owned())].into(),
             responses: vec![answer("1", &["a|b", "c;d"], true), answer("2", &["c;d"], false)],
+            features: Default::default(),
         };
         let learners = vec![learner("x", false), learner("y", true)];
         let path = write_table(&dir.path().join("t.jsonl"), &learners).unwrap();

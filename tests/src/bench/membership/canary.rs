@@ -140,6 +140,7 @@ fn canary() -> Learner {
         held_out: false,
         attributes: Default::default(),
         responses: (0..ANSWERS).map(answer).collect(),
+        features: Default::default(),
     }
 }
 
