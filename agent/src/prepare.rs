@@ -4,11 +4,12 @@
 
 pub mod bias_audit;
 pub mod load_test;
+mod neural;
 mod private;
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadPrivacy, BadSums, LOAD_TEST_1, LearnerPrivacy, SharedSets,
+        self, Architecture, BadHyper, BadPrivacy, BadSums, LOAD_TEST_1, LearnerPrivacy, SharedSets,
         SharedStatistics, Sizes, Stage, Sums, Totals, UnknownArchitecture, load_test::Moves,
         placed,
     },
@@ -23,7 +24,7 @@ use thiserror::Error;
 
 use crate::{
     egress::Clipping,
-    model::{Effort, ModelError},
+    model::{self, Effort, ModelError, neural::Network},
     privacy::NoiseError,
     trainer::{Trainer, Work},
 };
@@ -31,11 +32,18 @@ use crate::{
 /// Room for a file's header beside its numbers, in bytes.
 const HEADER: u64 = 1 << 16;
 
+/// The most parameters of a neural network.
+const MOST_NEURAL: u64 = 1 << 22;
+
 /// Why there is no input for a plan.
 #[derive(Debug, Error)]
 pub enum PrepareError {
     #[error(transparent)]
     Architecture(#[from] UnknownArchitecture),
+    #[error("the plan's settings: {0}")]
+    Settings(#[from] BadHyper),
+    #[error("this agent cannot train {0}")]
+    NoTraining(Architecture),
     #[error("the plan names no {0}, which its stage needs")]
     Missing(&'static str),
     #[error("learner records have no part in this architecture")]
@@ -73,8 +81,9 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     match Architecture::lookup(&plan.architecture)? {
         Architecture::LoadTest1 => return needs(&[("start", given.start), candidate]),
         Architecture::BiasAudit1 => return bias_audit::inputs(plan),
-        Architecture::KtLogistic1 => {}
+        Architecture::KtLogistic1 | Architecture::Neural(_) => {}
     }
+    let curved = Architecture::lookup(&plan.architecture)? == Architecture::KtLogistic1;
     if plan.hyper.privacy.is_some() {
         return match plan.stage {
             Stage::Train { .. } => needs(&[statistics, ("start", given.start)]),
@@ -87,6 +96,9 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
         Stage::Support | Stage::Audit => Ok(Vec::new()),
         Stage::Statistics => needs(&[support]),
         Stage::Totals => needs(&[support, statistics]),
+        Stage::Train { .. } if !curved => {
+            needs(&[support, statistics, ("start", given.start), candidate])
+        }
         Stage::Train { .. } => {
             let (totals, start) = (("totals", given.totals), ("start", given.start));
             needs(&[support, statistics, totals, start, candidate])
@@ -98,7 +110,7 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
 /// The most bytes that an opened sum or a model over this registry can have.
 pub fn largest_blob(registry: &Registry) -> u64 {
     let Sizes { items, competencies } = registry.sizes();
-    let values = 2 * u64::from(items) + 5 * u64::from(competencies) + 2048;
+    let values = 2 * u64::from(items) + 5 * u64::from(competencies) + 2048 + MOST_NEURAL;
     8 * values + HEADER
 }
 
@@ -142,6 +154,7 @@ impl Values {
 
 /// The plan's inputs, read and checked.
 struct Basis<'a> {
+    architecture: Architecture,
     plan: &'a Plan,
     registry: &'a Registry,
     blobs: &'a Blobs,
@@ -156,10 +169,12 @@ pub fn input(
     trainer: &mut Trainer,
     effort: &Effort,
 ) -> Result<Values, PrepareError> {
-    if Architecture::lookup(&plan.architecture)? != Architecture::KtLogistic1 {
+    let architecture = Architecture::lookup(&plan.architecture)?;
+    if !matches!(architecture, Architecture::KtLogistic1 | Architecture::Neural(_)) {
         return Err(PrepareError::OtherArchitecture);
     }
-    let basis = Basis { plan, registry, blobs };
+    architecture.check(&plan.hyper)?;
+    let basis = Basis { architecture, plan, registry, blobs };
     if let (Some(privacy), Some(placed)) = (&plan.hyper.privacy, placed(plan)?) {
         return private::input(&basis, privacy, &placed, trainer, effort);
     }
@@ -211,6 +226,9 @@ impl Basis<'_> {
         }
         let shared = self.shared()?;
         self.check_encoding(shared.sizes())?;
+        if let Architecture::Neural(_) = self.architecture {
+            return neural::run(self, self.network()?, &shared, None, trainer, effort);
+        }
         let layout = architecture::layout(&shared.competencies);
         if layout.digest().ok() != self.plan.layout {
             return Err(PrepareError::Layout);
@@ -239,8 +257,13 @@ impl Basis<'_> {
 
     fn check_encoding(&self, sizes: Sizes) -> Result<(), PrepareError> {
         let Plan { stage, hyper, encoding: given, .. } = self.plan;
-        let expected = architecture::encoding(stage, hyper, sizes, given.n_max())?;
+        let expected = self.architecture.encoding(stage, hyper, sizes, given.n_max())?;
         check_encoding(given, &expected)
+    }
+
+    /// The training of the plan's network.
+    fn network(&self) -> Result<&'static dyn Network, PrepareError> {
+        model::neural::of(self.architecture).ok_or(PrepareError::NoTraining(self.architecture))
     }
 
     fn read(&self, what: &'static str, digest: Option<Digest>) -> Result<Vec<u8>, PrepareError> {

@@ -2,6 +2,7 @@
 //! that go into the secure sum. Owns the snapshot and what is derived from it; sends nothing, and
 //! clips nothing but the moves (encoding clips to each segment's bound).
 
+mod neural;
 mod private;
 
 use collegium_shared::architecture::{Evaluation, Hyper, SharedSets, SharedStatistics, Totals};
@@ -16,6 +17,7 @@ use crate::{
     records::Learner,
 };
 
+pub use neural::NeuralWork;
 pub use private::PrivateWork;
 
 /// Learners whose features are computed at once, and answers that are evaluated at once: between them
@@ -63,6 +65,7 @@ pub struct Trainer {
     own: Counts,
     prepared: Option<Prepared>,
     apart: Option<private::Apart>,
+    network: Option<neural::Ready>,
 }
 
 /// What depends on the published counts only, and so is the same in every round.
@@ -78,7 +81,7 @@ impl Trainer {
     /// `learners` are the snapshot that the whole task runs on.
     pub fn new(learners: Vec<Learner>) -> Self {
         let own = training_counts(&learners);
-        Self { learners, own, prepared: None, apart: None }
+        Self { learners, own, prepared: None, apart: None, network: None }
     }
 
     /// Training answers in the snapshot.

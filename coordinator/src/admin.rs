@@ -335,6 +335,7 @@ fn check_task(driver: &Driver, mut spec: TaskSpec) -> Result<(TaskSpec, Cohort, 
     secagg::check_cohort(members, c_max, min_honest).map_err(|error| error.to_string())?;
     let registry = registry.digest;
     bias::ask_about_newest(driver, &mut spec)?;
+    spec.fill_in();
     spec.calibrate(members, cohort).map_err(|error| error.to_string())?;
     Ok((spec, cohort, registry))
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, thread};
 
 use collegium_shared::{
     architecture::{
-        self, Architecture, BadSums, Coordinate, Evaluation, Init, Layout, Optimizer, Server,
-        SharedSets, Stage, TensorSpec, load_test,
+        Architecture, BadSums, Coordinate, Evaluation, Init, Layout, Optimizer, Server, SharedSets,
+        Stage, TensorSpec, load_test,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
@@ -26,7 +26,7 @@ use crate::{
     bias,
     round::{Position, Round},
     spool::{RoundFiles, SpoolError},
-    task::{Candidate, Opened, Task},
+    task::{Candidate, Opened, Task, TaskSpec},
 };
 
 /// The segment of a training sum that holds the moves, in the order of the layout.
@@ -304,7 +304,7 @@ pub fn step(
     }
     let server = match task.spec().architecture {
         Architecture::LoadTest1 | Architecture::BiasAudit1 => Server::Average,
-        Architecture::KtLogistic1 => {
+        Architecture::KtLogistic1 | Architecture::Neural(_) => {
             let optimizer = &task.spec().hyper.optimizer;
             check_moves(optimizer, opened.made.uploads.len(), layout.len(), sums)?;
             optimizer.server
@@ -444,7 +444,10 @@ fn narrow(value: f64) -> f32 {
 pub fn layout(task: &Task, registry: &Registry, blobs: &Blobs) -> Result<Layout, AggregateError> {
     match task.spec().load_test() {
         Some(layout) => Ok(layout),
-        None => Ok(architecture::layout(&shared_sets(task, registry, blobs)?.competencies)),
+        None => {
+            let TaskSpec { architecture, hyper, .. } = task.spec();
+            Ok(architecture.layout(hyper, &shared_sets(task, registry, blobs)?))
+        }
     }
 }
 
@@ -457,7 +460,7 @@ pub fn vector(
     blobs: &Blobs,
     n_max: u32,
 ) -> Result<(Encoding, Option<Digest>), AggregateError> {
-    let hyper = &task.spec().hyper;
+    let TaskSpec { architecture, hyper, .. } = task.spec();
     if hyper.audit.is_some() {
         return Ok((bias::report::vector(task, stage, blobs, n_max)?, None));
     }
@@ -466,11 +469,11 @@ pub fn vector(
         return Ok((encoding, Some(layout_digest(&layout)?)));
     }
     if *stage == Stage::Support {
-        return Ok((architecture::encoding(stage, hyper, registry.sizes(), n_max)?, None));
+        return Ok((architecture.encoding(stage, hyper, registry.sizes(), n_max)?, None));
     }
     let shared = shared_sets(task, registry, blobs)?;
-    let layout = architecture::layout(&shared.competencies);
-    let encoding = architecture::encoding(stage, hyper, shared.sizes(), n_max)?;
+    let layout = architecture.layout(hyper, &shared);
+    let encoding = architecture.encoding(stage, hyper, shared.sizes(), n_max)?;
     Ok((encoding, Some(layout_digest(&layout)?)))
 }
 
@@ -479,6 +482,7 @@ mod tests {
     use std::{collections::BTreeSet, io, path::PathBuf};
 
     use collegium_shared::{
+        architecture,
         clock::Timestamp,
         ids::RoundId,
         protocol::{Cohort, Deadlines},

@@ -3,8 +3,8 @@
 
 use collegium_shared::{
     architecture::{
-        self, Evaluation, FEATURE_SCALES, Layout, Mechanism, SharedSets, SharedStatistics, Stage,
-        private_step,
+        Architecture, Evaluation, FEATURE_SCALES, Layout, Mechanism, SharedSets, SharedStatistics,
+        Stage, descend, private_step,
     },
     blobs::Blobs,
     protocol::Metrics,
@@ -14,7 +14,7 @@ use collegium_shared::{
 
 use crate::{
     aggregate::{AggregateError, MAX_BLOB, whole},
-    task::{Candidate, Opened, Reference, Task},
+    task::{Candidate, Opened, Reference, Task, TaskSpec},
 };
 
 /// The only evaluation of the task's last model, and what it is compared with before it is released: the
@@ -66,17 +66,30 @@ pub fn step(
     let shared = SharedSets::all(&registry.items, &registry.competencies);
     let institutions = institutions(opened);
     let mut counts = tensors::read_sums(&read(statistics)?)?;
-    let hyper = &task.spec().hyper;
-    architecture::complete_sums(&mut counts, &Stage::Statistics, hyper, shared.sizes());
-    let statistics =
-        SharedStatistics::from_noisy_segments(&counts, &shared, &privacy, institutions)?;
+    let TaskSpec { architecture, hyper, .. } = task.spec();
+    architecture.complete_sums(&mut counts, &Stage::Statistics, hyper, shared.sizes());
     let gradient = sums.sums(["gradient"])?.remove("gradient").unwrap_or_default();
-    if gradient.len() != FEATURE_SCALES.len() {
-        return Err(AggregateError::Inconsistent("the sum has no gradient of the dense weights"));
-    }
     let mut weights = tensors::read_model(&read(before.weights)?, layout)?;
-    let answers = statistics.answers(&privacy, institutions);
-    private_step(&mut weights, &gradient, privacy.learning_rate, answers);
+    let expected = match architecture {
+        Architecture::Neural(_) => weights.len(),
+        _ => FEATURE_SCALES.len(),
+    };
+    if gradient.len() != expected {
+        return Err(AggregateError::Inconsistent("the sum has no gradient of the weights"));
+    }
+    let rate = privacy.learning_rate;
+    match architecture {
+        Architecture::Neural(network) => {
+            let learners = privacy.at_least(network.answers(&counts), institutions);
+            descend(&mut weights, &gradient, rate / learners);
+        }
+        _ => {
+            let statistics =
+                SharedStatistics::from_noisy_segments(&counts, &shared, &privacy, institutions)?;
+            let answers = statistics.answers(&privacy, institutions);
+            private_step(&mut weights, &gradient, rate, answers);
+        }
+    }
     let weights = blobs.put(&tensors::write_model(layout, &weights)?)?;
     let made = Some(opened.made.clone());
     let (step, start, moments) = (*step, weights, Vec::new());

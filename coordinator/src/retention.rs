@@ -183,6 +183,7 @@ mod tests {
             statistics,
             privacy: None,
             cohort: Cohort::proposed(4),
+            features: Vec::new(),
             parent: None,
             plan: other,
             roster: other,

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use collegium_shared::{
     accountant::AccountantError,
     architecture::{
-        Architecture, BIAS_AUDIT_1, BiasScope, Hyper, LOAD_TEST_1, Layout, LearnerPrivacy,
-        Optimizer, Stage, Target, load_test,
+        Architecture, BIAS_AUDIT_1, BadHyper, BiasScope, Hyper, LOAD_TEST_1, Layout,
+        LearnerPrivacy, Optimizer, Stage, Target, load_test,
     },
     clock::Timestamp,
     crypto::Digest,
@@ -118,6 +118,8 @@ pub enum BadTask {
         "{BIAS_AUDIT_1} gives exact sums: groups are too small for noise that hides a learner; remove [privacy]"
     )]
     ExactAudit,
+    #[error(transparent)]
+    Hyper(#[from] BadHyper),
     #[error("hyper.privacy is made of [privacy] when the task starts; remove it")]
     Noise,
     #[error("optimizer has no part in a task with [privacy], which has one of its own; remove it")]
@@ -155,15 +157,23 @@ impl TaskSpec {
             return Err(BadTask::Optimizer);
         }
         match (self.architecture, self.parameters) {
-            (Architecture::KtLogistic1 | Architecture::BiasAudit1, None) => Ok(()),
-            (Architecture::KtLogistic1 | Architecture::BiasAudit1, Some(_)) => {
-                Err(BadTask::FixedParameters)
-            }
-            (Architecture::LoadTest1, None) => Err(BadTask::NoParameters),
+            (Architecture::LoadTest1, None) => return Err(BadTask::NoParameters),
             (Architecture::LoadTest1, Some(given)) => match given as usize {
-                1..=MAX_DIMENSION => Ok(()),
-                _ => Err(BadTask::Parameters(given)),
+                1..=MAX_DIMENSION => {}
+                _ => return Err(BadTask::Parameters(given)),
             },
+            (_, Some(_)) => return Err(BadTask::FixedParameters),
+            (_, None) => {}
+        }
+        Ok(self.architecture.check(&self.hyper)?)
+    }
+
+    /// Puts the architecture's own settings where the task file says none.
+    pub fn fill_in(&mut self) {
+        if let Architecture::Neural(network) = self.architecture
+            && self.hyper.optimizer == Optimizer::default()
+        {
+            self.hyper.optimizer = network.optimizer();
         }
     }
 
@@ -182,7 +192,11 @@ impl TaskSpec {
             return Err(BadTask::NoParties { members, c_max });
         }
         let target = Target { epsilon, delta };
-        self.hyper.privacy = Some(LearnerPrivacy::propose(target, self.rounds, parties)?);
+        let propose = match self.architecture {
+            Architecture::Neural(_) => LearnerPrivacy::propose_for_network,
+            _ => LearnerPrivacy::propose,
+        };
+        self.hyper.privacy = Some(propose(target, self.rounds, parties)?);
         Ok(())
     }
 
@@ -485,14 +499,15 @@ impl Task {
         match self.spec.architecture {
             Architecture::LoadTest1 => return Some(self.next_of_load_test()),
             Architecture::BiasAudit1 => return Some(self.next_of_audit()),
-            Architecture::KtLogistic1 => {}
+            Architecture::KtLogistic1 | Architecture::Neural(_) => {}
         }
         // With noise nothing decides what is shared, and no curvature is told.
         let exact = self.spec.hyper.privacy.is_none();
+        let curved = exact && self.spec.architecture == Architecture::KtLogistic1;
         Some(match (&self.inputs, &self.candidate) {
             (Inputs { support: None, .. }, _) if exact => Next::Round(Stage::Support),
             (Inputs { statistics: None, .. }, _) => Next::Round(Stage::Statistics),
-            (Inputs { totals: None, .. }, _) if exact => Next::Round(Stage::Totals),
+            (Inputs { totals: None, .. }, _) if curved => Next::Round(Stage::Totals),
             (_, None) => Next::Initialise,
             (_, Some(c)) if c.step < self.spec.rounds => {
                 Next::Round(Stage::Train { step: c.step + 1 })
@@ -546,6 +561,7 @@ impl Task {
             statistics: self.statistics()?,
             cohort: self.cohort,
             privacy,
+            features: self.spec.hyper.features.clone(),
             parent: self.releases.last().map(|release| release.manifest),
             plan: made.plan,
             roster: made.roster,

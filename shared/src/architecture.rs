@@ -7,13 +7,17 @@ mod evaluation;
 mod kt_logistic;
 mod layout;
 pub mod load_test;
+mod neural;
 mod optimizer;
 mod privacy;
 mod robust;
 mod settings;
 mod sums;
+pub mod wide_mlp;
 
 use std::{fmt, str::FromStr};
+
+use crate::params::{EncodeError, Encoding};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -26,6 +30,7 @@ pub use kt_logistic::{
 };
 pub use layout::{Init, Layout, TensorSpec};
 pub use load_test::LOAD_TEST_1;
+pub use neural::{NETWORKS, Neural, descend};
 pub use optimizer::{Coordinate, Largest, Local, Moment, Optimizer, Second, Server};
 pub use privacy::{
     BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges,
@@ -34,18 +39,23 @@ pub use privacy::{
 pub use robust::{FROM_INSTITUTIONS, GroupSum, groups, median_of_means};
 pub use settings::{BadHyper, Hyper};
 pub use sums::{BadSums, SegmentSpec, Sums, name_sums};
+pub use wide_mlp::{Feature, WIDE_MLP_1};
 
 /// An architecture that this build does not contain.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "architecture {given:?} is unknown here; this build knows {KT_LOGISTIC_1}, {BIAS_AUDIT_1} and {LOAD_TEST_1}"
-)]
+#[error("architecture {given:?} is unknown here; this build knows {}", known().join(", "))]
 pub struct UnknownArchitecture {
     given: String,
 }
 
+/// The identifiers of all architectures of this build.
+fn known() -> Vec<&'static str> {
+    let networks = NETWORKS.iter().map(|network| network.id());
+    [KT_LOGISTIC_1].into_iter().chain(networks).chain([BIAS_AUDIT_1, LOAD_TEST_1]).collect()
+}
+
 /// An architecture of this build. Written as its identifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Architecture {
     /// Knowledge tracing.
@@ -54,6 +64,8 @@ pub enum Architecture {
     LoadTest1,
     /// How a released model serves groups of learners: nothing trained, nothing released.
     BiasAudit1,
+    /// A neural network.
+    Neural(&'static dyn Neural),
 }
 
 impl Architecture {
@@ -63,7 +75,9 @@ impl Architecture {
             KT_LOGISTIC_1 => Ok(Self::KtLogistic1),
             LOAD_TEST_1 => Ok(Self::LoadTest1),
             BIAS_AUDIT_1 => Ok(Self::BiasAudit1),
-            _ => Err(UnknownArchitecture { given: id.chars().take(80).collect() }),
+            _ => neural::lookup(id)
+                .map(Self::Neural)
+                .ok_or_else(|| UnknownArchitecture { given: id.chars().take(80).collect() }),
         }
     }
 
@@ -72,7 +86,89 @@ impl Architecture {
             Self::KtLogistic1 => KT_LOGISTIC_1,
             Self::LoadTest1 => LOAD_TEST_1,
             Self::BiasAudit1 => BIAS_AUDIT_1,
+            Self::Neural(network) => network.id(),
         }
+    }
+
+    /// What `stage` of a training task sums, in the order of the vector that each institution contributes;
+    /// nothing of the architectures that train nothing.
+    pub fn segments(self, stage: &Stage, hyper: &Hyper, sizes: Sizes) -> Vec<SegmentSpec> {
+        let Self::Neural(network) = self else {
+            return kt_logistic::segments(stage, hyper, sizes);
+        };
+        let private = hyper.privacy.is_some();
+        let (name, bound) = match private {
+            true => ("gradient", kt_logistic::PRIVATE_BOUND),
+            false => ("move", hyper.optimizer.bound),
+        };
+        let len = network.parameters(hyper, sizes);
+        let moves = SegmentSpec { name: name.to_owned(), len, bound };
+        match stage {
+            Stage::Statistics => network.statistics(hyper, sizes),
+            Stage::Train { .. } if private => vec![moves],
+            Stage::Train { .. } => [vec![moves], evaluation::segments()].concat(),
+            Stage::Totals => Vec::new(),
+            Stage::Support | Stage::Evaluate | Stage::Audit => {
+                kt_logistic::segments(stage, hyper, sizes)
+            }
+        }
+    }
+
+    /// The integer encoding of `stage` for sums over at most `n_max` institutions. Segments without a
+    /// value (no shared item, say) are left out of the vector.
+    pub fn encoding(
+        self,
+        stage: &Stage,
+        hyper: &Hyper,
+        sizes: Sizes,
+        n_max: u32,
+    ) -> Result<Encoding, EncodeError> {
+        kt_logistic::encode(self.segments(stage, hyper, sizes), stage, hyper, n_max)
+    }
+
+    /// Adds the segments of `stage` that have no value to the opened sum, so that readers find them.
+    pub fn complete_sums(self, sums: &mut Sums, stage: &Stage, hyper: &Hyper, sizes: Sizes) {
+        kt_logistic::complete(sums, self.segments(stage, hyper, sizes));
+    }
+
+    /// Whether a task can be run with these settings.
+    ///
+    /// # Errors
+    /// [`BadHyper`], which names the setting.
+    pub fn check(self, hyper: &Hyper) -> Result<(), BadHyper> {
+        let adam = matches!(hyper.optimizer.local, Local::Adam { .. });
+        match self {
+            // Left out, it is the network's own.
+            Self::Neural(network) if !adam && hyper.optimizer != Optimizer::default() => {
+                Err(BadHyper::NotForNetworks { architecture: network.id() })
+            }
+            Self::Neural(network) => network.check(hyper),
+            _ if adam => Err(BadHyper::ForNetworks("the optimizer local-adam")),
+            _ if !hyper.features.is_empty() => Err(BadHyper::ForNetworks("features")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The parameters over what is shared, of a model that is trained.
+    pub fn layout(self, hyper: &Hyper, shared: &SharedSets) -> Layout {
+        match self {
+            Self::Neural(network) => network.layout(hyper, shared),
+            _ => layout(&shared.competencies),
+        }
+    }
+}
+
+impl PartialEq for Architecture {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Architecture {}
+
+impl fmt::Debug for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
     }
 }
 
@@ -146,12 +242,11 @@ mod tests {
 
     #[test]
     fn unknown_architectures_are_named_with_the_known_ones() {
-        for known in [Architecture::KtLogistic1, Architecture::LoadTest1, Architecture::BiasAudit1]
-        {
-            assert_eq!(Architecture::lookup(known.id()), Ok(known));
+        for id in known() {
+            assert_eq!(Architecture::lookup(id).unwrap().id(), id);
         }
         let error = Architecture::lookup("gpt/9").unwrap_err().to_string();
-        for name in ["gpt/9", KT_LOGISTIC_1, LOAD_TEST_1, BIAS_AUDIT_1] {
+        for name in ["gpt/9", KT_LOGISTIC_1, LOAD_TEST_1, BIAS_AUDIT_1, WIDE_MLP_1] {
             assert!(error.contains(name), "{error}");
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    architecture::{Hyper, LearnerPrivacy, Stage},
+    architecture::{Feature, Hyper, LearnerPrivacy, Stage},
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
     ids::{InstitutionId, Purpose, RoundId},
@@ -452,6 +452,9 @@ pub struct Manifest {
     /// The noise in every sum that the model was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<LearnerPrivacy>,
+    /// The numbers that a network takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Feature>,
     /// The manifest before this one in the same task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,

@@ -88,6 +88,7 @@ impl Fixture {
             statistics,
             privacy: None,
             cohort: Cohort { c_max: 1, min_honest: 2 },
+            features: Vec::new(),
             parent,
             plan: Digest::of(b"plan"),
             roster: self.roster.digest(),

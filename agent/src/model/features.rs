@@ -379,7 +379,7 @@ impl<'a> Vocabulary<'a> {
         Self(competencies.iter().map(String::as_str).zip(0..).collect())
     }
 
-    fn index(&self, competency: &str) -> Option<u32> {
+    pub(super) fn index(&self, competency: &str) -> Option<u32> {
         self.0.get(competency).copied()
     }
 }

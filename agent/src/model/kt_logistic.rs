@@ -122,6 +122,9 @@ impl Dataset {
             Local::Gradient { learning_rate, proximal } => {
                 (vec![learning_rate / rows; ridge.len()], proximal * rows)
             }
+            Local::Adam { .. } => {
+                return Err(ModelError::Settings("local-adam is for neural networks"));
+            }
         };
         let mut local = weights.to_vec();
         for _ in 0..local_steps {
@@ -140,7 +143,7 @@ impl Dataset {
                 own / (totals.curvature[j].max(own) + ridge[j])
             }
             Local::Curvature => 0.0,
-            Local::Gradient { .. } => share,
+            Local::Gradient { .. } | Local::Adam { .. } => share,
         };
         let delta = local.iter().zip(weights).map(|(after, before)| after - before).enumerate();
         let moves = delta.map(|(j, d)| weigh(j) * d);

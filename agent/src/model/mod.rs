@@ -1,11 +1,14 @@
 //! The models that this agent can train and serve. Owns features, training and the installed
 //! model; knows nothing of the network, of files and of who asks.
 
+pub(crate) mod adam;
 mod effort;
 pub mod features;
 pub mod fit;
 pub mod kt_logistic;
+pub mod neural;
 pub mod personal;
+pub mod wide_mlp;
 
 use std::collections::HashMap;
 
@@ -25,6 +28,10 @@ pub enum ModelError {
     Tensor(String),
     #[error("the fit did not converge within {0} steps; check the records for constant answers")]
     NotConverged(u32),
+    #[error("the opened statistics do not fit the task: {0}")]
+    Statistics(String),
+    #[error("the task's settings cannot be used: {0}")]
+    Settings(&'static str),
     #[error("training was cancelled")]
     Cancelled,
 }
@@ -98,6 +105,11 @@ pub(crate) fn checked(weights: &[f32], expected: usize) -> Result<Vec<f64>, Mode
     }
     let weights = weights.iter().copied().map(f64::from).collect();
     finite(what, weights)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "networks compute in single precision")]
+pub(crate) fn single(value: f64) -> f32 {
+    value as f32
 }
 
 /// Passes values on only if all are finite numbers.

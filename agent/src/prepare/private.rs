@@ -2,12 +2,14 @@
 //! Whatever happens, what is handed on carries the plan's noise.
 
 use collegium_shared::{
-    architecture::{self, LearnerPrivacy, Placed, SharedSets, SharedStatistics, Stage},
+    architecture::{
+        self, Architecture, LearnerPrivacy, Placed, SharedSets, SharedStatistics, Stage,
+    },
     params::Encoding,
     protocol::Plan,
 };
 
-use super::{Basis, PrepareError, Values};
+use super::{Basis, PrepareError, Values, neural};
 use crate::{
     egress::{Clipping, Meter},
     model::{Effort, ModelError},
@@ -69,6 +71,10 @@ fn run(
     trainer: &mut Trainer,
     effort: &Effort,
 ) -> Result<(), PrepareError> {
+    if let Architecture::Neural(_) = basis.architecture {
+        neural::run(basis, basis.network()?, shared, Some(sums), trainer, effort)?;
+        return Ok(());
+    }
     let Plan { stage, inputs, .. } = basis.plan;
     let layout = architecture::layout(&shared.competencies);
     if layout.digest().ok() != basis.plan.layout {

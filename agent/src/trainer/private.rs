@@ -62,7 +62,10 @@ impl Trainer {
             PrivateWork::Evaluate { shared, statistics, candidate } => {
                 let learners = &self.apart(shared, statistics, effort)?.held_out;
                 let weights = checked(candidate, learners.design.parameters())?;
-                learners.each("eval_positive", |rows| histograms(rows, &weights), sums, effort)
+                let part = |rows: &Rows<'_>| {
+                    histograms(rows.iter().map(|row| (sigmoid(row.logit(&weights)), row.correct)))
+                };
+                learners.each("eval_positive", part, sums, effort)
             }
         }
     }
@@ -156,11 +159,10 @@ fn gradient(rows: &Rows<'_>, weights: &[f64]) -> Vec<(usize, f64)> {
     gradient.into_iter().enumerate().collect()
 }
 
-fn histograms(rows: &Rows<'_>, weights: &[f64]) -> Vec<(usize, f64)> {
+/// One learner's answers by the predicted probability: right ones, and behind them wrong ones.
+pub(super) fn histograms(answers: impl Iterator<Item = (f64, bool)>) -> Vec<(usize, f64)> {
     let mut evaluation = Evaluation::over(PRIVATE_BINS);
-    for row in rows {
-        evaluation.observe(sigmoid(row.logit(weights)), row.correct);
-    }
+    answers.for_each(|(p, right)| evaluation.observe(p, right));
     let bins = evaluation.positive.into_iter().chain(evaluation.negative);
     bins.enumerate().filter(|(_, count)| *count != 0.0).collect()
 }

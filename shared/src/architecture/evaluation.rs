@@ -3,7 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BadSums, SegmentSpec, Sums, kt_logistic::COUNT_BOUND, sums::segment};
+use super::{
+    BadSums, SegmentSpec, Sums,
+    kt_logistic::{COUNT_BOUND, PRIVATE_BOUND},
+    sums::segment,
+};
 
 /// Equal bins over [0, 1] of the predicted probability in an [`Evaluation`].
 pub const HISTOGRAM_BINS: usize = 512;
@@ -27,7 +31,8 @@ pub const PRIVATE_BINS: usize = 20;
 const PRIVATE_BINS_LEN: u32 = 20;
 
 /// The same with noise: no more than the histograms, which say the rest.
-pub(super) fn private_segments(bound: f64) -> Vec<SegmentSpec> {
+pub(super) fn private_segments() -> Vec<SegmentSpec> {
+    let bound = PRIVATE_BOUND;
     let segment = |name: &str| SegmentSpec { name: name.to_owned(), len: PRIVATE_BINS_LEN, bound };
     vec![segment("eval_positive"), segment("eval_negative")]
 }

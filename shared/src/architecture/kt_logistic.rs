@@ -39,15 +39,12 @@ const DENSE_LEN: u32 = 17;
 /// so that no feature takes a gradient's norm for itself.
 pub const FEATURE_SCALES: [f64; 17] =
     [1.0, 5.0, 4.0, 0.25, 1.5, 1.5, 1.3, 0.7, 0.6, 0.4, 0.5, 0.5, 0.4, 0.2, 2.3, 0.5, 0.3];
-/// Training answers count as no fewer than so many deviations of a gradient's noise: where there is little
-/// else, steps stay small.
-const LEAST_ANSWERS: f64 = 30.0;
 /// The bound on counts of responses, and on sums of losses, of one institution.
 pub(super) const COUNT_BOUND: f64 = 4_194_304.0;
 const DENSE_CURVATURE_BOUND: f64 = 67_108_864.0;
 /// The bound on what the clipped parts of one institution's learners add up to: small, so that scales are
 /// fine.
-const PRIVATE_BOUND: f64 = 65_536.0;
+pub(super) const PRIVATE_BOUND: f64 = 65_536.0;
 
 /// How many items and competencies a stage is about: the registry's for [`Stage::Support`], the
 /// shared ones for every later stage.
@@ -56,7 +53,7 @@ pub struct Sizes {
     pub items: u32,
     pub competencies: u32,
 }
-/// What `stage` sums, in the order of the vector that each institution contributes.
+/// What `stage` of `kt-logistic/1` sums, in the order of the vector that each institution contributes.
 pub fn segments(stage: &Stage, hyper: &Hyper, sizes: Sizes) -> Vec<SegmentSpec> {
     if hyper.privacy.is_some() {
         return private_segments(stage, sizes);
@@ -104,7 +101,7 @@ fn private_segments(stage: &Stage, Sizes { items, competencies }: Sizes) -> Vec<
             segment("item_wrong", items, PRIVATE_BOUND),
         ],
         Stage::Train { .. } => vec![segment("gradient", DENSE_LEN, PRIVATE_BOUND)],
-        Stage::Evaluate => evaluation::private_segments(PRIVATE_BOUND),
+        Stage::Evaluate => evaluation::private_segments(),
     }
 }
 
@@ -116,7 +113,16 @@ pub fn encoding(
     sizes: Sizes,
     n_max: u32,
 ) -> Result<Encoding, EncodeError> {
-    let segments = segments(stage, hyper, sizes);
+    encode(segments(stage, hyper, sizes), stage, hyper, n_max)
+}
+
+/// The encoding of these segments of a stage.
+pub(super) fn encode(
+    segments: Vec<SegmentSpec>,
+    stage: &Stage,
+    hyper: &Hyper,
+    n_max: u32,
+) -> Result<Encoding, EncodeError> {
     let filled = segments.into_iter().filter(|s| s.len > 0).map(|s| {
         let deviation = hyper.deviation(stage, &s.name);
         (s.name, s.len, s.bound, deviation)
@@ -126,7 +132,11 @@ pub fn encoding(
 
 /// Adds the segments of `stage` that have no value to the opened sum, so that readers find them.
 pub fn complete_sums(sums: &mut Sums, stage: &Stage, hyper: &Hyper, sizes: Sizes) {
-    for segment in segments(stage, hyper, sizes).into_iter().filter(|s| s.len == 0) {
+    complete(sums, segments(stage, hyper, sizes));
+}
+
+pub(super) fn complete(sums: &mut Sums, segments: Vec<SegmentSpec>) {
+    for segment in segments.into_iter().filter(|s| s.len == 0) {
         sums.insert(segment.name, Vec::new());
     }
 }
@@ -264,9 +274,7 @@ impl SharedStatistics {
     /// The training answers that a private step is divided by: as the noisy counts have it, and never so
     /// few that the noise of `institutions` would lead.
     pub fn answers(&self, privacy: &LearnerPrivacy, institutions: u32) -> f64 {
-        let Mechanism { clip, noise } = privacy.gradient;
-        let least = LEAST_ANSWERS * clip * noise * privacy.beyond_claim(institutions);
-        total(&self.items).0.max(total(&self.skills).0).max(least).max(1.0)
+        privacy.at_least(total(&self.items).0.max(total(&self.skills).0), institutions)
     }
 
     /// Reads the opened sums of [`Stage::Statistics`].

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Architecture;
+use super::{Architecture, kt_logistic::single, load_test::splitmix64};
 use crate::crypto::Digest;
 
 /// The first values of a model's parameters.
@@ -19,6 +19,39 @@ pub struct TensorSpec {
     pub name: String,
     pub len: u32,
     pub init: Init,
+}
+
+impl TensorSpec {
+    /// `len` values of 0.
+    pub fn zeros(name: &str, len: usize) -> Self {
+        Self { name: name.to_owned(), len: count(len), init: Init::Zeros }
+    }
+
+    /// `len` public values, uniform in +- `within`: see [`uniform`].
+    pub fn drawn(architecture: &str, name: &str, len: usize, within: f64) -> Self {
+        let values = uniform(architecture, name, len, within);
+        Self { name: name.to_owned(), len: count(len), init: Init::Values(values) }
+    }
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// `len` public values in [-within, within), alike on every machine: whole numbers of 24 bits from
+/// SplitMix64, seeded by the names of the architecture and of the tensor, times a power of two times
+/// `within`, rounded once.
+pub(super) fn uniform(architecture: &str, tensor: &str, len: usize, within: f64) -> Vec<f32> {
+    let parts = [architecture.as_bytes(), tensor.as_bytes()];
+    let digest = Digest::of_parts("collegium/v1/first-values", &parts);
+    let [a, b, c, d, e, f, g, h, ..] = *digest.as_bytes();
+    let seed = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let value = |index| {
+        let [high, middle, low, ..] = splitmix64(seed, index).to_be_bytes();
+        let whole = f64::from(u32::from_be_bytes([0, high, middle, low]));
+        single((whole / 8_388_608.0 - 1.0) * within)
+    };
+    (0..len as u64).map(value).collect()
 }
 
 /// The parameters of a model: tensors in order, and what the positions of the competency tensors

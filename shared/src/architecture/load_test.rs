@@ -81,7 +81,7 @@ impl Moves {
 
 /// Output `index` of SplitMix64 (Steele, Lea, Flood 2014, OOPSLA, figure 17; constants by Stafford's
 /// variant 13): its state is a counter, so any position can be had at once.
-fn splitmix64(seed: u64, index: u64) -> u64 {
+pub(super) fn splitmix64(seed: u64, index: u64) -> u64 {
     const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -11,6 +11,7 @@ use super::{
 use crate::roster::MAX_INSTITUTIONS;
 
 const MAX_LOCAL_STEPS: u32 = 1_000;
+const MAX_BATCH: u32 = 8_192;
 /// The public bound on the L2 norm of a move, where a task says none: five times the longest that was seen on
 /// real records (docs/ROBUSTNESS.md).
 const NORM: f64 = 1.0;
@@ -76,6 +77,20 @@ pub enum Local {
     /// (McMahan et al. 2017, AISTATS, algorithm 1; with `proximal` above 0: Li et al. 2020, MLSys,
     /// algorithm 2).
     Gradient { learning_rate: f64, proximal: f64 },
+    /// Steps of Adam (Kingma & Ba 2015, ICLR, algorithm 1, with the usual 0.9, 0.999 and 1e-8) on drawn
+    /// batches of so many answers, anew in each round; the rate falls by a cosine to 0 over so many
+    /// rounds. The move is n/N delta. Of neural networks.
+    Adam { learning_rate: f64, batch: u32, decay_rounds: u32 },
+}
+
+impl Local {
+    /// The rate of Adam in a round, counted from 1: `learning_rate` (1 + cos(pi (r - 1) / `decay_rounds`))
+    /// / 2; 0 afterwards, and of the others.
+    pub fn rate(&self, round: u32) -> f64 {
+        let Self::Adam { learning_rate, decay_rounds, .. } = *self else { return 0.0 };
+        let part = f64::from(round.max(1) - 1) / f64::from(decay_rounds);
+        learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * part.min(1.0)).cos())
+    }
 }
 
 /// What the coordinator does with the sum of the moves.
@@ -216,6 +231,7 @@ enum Name {
     FedAdam,
     #[serde(rename = "fedyogi")]
     FedYogi,
+    LocalAdam,
 }
 
 /// The written form of an [`Optimizer`]: flat, so that every serde format can carry it.
@@ -236,6 +252,10 @@ struct OptimizerFields {
     second_momentum: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adaptivity: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decay_rounds: Option<u32>,
     /// Not written where it is the usual one, which agents of before do not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     norm: Option<f64>,
@@ -273,6 +293,10 @@ impl TryFrom<OptimizerFields> for Optimizer {
         if !matches!(name, Name::FedAdagrad | Name::FedAdam | Name::FedYogi) {
             spare.nowhere("adaptivity", fields.adaptivity);
         }
+        if name != Name::LocalAdam {
+            spare.nowhere("batch", fields.batch);
+            spare.nowhere("decay_rounds", fields.decay_rounds);
+        }
         if let Some(setting) = spare.0 {
             return Err(BadHyper::Misplaced { setting, optimizer: name.text() });
         }
@@ -280,6 +304,11 @@ impl TryFrom<OptimizerFields> for Optimizer {
             |name, given: Option<f64>, default| within(name, given.unwrap_or(default), 100.0);
         let local = match name {
             Name::CurvatureNesterov => Local::Curvature,
+            Name::LocalAdam => Local::Adam {
+                learning_rate: rate("learning_rate", learning_rate, 2e-3)?,
+                batch: whole("batch", fields.batch.unwrap_or(256), MAX_BATCH)?,
+                decay_rounds: whole("decay_rounds", fields.decay_rounds.unwrap_or(40), 10_000)?,
+            },
             _ => Local::Gradient {
                 learning_rate: rate("learning_rate", learning_rate, 0.05)?,
                 proximal: match name {
@@ -301,7 +330,7 @@ impl TryFrom<OptimizerFields> for Optimizer {
         let decay = || below_one("second_momentum", fields.second_momentum, 0.99);
         let server = match name {
             Name::CurvatureNesterov => Server::Nesterov,
-            Name::FedAvg | Name::FedProx => Server::Average,
+            Name::FedAvg | Name::FedProx | Name::LocalAdam => Server::Average,
             Name::FedAvgM => Server::Momentum {
                 learning_rate: rate("server_learning_rate", fields.server_learning_rate, 1.0)?,
                 momentum: below_one("momentum", fields.momentum, 0.9)?,
@@ -310,12 +339,16 @@ impl TryFrom<OptimizerFields> for Optimizer {
             Name::FedAdam => adaptive(Second::Adam { decay: decay()? }, 0.9)?,
             Name::FedYogi => adaptive(Second::Yogi { decay: decay()? }, 0.9)?,
         };
-        let default = if name == Name::CurvatureNesterov { 5 } else { 30 };
+        let (default, usual) = match name {
+            Name::CurvatureNesterov => (5, 1.0),
+            Name::LocalAdam => (40, 0.05),
+            _ => (30, 1.0),
+        };
         let local_steps = match local_steps.unwrap_or(default) {
             given @ 1..=MAX_LOCAL_STEPS => given,
             given => return Err(BadHyper::LocalSteps { given, most: MAX_LOCAL_STEPS }),
         };
-        let bound = within("bound", bound.unwrap_or(1.0), 1_000.0)?;
+        let bound = within("bound", bound.unwrap_or(usual), 1_000.0)?;
         let norm = within("norm", fields.norm.unwrap_or(NORM), MAX_NORM)?;
         Ok(Self { local, server, local_steps, bound, norm })
     }
@@ -324,6 +357,14 @@ impl TryFrom<OptimizerFields> for Optimizer {
 /// A number from 0 on and below 1.
 fn fraction(name: &'static str, given: f64) -> Result<f64, BadHyper> {
     if (0.0..1.0).contains(&given) { Ok(given) } else { Err(BadHyper::Fraction { name, given }) }
+}
+
+/// A number from 1 on.
+fn whole(name: &'static str, given: u32, most: u32) -> Result<u32, BadHyper> {
+    match given {
+        1.. if given <= most => Ok(given),
+        _ => Err(BadHyper::OutOfRange { name, given: given.into(), most: most.into() }),
+    }
 }
 
 impl Name {
@@ -336,6 +377,7 @@ impl Name {
             Self::FedAdagrad => "fedadagrad",
             Self::FedAdam => "fedadam",
             Self::FedYogi => "fedyogi",
+            Self::LocalAdam => "local-adam",
         }
     }
 }
@@ -348,8 +390,14 @@ impl From<Optimizer> for OptimizerFields {
             Local::Gradient { learning_rate, proximal } => {
                 (Some(learning_rate), (proximal > 0.0).then_some(proximal))
             }
+            Local::Adam { learning_rate, .. } => (Some(learning_rate), None),
+        };
+        let (batch, decay_rounds) = match local {
+            Local::Adam { batch, decay_rounds, .. } => (Some(batch), Some(decay_rounds)),
+            _ => (None, None),
         };
         let name = match server {
+            _ if batch.is_some() => Name::LocalAdam,
             Server::Nesterov => Name::CurvatureNesterov,
             Server::Average if proximal.is_some() => Name::FedProx,
             Server::Average => Name::FedAvg,
@@ -382,6 +430,8 @@ impl From<Optimizer> for OptimizerFields {
             momentum,
             second_momentum,
             adaptivity,
+            batch,
+            decay_rounds,
             norm: (norm.to_bits() != NORM.to_bits()).then_some(norm),
         }
     }
@@ -405,6 +455,7 @@ mod tests {
             "fedadagrad",
             "fedadam",
             "fedyogi",
+            "local-adam",
         ] {
             let optimizer = read(&format!(r#"{{"name":"{name}"}}"#));
             let written = serde_json::to_value(&optimizer).unwrap();

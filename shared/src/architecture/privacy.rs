@@ -21,6 +21,12 @@ const MAX_CLIP: f64 = 4_096.0;
 /// The largest noise multiplier that a task may ask for.
 const MAX_NOISE: f64 = 1_048_576.0;
 
+/// Training answers count as no fewer than so many deviations of a gradient's noise: where there is little
+/// else, steps stay small.
+const LEAST_ANSWERS: f64 = 30.0;
+/// The segments of a network's statistics.
+const MOMENTS: [&str; 4] = ["examples", "feature_n", "feature_sum", "feature_squares"];
+
 /// Which learners a sum is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,7 +78,7 @@ pub struct LearnerPrivacy {
     pub parties: u16,
     /// Of the counts of answers by item.
     pub items: Mechanism,
-    /// Of the counts of answers by competency.
+    /// Of the counts of answers by competency, or of the moments of a network's features.
     pub competencies: Mechanism,
     /// Of each step's gradient.
     pub gradient: Mechanism,
@@ -136,6 +142,27 @@ impl LearnerPrivacy {
         })
     }
 
+    /// The fractions that training learners of a network spend on moments of features, and on gradients.
+    const NETWORK_FRACTIONS: [f64; 2] = [0.1, 0.9];
+
+    /// As [`Self::propose`], for a neural network: a learner's part is a mean over the learner's answers, so
+    /// that clips are small, and a rate is in units of 1 / learners.
+    pub fn propose_for_network(
+        target: Target,
+        steps: u32,
+        parties: u16,
+    ) -> Result<Self, AccountantError> {
+        let budget = Budget::new(target.epsilon, target.delta)?;
+        let [moments, gradients] = Self::NETWORK_FRACTIONS;
+        let share = |fraction, steps| Share { fraction, steps };
+        let training =
+            calibrate_shares(budget, &[share(moments, 1), share(gradients, steps.into())])?;
+        let usual = Self::propose(target, steps, parties)?;
+        let moments = Mechanism { clip: 8.0, noise: training[0] };
+        let gradient = Mechanism { clip: 0.5, noise: training[1] };
+        Ok(Self { items: moments, competencies: moments, gradient, learning_rate: 0.5, ..usual })
+    }
+
     /// What the vector of `stage` consists of, in order.
     pub fn groups(&self, stage: &Stage) -> Vec<Group> {
         let group = |population, segments, mechanism| Group { population, segments, mechanism };
@@ -143,6 +170,7 @@ impl LearnerPrivacy {
             Stage::Statistics => vec![
                 group(Population::Training, &["skill_right", "skill_wrong"], self.competencies),
                 group(Population::Training, &["item_right", "item_wrong"], self.items),
+                group(Population::Training, &MOMENTS, self.competencies),
             ],
             Stage::Train { .. } => vec![group(Population::Training, &["gradient"], self.gradient)],
             Stage::Evaluate => {
@@ -157,6 +185,13 @@ impl LearnerPrivacy {
     /// least 1.
     pub fn beyond_claim(&self, institutions: u32) -> f64 {
         (f64::from(institutions) / f64::from(self.parties)).max(1.0).sqrt()
+    }
+
+    /// What a step is divided by where `answers` were counted: no fewer than so many deviations of the noise
+    /// of `institutions`, and at least 1.
+    pub fn at_least(&self, answers: f64, institutions: u32) -> f64 {
+        let Mechanism { clip, noise } = self.gradient;
+        answers.max(LEAST_ANSWERS * clip * noise * self.beyond_claim(institutions)).max(1.0)
     }
 
     /// The standard deviation of the noise that each institution adds to each value of a group.

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use super::{BiasQuestion, DENSE, LearnerPrivacy, Optimizer};
+use super::{BiasQuestion, DENSE, Feature, LearnerPrivacy, Optimizer};
 
 /// Settings of a task that no run could use.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -15,6 +15,14 @@ pub enum BadHyper {
     Fraction { name: &'static str, given: f64 },
     #[error("local_steps is {given}; use 1 to {most}")]
     LocalSteps { given: u32, most: u32 },
+    #[error("{given} features are named; name 1 to {most} under [[hyper.features]]")]
+    Features { given: usize, most: usize },
+    #[error("the feature {name:?} {what}")]
+    Feature { name: String, what: &'static str },
+    #[error("{architecture} is trained with the optimizer local-adam; name it, or none")]
+    NotForNetworks { architecture: &'static str },
+    #[error("{0} belongs to neural networks; remove it")]
+    ForNetworks(&'static str),
     #[error("{optimizer} has no {setting}; remove it")]
     Misplaced { setting: &'static str, optimizer: &'static str },
 }
@@ -45,6 +53,9 @@ pub struct Hyper {
     /// What a bias audit asks; none of any other task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Box<BiasQuestion>>,
+    /// The numbers that a network takes; none of any other model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Feature>,
 }
 
 fn default_ridge_dense() -> f64 {
@@ -71,6 +82,7 @@ impl Default for Hyper {
             ridge_skill: default_ridge_skill(),
             privacy: None,
             audit: None,
+            features: Vec::new(),
         }
     }
 }

@@ -78,6 +78,7 @@ fn first(stage: &Stage) -> anyhow::Result<Manifest> {
         statistics: stage.server.put(statistics),
         privacy: None,
         cohort: Cohort { c_max: 1, min_honest: 2 },
+        features: Vec::new(),
         parent: None,
         plan: Digest::of(b"plan"),
         roster: plan.roster,

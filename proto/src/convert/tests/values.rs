@@ -231,6 +231,7 @@ fn hyper() -> impl Strategy<Value = Hyper> {
             ridge_skill,
             privacy,
             audit,
+            features: Vec::new(),
         })
 }
 

@@ -1,0 +1,95 @@
+//! What an institution computes for a neural network, whichever it is, and the register of those that are
+//! compiled in. Owns no numbers; the public facts are the shared crate's.
+
+use std::fmt::Debug;
+
+use collegium_shared::architecture::{Architecture, Evaluation, Hyper, Neural, SharedSets, Sums};
+
+use super::{Effort, ModelError, wide_mlp::WideMlp};
+use crate::records::Learner;
+
+/// The networks that this agent can train.
+pub static NETWORKS: [&dyn Network; 1] = [&WideMlp];
+
+/// One network's part at an institution.
+pub trait Network: Sync {
+    /// What everybody knows of it.
+    fn facts(&self) -> &'static dyn Neural;
+
+    /// What this institution's training answers add to the statistics, in the order of
+    /// [`Neural::statistics`].
+    fn statistics(&self, learners: &[Learner], task: &Task<'_>) -> Result<Vec<f64>, ModelError>;
+
+    /// One learner's part of the same, for a task in which each is bounded: values that are not 0, with
+    /// their places.
+    fn part(&self, learner: &Learner, task: &Task<'_>) -> Vec<(usize, f64)>;
+
+    /// Makes the records ready for training, once the statistics are opened.
+    fn load(
+        &self,
+        learners: &[Learner],
+        task: &Task<'_>,
+        statistics: &Sums,
+        effort: &Effort,
+    ) -> Result<Box<dyn Loaded>, ModelError>;
+}
+
+/// What a task is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    pub hyper: &'a Hyper,
+    pub shared: &'a SharedSets,
+}
+
+/// An institution's records, ready for a network.
+pub trait Loaded: Send + Sync + Debug {
+    /// Training answers.
+    fn answers(&self) -> usize;
+
+    /// How the shared weights move in training round `round` (from 1), starting from `start`, before they
+    /// are weighted. The same for the same records, start and round.
+    fn train(&self, start: &[f32], round: u32, effort: &Effort) -> Result<Vec<f64>, ModelError>;
+
+    /// How `weights` do on held-out learners, with what this institution keeps to itself fitted to its
+    /// training learners.
+    fn evaluate(&self, weights: &[f32], effort: &Effort) -> Result<Evaluation, ModelError>;
+
+    /// Hands over each training learner's gradient of the mean loss at `start`. It depends on no other
+    /// learner but through the opened statistics.
+    fn gradients(
+        &self,
+        start: &[f32],
+        effort: &Effort,
+        take: &mut dyn FnMut(&[(usize, f64)]),
+    ) -> Result<(), ModelError>;
+
+    /// Hands over each held-out learner's answers as `weights` alone predict them: the probability, and
+    /// what happened. As [`Self::gradients`], it depends on no other learner.
+    fn predictions(
+        &self,
+        weights: &[f32],
+        effort: &Effort,
+        take: &mut dyn FnMut(&[(f64, bool)]),
+    ) -> Result<(), ModelError>;
+}
+
+/// The training of an architecture; none of one that is no network, or that this agent has not.
+pub fn of(architecture: Architecture) -> Option<&'static dyn Network> {
+    NETWORKS.into_iter().find(|network| architecture.id() == network.facts().id())
+}
+
+#[cfg(test)]
+mod tests {
+    use collegium_shared::architecture;
+
+    use super::*;
+
+    #[test]
+    fn every_network_that_both_sides_know_can_be_trained() {
+        for facts in architecture::NETWORKS {
+            assert!(of(Architecture::Neural(facts)).is_some(), "{}", facts.id());
+        }
+        assert_eq!(architecture::NETWORKS.len(), NETWORKS.len());
+        assert!(of(Architecture::KtLogistic1).is_none());
+    }
+}
