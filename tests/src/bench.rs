@@ -7,6 +7,7 @@ mod federation;
 mod idle;
 mod mask;
 mod membership;
+mod networks;
 mod noise;
 mod peer;
 mod plot;
@@ -24,7 +25,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
-pub(crate) use federation::{Trained, World};
+pub(crate) use federation::{Trained, World, parties};
+pub(crate) use networks::Networks;
 pub(crate) use privacy::DELTA;
 
 /// Measures Collegium on this machine.

@@ -2,6 +2,7 @@
 //! federated model, personal copies of it, and private tasks, on the same held-out learners. Trains in one
 //! process with the product's own code for every part, over the product's encodings; no network.
 
+mod networks;
 mod outcome;
 mod sets;
 
@@ -29,6 +30,9 @@ pub struct Cli {
     /// The mapping of `--file`.
     #[arg(long, value_name = "MAPPING", requires = "file")]
     mapping: Option<PathBuf>,
+    /// The task file of `--file`; left out, that of the mapping's name in tests/tasks, if there is one.
+    #[arg(long, value_name = "TASK", requires = "file")]
+    task: Option<PathBuf>,
     /// The budgets of private tasks, at a delta of 1e-6.
     #[arg(long, value_name = "E", value_delimiter = ',', default_values_t = [8.0, 4.0, 2.0])]
     epsilons: Vec<f64>,
@@ -76,7 +80,7 @@ impl Cli {
             found.extend(sets::known(dir)?);
         }
         if let Some(file) = &self.source.file {
-            found.push(Set::read(file, self.mapping.as_deref())?);
+            found.push(Set::read(file, self.mapping.as_deref(), self.task.as_deref())?);
         }
         let mut rows = Vec::new();
         for set in found {
@@ -90,7 +94,10 @@ impl Cli {
     }
 
     /// All ways of learning on one set.
-    fn measure(&self, set: Set) -> anyhow::Result<Vec<Row>> {
+    fn measure(&self, mut set: Set) -> anyhow::Result<Vec<Row>> {
+        if let Some(task) = set.task.take() {
+            return networks::measure(self, set, task);
+        }
         let hyper = &Hyper::default();
         let mut world = World::new(set.institutions);
         let records = world.records.clone();

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use collegium_shared::architecture::{Architecture, Evaluation, Hyper, Neural, SharedSets, Sums};
+use collegium_shared::architecture::{Architecture, Hyper, Neural, SharedSets, Sums};
 
 use super::{Effort, ModelError, wide_mlp::WideMlp};
 use crate::records::Learner;
@@ -50,9 +50,16 @@ pub trait Loaded: Send + Sync + Debug {
     /// are weighted. The same for the same records, start and round.
     fn train(&self, start: &[f32], round: u32, effort: &Effort) -> Result<Vec<f64>, ModelError>;
 
-    /// How `weights` do on held-out learners, with what this institution keeps to itself fitted to its
-    /// training learners.
-    fn evaluate(&self, weights: &[f32], effort: &Effort) -> Result<Evaluation, ModelError>;
+    /// The answers of each held-out learner as `weights` predict them.
+    fn held_out(
+        &self,
+        weights: &[f32],
+        keeps: Keeps,
+        effort: &Effort,
+    ) -> Result<Vec<Vec<Predicted>>, ModelError>;
+
+    /// The same of a network that was trained here alone, from `start` on, as long as a task would have.
+    fn alone(&self, start: &[f32], effort: &Effort) -> Result<Vec<Vec<Predicted>>, ModelError>;
 
     /// Hands over each training learner's gradient of the mean loss at `start`. It depends on no other
     /// learner but through the opened statistics.
@@ -62,15 +69,18 @@ pub trait Loaded: Send + Sync + Debug {
         effort: &Effort,
         take: &mut dyn FnMut(&[(usize, f64)]),
     ) -> Result<(), ModelError>;
+}
 
-    /// Hands over each held-out learner's answers as `weights` alone predict them: the probability, and
-    /// what happened. As [`Self::gradients`], it depends on no other learner.
-    fn predictions(
-        &self,
-        weights: &[f32],
-        effort: &Effort,
-        take: &mut dyn FnMut(&[(f64, bool)]),
-    ) -> Result<(), ModelError>;
+/// A prediction: the probability that the answer is right, and whether it was.
+pub type Predicted = (f64, bool);
+
+/// What an institution adds to the shared weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// What it keeps to itself, fitted to its training learners.
+    Fitted,
+    /// Only what is public: predictions then depend on no learner of its own but the one they are for.
+    Public,
 }
 
 /// The training of an architecture; none of one that is no network, or that this agent has not.

@@ -7,7 +7,7 @@ mod inputs;
 mod layers;
 
 use collegium_shared::architecture::{
-    Evaluation, Local, Neural, Optimizer, Sums,
+    Local, Neural, Optimizer, Sums,
     wide_mlp::{Moments, WideMlp1},
 };
 use rand::{RngExt, SeedableRng};
@@ -23,7 +23,7 @@ use super::{
     adam::Adam,
     features::sigmoid,
     finite,
-    neural::{Loaded, Network, Task},
+    neural::{Keeps, Loaded, Network, Predicted, Task},
 };
 use crate::records::Learner;
 
@@ -101,42 +101,38 @@ impl Loaded for Records {
         if self.train.is_empty() {
             return Ok(vec![0.0; start.len()]);
         }
-        let Local::Adam { batch, .. } = self.optimizer.local else {
-            return Err(ModelError::Settings("a network is trained with local-adam"));
-        };
-        let rate = self.optimizer.local.rate(round);
-        let mut draws = ChaCha8Rng::seed_from_u64(round.into());
-        let mut draw = || -> Vec<usize> {
-            (0..batch).map(|_| draws.random_range(0..self.train.len())).collect()
-        };
         let mut head = Head::first(self.train.width(), self.train.items());
-        let mut adam = Adam::new(head.len());
-        for _ in 0..HEAD_STEPS {
-            effort.step()?;
-            let rows = self.train.batch(&draw());
-            let hidden = body.hidden(&rows)?;
-            let gradient = head.gradient(&rows, &hidden)?;
-            adam.step(head.values_mut(), &gradient, rate);
-        }
-        let (mut of_body, mut of_head) = (Adam::new(body.len()), Adam::new(head.len()));
-        for _ in 0..self.optimizer.local_steps {
-            effort.step()?;
-            let (by_body, by_head) = layers::gradient(&body, &head, &self.train.batch(&draw()))?;
-            of_body.step(body.values_mut(), &by_body, rate);
-            of_head.step(head.values_mut(), &by_head, rate);
-        }
+        self.steps(&mut body, &mut head, round, HEAD_STEPS, effort)?;
         let moved = body.values().iter().zip(start);
         finite("the update", moved.map(|(now, then)| f64::from(*now) - f64::from(*then)).collect())
     }
 
-    fn evaluate(&self, weights: &[f32], effort: &Effort) -> Result<Evaluation, ModelError> {
-        let fitted = Fitted::new(&self.train, weights, effort)?;
-        let mut evaluation = Evaluation::default();
-        let predicted = fitted.predict(&self.held_out, effort)?;
-        for (p, right) in predicted.into_iter().zip(self.held_out.right()) {
-            evaluation.observe(p, *right);
+    fn held_out(
+        &self,
+        weights: &[f32],
+        keeps: Keeps,
+        effort: &Effort,
+    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+        let fitted = match keeps {
+            Keeps::Fitted => Fitted::new(&self.train, weights, effort)?,
+            Keeps::Public => Fitted {
+                body: Layers::new(weights, self.held_out.width())?,
+                head: Head::first(self.held_out.width(), 0),
+            },
+        };
+        self.predicted(&fitted, effort)
+    }
+
+    fn alone(&self, start: &[f32], effort: &Effort) -> Result<Vec<Vec<Predicted>>, ModelError> {
+        let mut body = Layers::new(start, self.train.width())?;
+        let mut head = Head::first(self.train.width(), self.train.items());
+        let Local::Adam { decay_rounds, .. } = self.optimizer.local else { return Err(NOT_ADAM) };
+        if !self.train.is_empty() {
+            for round in 1..=decay_rounds {
+                self.steps(&mut body, &mut head, round, 0, effort)?;
+            }
         }
-        Ok(evaluation)
+        self.predicted(&Fitted { body, head }, effort)
     }
 
     fn gradients(
@@ -153,22 +149,52 @@ impl Loaded for Records {
         }
         Ok(())
     }
+}
 
-    fn predictions(
+const NOT_ADAM: ModelError = ModelError::Settings("a network is trained with local-adam");
+
+impl Records {
+    /// One round's steps: of the head alone, and then of everything.
+    fn steps(
         &self,
-        weights: &[f32],
+        body: &mut Layers,
+        head: &mut Head,
+        round: u32,
+        head_steps: u32,
         effort: &Effort,
-        take: &mut dyn FnMut(&[(f64, bool)]),
     ) -> Result<(), ModelError> {
-        let body = Layers::new(weights, self.held_out.width())?;
-        let head = Head::first(self.held_out.width(), 0);
-        let predicted = Fitted { body, head }.predict(&self.held_out, effort)?;
-        for rows in self.held_out.by_learner() {
-            let right = &self.held_out.right()[rows.clone()];
-            let of: Vec<_> = predicted[rows].iter().copied().zip(right.iter().copied()).collect();
-            take(&of);
+        let Local::Adam { batch, .. } = self.optimizer.local else { return Err(NOT_ADAM) };
+        let rate = self.optimizer.local.rate(round);
+        let mut draws = ChaCha8Rng::seed_from_u64(round.into());
+        let mut draw = || -> Vec<usize> {
+            (0..batch).map(|_| draws.random_range(0..self.train.len())).collect()
+        };
+        let mut adam = Adam::new(head.len());
+        for _ in 0..head_steps {
+            effort.step()?;
+            let rows = self.train.batch(&draw());
+            let gradient = head.gradient(&rows, &body.hidden(&rows)?)?;
+            adam.step(head.values_mut(), &gradient, rate);
+        }
+        let (mut of_body, mut of_head) = (Adam::new(body.len()), Adam::new(head.len()));
+        for _ in 0..self.optimizer.local_steps {
+            effort.step()?;
+            let (by_body, by_head) = layers::gradient(body, head, &self.train.batch(&draw()))?;
+            of_body.step(body.values_mut(), &by_body, rate);
+            of_head.step(head.values_mut(), &by_head, rate);
         }
         Ok(())
+    }
+
+    fn predicted(
+        &self,
+        fitted: &Fitted,
+        effort: &Effort,
+    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+        let all = fitted.predict(&self.held_out, effort)?;
+        let right = self.held_out.right();
+        let of = |rows: std::ops::Range<usize>| rows.map(|row| (all[row], right[row])).collect();
+        Ok(self.held_out.by_learner().map(of).collect())
     }
 }
 

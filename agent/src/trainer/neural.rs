@@ -1,13 +1,13 @@
 //! The stages of a task whose model is a neural network, over this institution's snapshot. Weights moves by
 //! n/N and clips them; how the network computes is the network's.
 
-use collegium_shared::architecture::{Hyper, SharedSets, Sums};
+use collegium_shared::architecture::{Evaluation, Hyper, SharedSets, Sums};
 
 use super::Trainer;
 use crate::{
     model::{
         Effort, ModelError, finite,
-        neural::{Loaded, Network, Task},
+        neural::{Keeps, Loaded, Network, Task},
     },
     privacy::BoundedSum,
 };
@@ -63,11 +63,12 @@ impl Trainer {
                 moves.iter_mut().for_each(|moved| *moved *= share);
                 let mut values = finite("the update", moves)?;
                 task.hyper.optimizer.clip(&mut values);
-                values.extend(loaded.evaluate(candidate, effort)?.values());
+                values.extend(evaluation(loaded, candidate, effort)?.values());
                 values
             }
             NeuralWork::Evaluate { statistics, candidate } => {
-                self.load(network, task, statistics, effort)?.evaluate(candidate, effort)?.values()
+                let loaded = self.load(network, task, statistics, effort)?;
+                evaluation(loaded, candidate, effort)?.values()
             }
         };
         effort.step()?;
@@ -101,9 +102,10 @@ impl Trainer {
             }
             NeuralWork::Evaluate { statistics, candidate } => {
                 let loaded = self.load(network, task, statistics, effort)?;
-                loaded.predictions(candidate, effort, &mut |answers| {
-                    add(&super::private::histograms(answers.iter().copied()));
-                })
+                for learner in loaded.held_out(candidate, Keeps::Public, effort)? {
+                    add(&super::private::histograms(learner.into_iter()));
+                }
+                Ok(())
             }
         }
     }
@@ -135,4 +137,16 @@ impl Trainer {
         };
         Ok(&*self.network.insert(ready).loaded)
     }
+}
+
+/// How `candidate` does on held-out learners, with what this institution keeps to itself.
+fn evaluation(
+    loaded: &dyn Loaded,
+    candidate: &[f32],
+    effort: &Effort,
+) -> Result<Evaluation, ModelError> {
+    let mut evaluation = Evaluation::default();
+    let learners = loaded.held_out(candidate, Keeps::Fitted, effort)?;
+    learners.into_iter().flatten().for_each(|(p, right)| evaluation.observe(p, right));
+    Ok(evaluation)
 }

@@ -97,9 +97,7 @@ impl World {
 
     /// As a coordinator would count on them.
     pub(crate) fn parties(&self) -> u16 {
-        let n = self.trainers.len();
-        let honest = n.saturating_sub(usize::from(Cohort::proposed(n).c_max) + n.div_ceil(10));
-        u16::try_from(honest.max(1)).unwrap_or(u16::MAX)
+        parties(self.trainers.len())
     }
 
     fn exact(
@@ -239,6 +237,12 @@ impl World {
     }
 }
 
+/// How many of `n` institutions a coordinator counts on to add noise.
+pub(crate) fn parties(n: usize) -> u16 {
+    let honest = n.saturating_sub(usize::from(Cohort::proposed(n).c_max) + n.div_ceil(10));
+    u16::try_from(honest.max(1)).unwrap_or(u16::MAX)
+}
+
 /// Everything that is named in the records, sorted.
 pub(super) fn registry(records: &[Vec<Learner>]) -> SharedSets {
     let answers = || records.iter().flatten().flat_map(|learner| &learner.responses);
@@ -248,7 +252,7 @@ pub(super) fn registry(records: &[Vec<Learner>]) -> SharedSets {
     SharedSets { items: owned(items), competencies: owned(competencies) }
 }
 
-fn add(total: &mut [u32], words: &[u32]) {
+pub(super) fn add(total: &mut [u32], words: &[u32]) {
     total.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
 }
 

@@ -126,12 +126,15 @@ fn enough(institutions: usize) -> anyhow::Result<()> {
 /// The mapping in `tests/mappings` that the file's name begins with.
 pub(crate) fn known_mapping(data: &Path) -> anyhow::Result<PathBuf> {
     let dir = workspace().join("tests").join("mappings");
-    let name = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let part =
+        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let name = part(data.file_name());
+    let directory = part(data.parent().and_then(Path::file_name));
     let mut known = Vec::new();
     for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(&stem) {
+        if name.starts_with(&stem) || directory == stem {
             return Ok(path);
         }
         known.push(stem);

@@ -1,7 +1,7 @@
 //! The records that are compared on: files in a directory that are known by their names, or any other with
 //! its mapping. Changes nothing of them.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 use collegium_agent::{
@@ -9,20 +9,29 @@ use collegium_agent::{
     records::Learner,
 };
 
-use crate::demo::population::known_mapping;
+use collegium_coordinator::task::TaskSpec;
+
+use crate::{demo::population::known_mapping, harness::workspace};
 
 /// Where known files are in a directory of real records.
-const KNOWN: [&str; 2] = ["timss11_schools.parquet", "assist09.parquet"];
+const KNOWN: [&str; 3] =
+    ["timss11_schools.parquet", "assist09.parquet", "oulad/task_assessment_completion.parquet"];
 
 /// One set of records by institution.
 pub(super) struct Set {
     pub(super) name: String,
     pub(super) institutions: Vec<Vec<Learner>>,
+    /// What is trained on them, if it is not the logistic model with its usual settings.
+    pub(super) task: Option<TaskSpec>,
 }
 
 impl Set {
-    /// Reads a file by its mapping, or by the known one of its name.
-    pub(super) fn read(file: &Path, mapping: Option<&Path>) -> anyhow::Result<Self> {
+    /// Reads a file by its mapping, or by the known one of its name; the same of its task.
+    pub(super) fn read(
+        file: &Path,
+        mapping: Option<&Path>,
+        task: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let mapping = match mapping {
             Some(mapping) => mapping.to_owned(),
             None => known_mapping(file)?,
@@ -37,8 +46,25 @@ impl Set {
                 institutions.len()
             );
         }
-        Ok(Self { name, institutions })
+        let task = match task {
+            Some(task) => Some(read_task(task)?),
+            None => known_task(&mapping)?,
+        };
+        Ok(Self { name, institutions, task })
     }
+}
+
+fn read_task(file: &Path) -> anyhow::Result<TaskSpec> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is no task file", file.display()))
+}
+
+/// The task in tests/tasks that is called like the mapping.
+fn known_task(mapping: &Path) -> anyhow::Result<Option<TaskSpec>> {
+    let name = mapping.with_extension("toml");
+    let file = workspace().join("tests/tasks").join(name.file_name().unwrap_or_default());
+    file.exists().then(|| read_task(&file)).transpose()
 }
 
 /// The known files that are in `dir`.
@@ -48,7 +74,7 @@ pub(super) fn known(dir: &Path) -> anyhow::Result<Vec<Set>> {
         bail!("{} has none of {}", dir.display(), KNOWN.join(", "));
     }
     let read = |file: &std::path::PathBuf| {
-        Set::read(file, None).with_context(|| format!("cannot use {}", file.display()))
+        Set::read(file, None, None).with_context(|| format!("cannot use {}", file.display()))
     };
     present.iter().map(read).collect()
 }

@@ -1,0 +1,221 @@
+//! Whole tasks of neural networks in memory, as `federation` has them of the logistic model: the agents' own
+//! statistics, training, clipping and noise, the coordinator's own steps, and the product's encodings.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use collegium_agent::{
+    model::{
+        Effort,
+        neural::{self, Keeps, Loaded, Network, Predicted, Task},
+    },
+    privacy::{BoundedSum, RandomBits},
+    records::Learner,
+    trainer::{NeuralWork, Trainer},
+};
+use collegium_coordinator::task::TaskSpec;
+use collegium_shared::{
+    architecture::{
+        Architecture, Coordinate, Hyper, LearnerPrivacy, SharedSets, Stage, Sums, descend,
+    },
+    protocol::Cohort,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use super::federation::{add, registry};
+
+/// All institutions with the task that they train.
+pub(crate) struct Networks {
+    records: Vec<Vec<Learner>>,
+    trainers: Vec<Trainer>,
+    registry: SharedSets,
+    architecture: Architecture,
+    network: &'static dyn Network,
+    hyper: Hyper,
+    rounds: u32,
+    effort: Effort,
+}
+
+/// What came of a task.
+pub(crate) struct TrainedNetwork {
+    shared: SharedSets,
+    statistics: Sums,
+    pub(crate) weights: Vec<f32>,
+    /// After each round, where that was asked for.
+    pub(crate) after: Vec<Vec<f32>>,
+}
+
+impl Networks {
+    pub(crate) fn new(records: Vec<Vec<Learner>>, mut spec: TaskSpec) -> anyhow::Result<Self> {
+        spec.check()?;
+        spec.fill_in();
+        let TaskSpec { architecture, hyper, rounds, .. } = spec;
+        let network = neural::of(architecture);
+        let network = network.ok_or_else(|| anyhow::anyhow!("{architecture} is no network"))?;
+        Ok(Self {
+            registry: registry(&records),
+            trainers: records.iter().cloned().map(Trainer::new).collect(),
+            records,
+            architecture,
+            network,
+            hyper,
+            rounds,
+            effort: Effort::new(Arc::default(), 100),
+        })
+    }
+
+    fn n(&self) -> anyhow::Result<u32> {
+        Ok(u32::try_from(self.trainers.len())?)
+    }
+
+    /// Competencies that enough institutions have.
+    fn shared(&self) -> SharedSets {
+        let least = Cohort::proposed(self.records.len()).least();
+        let has = |own: &[Learner]| -> BTreeSet<String> {
+            own.iter().flat_map(|l| &l.responses).flat_map(|r| r.competencies.clone()).collect()
+        };
+        let owned: Vec<_> = self.records.iter().map(|own| has(own)).collect();
+        let enough = |k: &&String| owned.iter().filter(|own| own.contains(*k)).count() >= least;
+        let competencies = self.registry.competencies.iter().filter(enough).cloned().collect();
+        SharedSets { items: Vec::new(), competencies }
+    }
+
+    fn exact(
+        &mut self,
+        stage: &Stage,
+        shared: &SharedSets,
+        work: NeuralWork<'_>,
+        present: &mut dyn FnMut(&Stage) -> bool,
+    ) -> anyhow::Result<Sums> {
+        let encoding = self.architecture.encoding(stage, &self.hyper, shared.sizes(), self.n()?)?;
+        let task = Task { hyper: &self.hyper, shared };
+        let mut total = vec![0_u32; encoding.dimension()];
+        for trainer in self.trainers.iter_mut().filter(|_| present(stage)) {
+            let values = trainer.run_network(self.network, &task, work, &self.effort)?;
+            add(&mut total, &encoding.encode(&values)?.words);
+        }
+        Ok(encoding.decode_sum(&total)?)
+    }
+
+    /// A task without noise, each institution taking part in each round with probability `part`.
+    pub(crate) fn plain(&mut self, part: f64, seed: u64) -> anyhow::Result<TrainedNetwork> {
+        let mut random = ChaCha12Rng::seed_from_u64(seed);
+        let shared = self.shared();
+        let all = &mut |_: &Stage| true;
+        let statistics = &self.exact(&Stage::Statistics, &shared, NeuralWork::Statistics, all)?;
+        let first = self.network.facts().layout(&self.hyper, &shared).initial();
+        let server = self.hyper.optimizer.server;
+        let mut at = server.coordinates(&first);
+        let mut after = Vec::new();
+        for step in 1..=self.rounds {
+            let [start, candidate] = Coordinate::models(&at);
+            let (start, candidate) = (&*start, &*candidate);
+            let work = NeuralWork::Train { statistics, round: step, start, candidate };
+            let here = &mut |_: &Stage| part >= 1.0 || random.random_bool(part);
+            let sums = self.exact(&Stage::Train { step }, &shared, work, here)?;
+            let moves = at.iter_mut().zip(&sums["move"]);
+            moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
+            let [_, reached] = Coordinate::models(&at);
+            after.push(reached);
+        }
+        let weights = after.last().cloned().unwrap_or(first);
+        Ok(TrainedNetwork { shared, statistics: statistics.clone(), weights, after })
+    }
+
+    fn noisy(
+        &mut self,
+        stage: &Stage,
+        privacy: &LearnerPrivacy,
+        work: NeuralWork<'_>,
+    ) -> anyhow::Result<Sums> {
+        let hyper = Hyper { privacy: Some(*privacy), ..self.hyper.clone() };
+        let sizes = self.registry.sizes();
+        let encoding = self.architecture.encoding(stage, &hyper, sizes, self.n()?)?;
+        let placed = privacy.place(stage, &encoding)?;
+        let task = Task { hyper: &hyper, shared: &self.registry };
+        let mut total = vec![0_u32; encoding.dimension()];
+        let mut bits = RandomBits::system();
+        for trainer in &mut self.trainers {
+            let sums = placed.iter().map(|placed| BoundedSum::new(*placed));
+            let mut sums = sums.collect::<Result<Vec<_>, _>>()?;
+            trainer.run_private_network(self.network, &task, work, &mut sums, &self.effort)?;
+            let mut words = Vec::with_capacity(total.len());
+            for sum in sums {
+                words.extend(sum.noised(&mut bits)?);
+            }
+            add(&mut total, &words);
+        }
+        Ok(encoding.decode_sum(&total)?)
+    }
+
+    /// A private task of so many steps.
+    pub(crate) fn private(
+        &mut self,
+        privacy: LearnerPrivacy,
+        steps: u32,
+    ) -> anyhow::Result<TrainedNetwork> {
+        let statistics = &self.noisy(&Stage::Statistics, &privacy, NeuralWork::Statistics)?;
+        let facts = self.network.facts();
+        let learners = privacy.at_least(facts.answers(statistics), self.n()?);
+        let mut weights = facts.layout(&self.hyper, &self.registry).initial();
+        for step in 1..=steps {
+            let (start, candidate) = (&*weights, &*weights);
+            let work = NeuralWork::Train { statistics, round: step, start, candidate };
+            let sums = self.noisy(&Stage::Train { step }, &privacy, work)?;
+            descend(&mut weights, &sums["gradient"], privacy.learning_rate / learners);
+        }
+        let (shared, statistics) = (self.registry.clone(), statistics.clone());
+        Ok(TrainedNetwork { shared, statistics, weights, after: Vec::new() })
+    }
+
+    /// How an institution's held-out learners are predicted by shared weights and what it keeps to itself.
+    pub(crate) fn predicted(
+        &self,
+        trained: &TrainedNetwork,
+        weights: &[f32],
+    ) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
+        let of = |own: &Vec<Learner>| {
+            let loaded = self.load(own, &trained.shared, &trained.statistics)?;
+            Ok(loaded.held_out(weights, Keeps::Fitted, &self.effort)?)
+        };
+        self.records.iter().map(of).collect()
+    }
+
+    /// The same of networks that each institution trains from its own records only.
+    pub(crate) fn alone(&self) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
+        self.records.iter().map(|own| self.by_itself(own)).collect()
+    }
+
+    /// The same of one network trained where all records are in one place.
+    pub(crate) fn pooled(&self) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
+        let mut predicted = self.by_itself(&self.records.concat())?.into_iter();
+        let held_out = |own: &Vec<Learner>| {
+            own.iter().filter(|l| l.held_out && !l.responses.is_empty()).count()
+        };
+        Ok(self
+            .records
+            .iter()
+            .map(|own| predicted.by_ref().take(held_out(own)).collect())
+            .collect())
+    }
+
+    fn by_itself(&self, own: &[Learner]) -> anyhow::Result<Vec<Vec<Predicted>>> {
+        let shared = &self.registry;
+        let task = Task { hyper: &self.hyper, shared };
+        let values = self.network.statistics(own, &task)?;
+        let segments = self.network.facts().statistics(&self.hyper, shared.sizes());
+        let statistics = collegium_shared::architecture::name_sums(&segments, &values)?;
+        let start = self.network.facts().layout(&self.hyper, shared).initial();
+        Ok(self.load(own, shared, &statistics)?.alone(&start, &self.effort)?)
+    }
+
+    fn load(
+        &self,
+        own: &[Learner],
+        shared: &SharedSets,
+        statistics: &Sums,
+    ) -> anyhow::Result<Box<dyn Loaded>> {
+        let task = Task { hyper: &self.hyper, shared };
+        Ok(self.network.load(own, &task, statistics, &self.effort)?)
+    }
+}

@@ -1,0 +1,50 @@
+//! The comparison for a task whose model is a neural network. What an institution serves is always the shared
+//! layers with what it keeps to itself, so that the federated model and the personal one are the same.
+
+use collegium_agent::evaluate::{Report, network::report};
+use collegium_coordinator::task::TaskSpec;
+use collegium_shared::architecture::{LearnerPrivacy, Target};
+
+use super::{
+    Cli,
+    outcome::{Outcome, Row},
+};
+use crate::bench::{DELTA, Networks, parties};
+
+/// All ways of learning on one set.
+pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Result<Vec<Row>> {
+    let name = set.name;
+    let parties = parties(set.institutions.len());
+    let networks = &mut Networks::new(set.institutions, spec)?;
+    let alone = report(&networks.alone()?);
+    let outcome = |mode: &str, runs: &[Report]| {
+        eprintln!("{name}: {mode}");
+        Row::new(&name, mode, Outcome::of(runs, &alone))
+    };
+    let mut rows = vec![outcome("alone", std::slice::from_ref(&alone))];
+    let pooled = report(&networks.pooled()?);
+    rows.push(outcome("pooled", std::slice::from_ref(&pooled)));
+    let trained = networks.plain(1.0, 0)?;
+    let federated = report(&networks.predicted(&trained, &trained.weights)?);
+    rows.push(outcome("federated", std::slice::from_ref(&federated)));
+    let half = (1..=cli.repetitions)
+        .map(|seed| {
+            let trained = networks.plain(0.5, seed)?;
+            Ok(report(&networks.predicted(&trained, &trained.weights)?))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    rows.push(outcome("federated, half of them away", &half));
+    rows.push(outcome("personal", &[federated]));
+    for epsilon in &cli.epsilons {
+        let target = Target { epsilon: *epsilon, delta: DELTA };
+        let privacy = LearnerPrivacy::propose_for_network(target, cli.private_steps, parties)?;
+        let runs = (0..cli.repetitions)
+            .map(|_| {
+                let trained = networks.private(privacy, cli.private_steps)?;
+                Ok(report(&networks.predicted(&trained, &trained.weights)?))
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        rows.push(outcome(&format!("epsilon {epsilon}"), &runs));
+    }
+    Ok(rows)
+}
