@@ -22,7 +22,7 @@ use crate::{
     home::Home,
     import::{self, Mapping},
     ledger::statement::statement,
-    model::Effort,
+    model::{Effort, Released},
     policy::{Policy, PolicyError},
     recommend::Options,
     rotation,
@@ -250,8 +250,15 @@ impl Desk {
         let learners = self.home.vault().learners()?;
         let model = self.home.model();
         let effort = Effort::new(Arc::default(), self.home.limits().training_cpu_percent);
-        let installed = model.as_ref().map(|(_, model)| model);
-        let report = evaluate::local(&learners, installed, &Hyper::default(), &effort)?;
+        let report = match model.map(|(_, model)| model) {
+            Some(Released::Network(network)) => {
+                evaluate::network::local(&learners, &network, &effort)?
+            }
+            Some(Released::Logistic(model)) => {
+                evaluate::local(&learners, Some(&model), &Hyper::default(), &effort)?
+            }
+            None => evaluate::local(&learners, None, &Hyper::default(), &effort)?,
+        };
         Ok(Answer { text: evaluated(&report), json: serde_json::to_value(&report)? })
     }
 

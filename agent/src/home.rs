@@ -40,7 +40,7 @@ use crate::{
     install::{InstallError, ModelStore},
     limits::Limits,
     metrics::Meters,
-    model::Model,
+    model::Released,
     rotation::{self, RotationError},
     session::SessionEvent,
     session_file::{RoundFiles, SessionFileError},
@@ -423,7 +423,7 @@ impl Home {
     // --- Models --------------------------------------------------------------------------------
 
     /// The model that serves: the installed one, or the one before if that cannot be read.
-    pub fn model(&self) -> Option<(Installed, Model)> {
+    pub fn model(&self) -> Option<(Installed, Released)> {
         let (current, previous) =
             self.book.read(|s| (s.model().map(|(m, _)| m.clone()), s.previous().cloned()));
         current.into_iter().chain(previous).find_map(|installed| {

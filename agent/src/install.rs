@@ -13,7 +13,9 @@ use std::{
 };
 
 use collegium_shared::{
-    architecture::{self, Architecture, BadSums, SharedSets, UnknownArchitecture},
+    architecture::{
+        Architecture, BadHyper, BadSums, Hyper, SharedSets, Sizes, Stage, UnknownArchitecture,
+    },
     blobs::{BlobError, Blobs},
     crypto::{Digest, Signature},
     durable, faults,
@@ -27,7 +29,7 @@ use collegium_shared::{
 use thiserror::Error;
 
 use crate::{
-    model::{Model, ModelError},
+    model::{Model, ModelError, NetworkModel, Released, neural},
     prepare,
     state::{AgentState, Installed},
 };
@@ -54,6 +56,8 @@ pub enum InstallError {
     NotTheCoordinator,
     #[error(transparent)]
     Architecture(#[from] UnknownArchitecture),
+    #[error("the manifest's settings: {0}")]
+    Settings(BadHyper),
     #[error("the model was made over another registry than the one that this institution holds")]
     OtherRegistry,
     #[error(
@@ -187,7 +191,7 @@ impl ModelStore {
         signed: &Signed<Manifest>,
         registry: &Registry,
         blobs: &Blobs,
-    ) -> Result<(Installed, Model), InstallError> {
+    ) -> Result<(Installed, Released), InstallError> {
         let manifest = &signed.body;
         let limit = prepare::largest_blob(registry);
         let weights = blobs.read(&manifest.weights, limit)?;
@@ -245,7 +249,7 @@ impl ModelStore {
     }
 
     /// Reads an installed model and checks it again.
-    pub fn load(&self, installed: &Installed) -> Result<Model, InstallError> {
+    pub fn load(&self, installed: &Installed) -> Result<Released, InstallError> {
         let dir = self.dir.join(Self::name(installed));
         let read = |name: &str| {
             let path = dir.join(name);
@@ -290,14 +294,28 @@ fn assemble(
     shared: &SharedSets,
     statistics: &[u8],
     weights: &[u8],
-) -> Result<Model, InstallError> {
-    let layout = architecture::layout(&shared.competencies);
+) -> Result<Released, InstallError> {
+    let architecture = Architecture::lookup(&manifest.architecture)?;
+    let Manifest { features, privacy, .. } = manifest;
+    let hyper = Hyper { features: features.clone(), privacy: *privacy, ..Hyper::default() };
+    architecture.check(&hyper).map_err(InstallError::Settings)?;
+    let layout = architecture.layout(&hyper, shared);
     if layout.digest().ok() != Some(manifest.layout) {
         return Err(InstallError::Layout);
     }
     let what = "statistics sum";
     let sums =
         tensors::read_sums(statistics).map_err(|reason| InstallError::Tensors { what, reason })?;
+    let read = |reason| InstallError::Tensors { what: "weights", reason };
+    let weights = tensors::read_model(weights, &layout).map_err(read)?;
+    if let Some(network) = neural::of(architecture) {
+        let mut sums = sums;
+        let none = Sizes { items: 0, competencies: 0 };
+        architecture.complete_sums(&mut sums, &Stage::Statistics, &hyper, none);
+        let shared = shared.clone();
+        let model = NetworkModel::new(network, hyper, shared, sums, weights)?;
+        return Ok(Released::Network(model));
+    }
     let statistics = match &manifest.privacy {
         Some(privacy) => {
             let institutions = u32::try_from(manifest.uploads.len()).unwrap_or(u32::MAX);
@@ -306,10 +324,7 @@ fn assemble(
         None => prepare::statistics(sums, shared),
     };
     let statistics = statistics.map_err(|reason| InstallError::Sums { what, reason })?;
-    let what = "weights";
-    let weights = tensors::read_model(weights, &layout)
-        .map_err(|reason| InstallError::Tensors { what, reason })?;
-    Ok(Model::new(&shared.competencies, statistics, &weights)?)
+    Ok(Released::Logistic(Model::new(&shared.competencies, statistics, &weights)?))
 }
 
 #[cfg(test)]

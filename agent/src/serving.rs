@@ -114,6 +114,7 @@ impl Serving {
             return Ok(served.recommender);
         }
         let Some((_, model)) = self.home.model() else { bail!(missing) };
+        let model = model.logistic().map_err(anyhow::Error::msg)?;
         let learners = self.home.vault().learners()?;
         match self.making {
             Making::InBackground => Ok(self.begin(basis, model, learners)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use collegium_shared::{
-    architecture::Sums,
+    architecture::{self, Sums},
     clock::Timestamp,
     crypto::SigningKey,
     ids::RoundId,
@@ -132,7 +132,7 @@ fn a_released_model_is_installed_and_the_one_before_is_kept() {
     let current = fs::read_to_string(models.join("current")).unwrap();
     assert_eq!(current, "t-3\n");
     assert!(fixture.store.load(&first).is_err(), "removed");
-    let model = fixture.store.load(&third).unwrap();
+    let model = fixture.store.load(&third).unwrap().logistic().unwrap();
     assert_eq!(model.competencies(), ["k", "l"]);
     assert_eq!(model.statistics().items.keys().collect::<Vec<_>>(), ["x"]);
     assert!(fixture.store.load(&second).is_ok());

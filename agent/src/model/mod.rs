@@ -12,10 +12,11 @@ pub mod wide_mlp;
 
 use std::collections::HashMap;
 
-use collegium_shared::architecture::{Layout, SharedStatistics, layout};
+use collegium_shared::architecture::{KT_LOGISTIC_1, Layout, SharedStatistics, layout};
 use thiserror::Error;
 
 pub use effort::Effort;
+pub use neural::NetworkModel;
 
 /// Why a model cannot be trained or used.
 #[derive(Debug, Error)]
@@ -34,6 +35,30 @@ pub enum ModelError {
     Settings(&'static str),
     #[error("training was cancelled")]
     Cancelled,
+}
+
+/// A model as it was released.
+#[derive(Clone, Debug)]
+pub enum Released {
+    Logistic(Model),
+    Network(NetworkModel),
+}
+
+impl Released {
+    /// The model that recommendations and audits are made with.
+    ///
+    /// # Errors
+    /// Of any other, what it is, in words.
+    pub fn logistic(self) -> Result<Model, String> {
+        match self {
+            Self::Logistic(model) => Ok(model),
+            Self::Network(network) => Err(format!(
+                "the installed model is {}, which predicts and recommends nothing: `evaluate` says how good it \
+                 is; recommendations are made with {KT_LOGISTIC_1}",
+                network.id()
+            )),
+        }
+    }
 }
 
 /// A trained `kt-logistic/1` model with the shared counts that its features need: as it was released, or

@@ -5,14 +5,14 @@ use std::fmt::Debug;
 
 use collegium_shared::architecture::{Architecture, Hyper, Neural, SharedSets, Sums};
 
-use super::{Effort, ModelError, wide_mlp::WideMlp};
+use super::{Effort, ModelError, checked, wide_mlp::WideMlp};
 use crate::records::Learner;
 
 /// The networks that this agent can train.
 pub static NETWORKS: [&dyn Network; 1] = [&WideMlp];
 
 /// One network's part at an institution.
-pub trait Network: Sync {
+pub trait Network: Sync + Debug {
     /// What everybody knows of it.
     fn facts(&self) -> &'static dyn Neural;
 
@@ -32,6 +32,56 @@ pub trait Network: Sync {
         statistics: &Sums,
         effort: &Effort,
     ) -> Result<Box<dyn Loaded>, ModelError>;
+}
+
+/// A released network with the public facts that its inputs need.
+#[derive(Clone, Debug)]
+pub struct NetworkModel {
+    network: &'static dyn Network,
+    hyper: Hyper,
+    shared: SharedSets,
+    statistics: Sums,
+    weights: Vec<f32>,
+}
+
+impl NetworkModel {
+    /// `hyper` are the settings that its inputs depend on; `statistics` were opened in its task.
+    pub fn new(
+        network: &'static dyn Network,
+        hyper: Hyper,
+        shared: SharedSets,
+        statistics: Sums,
+        weights: Vec<f32>,
+    ) -> Result<Self, ModelError> {
+        let facts = network.facts();
+        checked(&weights, facts.layout(&hyper, &shared).len())?;
+        let hyper = Hyper { optimizer: facts.optimizer(), ..hyper };
+        Ok(Self { network, hyper, shared, statistics, weights })
+    }
+
+    pub fn id(&self) -> &'static str {
+        self.network.facts().id()
+    }
+
+    /// The shared weights: the layout's tensors concatenated.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// The weights that its task began with.
+    pub fn start(&self) -> Vec<f32> {
+        self.network.facts().layout(&self.hyper, &self.shared).initial()
+    }
+
+    /// An institution's records, ready for it.
+    pub fn load(
+        &self,
+        learners: &[Learner],
+        effort: &Effort,
+    ) -> Result<Box<dyn Loaded>, ModelError> {
+        let task = Task { hyper: &self.hyper, shared: &self.shared };
+        self.network.load(learners, &task, &self.statistics, effort)
+    }
 }
 
 /// What a task is about.
@@ -58,8 +108,14 @@ pub trait Loaded: Send + Sync + Debug {
         effort: &Effort,
     ) -> Result<Vec<Vec<Predicted>>, ModelError>;
 
-    /// The same of a network that was trained here alone, from `start` on, as long as a task would have.
-    fn alone(&self, start: &[f32], effort: &Effort) -> Result<Vec<Vec<Predicted>>, ModelError>;
+    /// The same of a network that was trained here alone, from `start` on, with `times` as many steps as an
+    /// institution makes in a task.
+    fn alone(
+        &self,
+        start: &[f32],
+        times: u32,
+        effort: &Effort,
+    ) -> Result<Vec<Vec<Predicted>>, ModelError>;
 
     /// Hands over each training learner's gradient of the mean loss at `start`. It depends on no other
     /// learner but through the opened statistics.

@@ -102,7 +102,8 @@ impl Loaded for Records {
             return Ok(vec![0.0; start.len()]);
         }
         let mut head = Head::first(self.train.width(), self.train.items());
-        self.steps(&mut body, &mut head, round, HEAD_STEPS, effort)?;
+        let seed = round.into();
+        self.steps((&mut body, &mut head), (round, seed), HEAD_STEPS, effort)?;
         let moved = body.values().iter().zip(start);
         finite("the update", moved.map(|(now, then)| f64::from(*now) - f64::from(*then)).collect())
     }
@@ -123,13 +124,19 @@ impl Loaded for Records {
         self.predicted(&fitted, effort)
     }
 
-    fn alone(&self, start: &[f32], effort: &Effort) -> Result<Vec<Vec<Predicted>>, ModelError> {
+    fn alone(
+        &self,
+        start: &[f32],
+        times: u32,
+        effort: &Effort,
+    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
         let mut body = Layers::new(start, self.train.width())?;
         let mut head = Head::first(self.train.width(), self.train.items());
         let Local::Adam { decay_rounds, .. } = self.optimizer.local else { return Err(NOT_ADAM) };
         if !self.train.is_empty() {
-            for round in 1..=decay_rounds {
-                self.steps(&mut body, &mut head, round, 0, effort)?;
+            let rounds = (1..=decay_rounds).flat_map(|round| (0..times).map(move |_| round));
+            for (seed, round) in (1..).zip(rounds) {
+                self.steps((&mut body, &mut head), (round, seed), 0, effort)?;
             }
         }
         self.predicted(&Fitted { body, head }, effort)
@@ -154,18 +161,17 @@ impl Loaded for Records {
 const NOT_ADAM: ModelError = ModelError::Settings("a network is trained with local-adam");
 
 impl Records {
-    /// One round's steps: of the head alone, and then of everything.
+    /// One round's steps, on batches that the seed draws: of the head alone, and then of everything.
     fn steps(
         &self,
-        body: &mut Layers,
-        head: &mut Head,
-        round: u32,
+        (body, head): (&mut Layers, &mut Head),
+        (round, seed): (u32, u64),
         head_steps: u32,
         effort: &Effort,
     ) -> Result<(), ModelError> {
         let Local::Adam { batch, .. } = self.optimizer.local else { return Err(NOT_ADAM) };
         let rate = self.optimizer.local.rate(round);
-        let mut draws = ChaCha8Rng::seed_from_u64(round.into());
+        let mut draws = ChaCha8Rng::seed_from_u64(seed);
         let mut draw = || -> Vec<usize> {
             (0..batch).map(|_| draws.random_range(0..self.train.len())).collect()
         };

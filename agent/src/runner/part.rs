@@ -516,6 +516,7 @@ fn audit(
     let Some((_, model)) = serving else {
         return Err(Failure::Leave("the model that is to be audited serves no more".to_owned()));
     };
+    let model = model.logistic().map_err(Failure::Leave)?;
     let permitted = policy.audited();
     Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, (&model, learners), effort))
 }

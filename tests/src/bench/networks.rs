@@ -183,12 +183,14 @@ impl Networks {
 
     /// The same of networks that each institution trains from its own records only.
     pub(crate) fn alone(&self) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
-        self.records.iter().map(|own| self.by_itself(own)).collect()
+        self.records.iter().map(|own| self.by_itself(own, 1)).collect()
     }
 
     /// The same of one network trained where all records are in one place.
     pub(crate) fn pooled(&self) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
-        let mut predicted = self.by_itself(&self.records.concat())?.into_iter();
+        // As many steps as all institutions make together.
+        let times = self.n()?;
+        let mut predicted = self.by_itself(&self.records.concat(), times)?.into_iter();
         let held_out = |own: &Vec<Learner>| {
             own.iter().filter(|l| l.held_out && !l.responses.is_empty()).count()
         };
@@ -199,14 +201,14 @@ impl Networks {
             .collect())
     }
 
-    fn by_itself(&self, own: &[Learner]) -> anyhow::Result<Vec<Vec<Predicted>>> {
+    fn by_itself(&self, own: &[Learner], times: u32) -> anyhow::Result<Vec<Vec<Predicted>>> {
         let shared = &self.registry;
         let task = Task { hyper: &self.hyper, shared };
         let values = self.network.statistics(own, &task)?;
         let segments = self.network.facts().statistics(&self.hyper, shared.sizes());
         let statistics = collegium_shared::architecture::name_sums(&segments, &values)?;
         let start = self.network.facts().layout(&self.hyper, shared).initial();
-        Ok(self.load(own, shared, &statistics)?.alone(&start, &self.effort)?)
+        Ok(self.load(own, shared, &statistics)?.alone(&start, times, &self.effort)?)
     }
 
     fn load(

@@ -32,12 +32,15 @@ impl Set {
         mapping: Option<&Path>,
         task: Option<&Path>,
     ) -> anyhow::Result<Self> {
+        let known = mapping.is_none();
         let mapping = match mapping {
             Some(mapping) => mapping.to_owned(),
             None => known_mapping(file)?,
         };
         let imported = import::read_all(file, &Mapping::load(&mapping)?)?;
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // Known files are called like their mappings.
+        let called = if known { mapping.as_path() } else { file };
+        let name = called.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let institutions: Vec<_> = imported.institutions.into_values().collect();
         if institutions.len() < 2 {
             bail!(
