@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_sample_task_file_is_read_and_says_the_defaults() {
-    let sample: TaskSpec = toml::from_str(include_str!("../../deploy/task.toml")).unwrap();
+    let sample: TaskSpec = toml::from_str(include_str!("../../../deploy/task.toml")).unwrap();
     let least = "task = \"spring-term\"\narchitecture = \"kt-logistic/1\"\n";
     assert_eq!(sample, toml::from_str(least).unwrap());
 }
