@@ -348,11 +348,11 @@ impl Desk {
         let held_out = learners.iter().filter(|learner| learner.held_out).count();
         let registry = self.home.registry().context("the registry cannot be read")?;
         let shared = registry.map(|registry| {
-            let known = |names: &BTreeSet<&str>, all: &[String]| {
-                let found = |name: &&&str| all.binary_search_by(|n| n.as_str().cmp(**name)).is_ok();
-                names.iter().filter(found).count()
+            let known = |names: &BTreeSet<&str>, has: &dyn Fn(&str) -> bool| {
+                names.iter().filter(|name| has(name)).count()
             };
-            (known(&items, &registry.items), known(&competencies, &registry.competencies))
+            let items = known(&items, &|name| registry.has_item(name));
+            (items, known(&competencies, &|name| registry.has_competency(name)))
         });
         let mut text = format!(
             "{:<15}{} ({} held out)\n{:<15}{}\n{:<15}{}\n{:<15}{}\n",

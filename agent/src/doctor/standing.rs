@@ -107,7 +107,7 @@ fn coverage(summary: &Value, place: &str) -> Vec<Finding> {
     let judged = |(what, known, all): (&str, u64, u64)| {
         let said = format!("{known} of {all} {what} of the records are in it");
         let fix = format!(
-            "compare {PROGRAM} data summary {place} with the registry's table, and correct the mapping"
+            "{PROGRAM} coverage {place} names competencies outside; correct the mapping, or its table of tags"
         );
         let share = known as f64 / all.max(1) as f64;
         if known == 0 && all > 0 {
