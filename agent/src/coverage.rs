@@ -4,6 +4,7 @@
 //! the registry: then the shared model has parameters for it.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex},
@@ -122,7 +123,7 @@ impl<'r> Counting<'r> {
             competencies: share(all, all - outside.len()),
             items: share(self.items.len(), items),
         };
-        outside.sort_by(|a, b| b.answers.cmp(&a.answers));
+        outside.sort_by_key(|outside| Reverse(outside.answers));
         outside.truncate(LISTED);
         Coverage { figures, outside }
     }
