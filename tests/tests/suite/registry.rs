@@ -177,6 +177,8 @@ fn a_framework_tags_a_threshold_and_a_registry_in_the_middle_of_a_task() {
     network.start_coordinator().unwrap();
     let no_round = |status: &Value| Ok(status["round"].is_null().then_some(()));
     network.wait_until(LIMIT, "the open round has ended", no_round).unwrap();
+    let shown = String::from_utf8(network.coordinator(&["status"]).unwrap().stdout).unwrap();
+    assert!(shown.contains(&format!("declined       {without}: {LOW_COVERAGE}")), "{shown}");
     network.wait_for_agents(4).unwrap();
     network.kill_agent(&names[2]).unwrap();
     let gone =
