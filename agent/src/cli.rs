@@ -80,6 +80,13 @@ enum Command {
     /// Learner records.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Show how much of the records the registry knows, and which of their competencies it does not.
+    Coverage {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the agent.
     Run {
         #[command(flatten)]
@@ -297,6 +304,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             ask(&place.dir, Request::SignPolicy, json)
         }
         Command::Data(command) => data(command),
+        Command::Coverage { place, json } => ask(&place.dir, Request::Coverage, json),
         Command::Run { place } => serve(&place.dir),
         Command::Status { place, json } => ask(&place.dir, Request::Status, json),
         Command::Doctor { place, json } => doctor::run(&place.dir, json),

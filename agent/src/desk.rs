@@ -17,10 +17,11 @@ use tokio::task;
 use crate::{
     availability::{self, Availability},
     consent::{self, Change, Review},
+    coverage::{self, Figures},
     egress::{self, Word},
     evaluate::{self, Compared, LocalReport, Quality},
     home::Home,
-    import::{self, Mapping},
+    import::{self, KEPT_TAGS, Mapping},
     ledger::statement::statement,
     model::{Effort, Released},
     policy::{Policy, PolicyError},
@@ -51,6 +52,8 @@ pub enum Request {
         institution: Option<String>,
     },
     Summary,
+    /// What the registry knows of the records.
+    Coverage,
     /// Takes part in no new round until `Resume`.
     Pause {
         reason: Option<String>,
@@ -118,6 +121,7 @@ impl Desk {
                 desk.import(&file, &mapping, institution.as_deref())
             }
             Request::Summary => desk.summary(),
+            Request::Coverage => desk.coverage(),
             Request::Pause { reason } => desk.changed(availability::pause(&desk.home, reason)?),
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
             Request::PolicyDiff => desk.policy_diff(),
@@ -140,6 +144,12 @@ impl Desk {
     }
 
     fn status(&self) -> anyhow::Result<Answer> {
+        // The daemon is asked all the time, and has it measured in the background.
+        if self.live.is_none()
+            && let Err(error) = coverage::in_force(&self.home)
+        {
+            tracing::warn!(%error, "what the registry knows of the records was not measured");
+        }
         let mut status = Status::of(&self.home, self.live.as_deref())?;
         status.recommendations = self.serving.standing();
         Ok(Answer { text: status.to_string(), json: serde_json::to_value(&status)? })
@@ -306,7 +316,31 @@ impl Desk {
             text += &format!("{:<15}{} rows\n", "refused", summary.rows_refused);
         }
         summary.refused.iter().for_each(|refused| text += &format!("{:15}{refused}\n", ""));
-        Ok(Answer { text, json: serde_json::to_value(summary)? })
+        if summary.unknown_tags > 0 {
+            let first = summary.first_unknown_tags.join(", ");
+            let more = if summary.unknown_tags > KEPT_TAGS as u64 { ", ..." } else { "" };
+            let count = summary.unknown_tags;
+            text += &format!("{:<15}{count} without a line in the table: {first}{more}\n", "tags");
+        }
+        let mut json = serde_json::to_value(summary)?;
+        if let Some(coverage) = coverage::in_force(&self.home)? {
+            let Figures { registry, answers, .. } = coverage.figures;
+            text += &format!(
+                "{:<15}{answers} training answers are of registry {registry}\n",
+                "coverage"
+            );
+            json["coverage"] = serde_json::to_value(coverage.figures)?;
+        }
+        Ok(Answer { text, json })
+    }
+
+    fn coverage(&self) -> anyhow::Result<Answer> {
+        let Some(coverage) = coverage::in_force(&self.home)? else {
+            bail!(
+                "no registry is known here yet: it comes from the coordinator, once the root has signed one and this agent runs"
+            );
+        };
+        Ok(Answer { text: coverage.to_string(), json: serde_json::to_value(&*coverage)? })
     }
 
     fn summary(&self) -> anyhow::Result<Answer> {
@@ -321,11 +355,11 @@ impl Desk {
         let held_out = learners.iter().filter(|learner| learner.held_out).count();
         let registry = self.home.registry().context("the registry cannot be read")?;
         let shared = registry.map(|registry| {
-            let known = |names: &BTreeSet<&str>, all: &[String]| {
-                let found = |name: &&&str| all.binary_search_by(|n| n.as_str().cmp(**name)).is_ok();
-                names.iter().filter(found).count()
+            let known = |names: &BTreeSet<&str>, has: &dyn Fn(&str) -> bool| {
+                names.iter().filter(|name| has(name)).count()
             };
-            (known(&items, &registry.items), known(&competencies, &registry.competencies))
+            let items = known(&items, &|name| registry.has_item(name));
+            (items, known(&competencies, &|name| registry.has_competency(name)))
         });
         let mut text = format!(
             "{:<15}{} ({} held out)\n{:<15}{}\n{:<15}{}\n{:<15}{}\n",

@@ -35,6 +35,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{CONFIG_FILE, Config},
+    coverage::Measured,
     credentials,
     identity::{IDENTITY_KEY, Identity, IdentityError, VAULT_KEY},
     install::{InstallError, ModelStore},
@@ -169,6 +170,8 @@ pub struct Home {
     pub rounds: RoundFiles,
     pub models: ModelStore,
     vault: Mutex<Vault>,
+    /// What the registry knows of the records.
+    pub(crate) measured: Measured,
     /// Those in force; a reload changes them.
     limits: Mutex<Limits>,
     /// Held while the identity key is replaced.
@@ -200,6 +203,7 @@ impl Home {
             models: ModelStore::open(&dir.join("models"))?,
             dir: dir.to_owned(),
             vault: Mutex::new(vault),
+            measured: Measured::default(),
             limits: Mutex::new(config.limits.clone()),
             rotating: Mutex::default(),
             config,
@@ -395,17 +399,19 @@ impl Home {
     /// The registry that is in force, checked again.
     pub fn registry(&self) -> Result<Option<Registry>, HomeError> {
         let Some(pinned) = self.book.read(AgentState::registry) else { return Ok(None) };
+        self.registry_named(&pinned.digest).map(Some)
+    }
+
+    /// A registry that was in force here once, by its digest, checked again.
+    pub fn registry_named(&self, digest: &Digest) -> Result<Registry, HomeError> {
         let what = "registry";
-        let signed: Signed<Registry> = self.read_document(what, &pinned.digest)?;
-        let wrong = |reason: String| HomeError::Document {
-            what,
-            path: self.document(&pinned.digest),
-            reason,
-        };
+        let signed: Signed<Registry> = self.read_document(what, digest)?;
+        let wrong =
+            |reason: String| HomeError::Document { what, path: self.document(digest), reason };
         let checked = self.identity.root().registry(&signed);
         let registry = checked.map_err(|error: RegistryError| wrong(error.to_string()))?;
-        if signed.digest() == pinned.digest {
-            Ok(Some(registry))
+        if signed.digest() == *digest {
+            Ok(registry)
         } else {
             Err(wrong("its digest differs".into()))
         }

@@ -18,6 +18,7 @@ mod csv;
 mod jsonl;
 mod mapping;
 mod parquet;
+mod tags;
 
 use std::{
     collections::BTreeMap,
@@ -36,9 +37,12 @@ use cell::Cell;
 use collect::Collector;
 use columns::Shape;
 pub use mapping::{Format, Mapping};
+pub use tags::Tags;
 
 /// Refused rows that a summary names.
 pub const KEPT_REFUSALS: usize = 20;
+/// Tags without a line in the mapping's table that a summary names.
+pub const KEPT_TAGS: usize = 20;
 /// A row of a text file is at most this long, in bytes.
 const MAX_LINE: usize = 1 << 20;
 /// Institutions that an error lists.
@@ -54,6 +58,8 @@ pub enum ImportError {
     Io { path: PathBuf, source: io::Error },
     #[error("{}: this is not a usable mapping: {reason}", path.display())]
     Mapping { path: PathBuf, reason: String },
+    #[error("{}, line {line}: {reason}", path.display())]
+    Tags { path: PathBuf, line: u64, reason: String },
     #[error(
         "{}: the format does not show from the name: use .csv, .jsonl, .ndjson or .parquet, or set `format` in the mapping",
         path.display()
@@ -134,6 +140,10 @@ pub struct Summary {
     pub rows_refused: u64,
     /// The first [`KEPT_REFUSALS`] of them.
     pub refused: Vec<Refused>,
+    /// Tags that the mapping's table has no line for: they kept their own text.
+    pub unknown_tags: u64,
+    /// The first [`KEPT_TAGS`] of them, by name.
+    pub first_unknown_tags: Vec<String>,
     pub institutions: u64,
     pub learners: u64,
     pub held_out_learners: u64,

@@ -106,13 +106,14 @@ fn at(path: &Path) -> impl Fn(io::Error) -> InstallError {
 }
 
 /// Reads the manifest blob `digest` and checks who signed it and what it follows from. `countersigned`
-/// is what the coordinator shows beside a manifest that a key before the one on the roster signed.
+/// is what the coordinator shows beside a manifest that a key before the one on the roster signed; `holds`
+/// says which registries this institution has.
 pub fn check_manifest(
     digest: &Digest,
     bytes: &[u8],
     countersigned: Option<&Signature>,
     roster: &VerifiedRoster,
-    registry: &Digest,
+    holds: impl FnOnce(&Digest) -> bool,
     state: &AgentState,
 ) -> Result<Signed<Manifest>, InstallError> {
     let signed: Signed<Manifest> = serde_json::from_slice(bytes).map_err(InstallError::Form)?;
@@ -126,7 +127,7 @@ pub fn check_manifest(
     }
     let manifest = &signed.body;
     Architecture::lookup(&manifest.architecture)?;
-    if manifest.registry != *registry {
+    if !holds(&manifest.registry) {
         return Err(InstallError::OtherRegistry);
     }
     check_lineage(digest, manifest, state)?;

@@ -8,6 +8,7 @@ pub mod bias;
 pub mod cli;
 pub mod config;
 pub mod consent;
+pub mod coverage;
 pub mod credentials;
 pub mod desk;
 pub mod diagnose;

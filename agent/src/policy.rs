@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     bias::Permitted,
+    coverage::Figures,
     ledger::Budget,
     prepare::reads_records,
     windows::{Window, Windows},
@@ -25,6 +26,9 @@ const MAX_BYTES: u64 = 16 << 10;
 /// Learners of a group of whom a bias audit is told, at least, unless the policy says otherwise: a coordinator that
 /// lied about what enough institutions support would still see no one learner.
 pub const SMALLEST_CELL: u32 = 5;
+/// The share of training answers that the registry has to know, at least, unless the policy says otherwise:
+/// with less, most of what would be learned together is about names that nobody shares (ADR 34).
+pub const LEAST_COVERAGE: f64 = 0.5;
 const WORD: u64 = 4;
 const MIB: u64 = 1 << 20;
 
@@ -48,6 +52,10 @@ pub struct Policy {
     /// The fewest learners whose records a round may use.
     #[serde(default)]
     pub min_learners: u64,
+    /// The least share of training answers, from 0 to 1, that name a competency of the registry;
+    /// [`LEAST_COVERAGE`] without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_coverage: Option<f64>,
     /// The group attributes of learners that an import may keep, any without it, and that a bias audit may
     /// sum by, none without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,6 +136,11 @@ min_honest = 5
 # The fewest learners whose records a round may use. With fewer in the vault this institution stays out.
 min_learners = 20
 
+# The least share (0 to 1) of training answers that name a competency of the registry. With less this institution
+# takes part in no training: map the local tags (competencies.tags of the mapping) or have the registry extended.
+# 0.5 without it; collegium-agent coverage shows the share and what is missing.
+#min_coverage = 0.8
+
 # The group attributes of learners (for the bias audit, such as "sex") that an import may keep and that an audit
 # may sum by. An audit also has to be among the architectures above, as "bias-audit/1".
 attributes = []
@@ -182,6 +195,9 @@ impl Policy {
             return Err("min_honest must be at least 2: a sum of one is no secret".into());
         }
         policy.windows().map_err(|error| format!("hours: {error}"))?;
+        if !(0.0..=1.0).contains(&policy.min_coverage()) {
+            return Err("min_coverage must be a share from 0 to 1, such as 0.5".into());
+        }
         if let Some(budget) = &policy.privacy {
             budget.check().map_err(|error| format!("privacy: {error}"))?;
         }
@@ -221,6 +237,25 @@ impl Policy {
     pub fn audited(&self) -> Permitted {
         let attributes = self.attributes.iter().flatten().cloned().collect();
         Permitted { attributes, smallest_part: self.smallest_cell.unwrap_or(SMALLEST_CELL) }
+    }
+
+    /// The least share of training answers that name a competency of the registry.
+    pub fn min_coverage(&self) -> f64 {
+        self.min_coverage.unwrap_or(LEAST_COVERAGE)
+    }
+
+    /// What stands against training on records of which the registry knows so much.
+    pub fn uncovered(&self, figures: &Figures) -> Option<String> {
+        let (least, answers) = (self.min_coverage(), figures.answers);
+        (answers.share() < least).then(|| {
+            format!(
+                "the registry (version {}) knows the competencies of {answers} training answers and this \
+                 institution's policy wants a share of {least} (min_coverage): see what is missing with \
+                 collegium-agent coverage, then map those tags (competencies.tags of the mapping) and import \
+                 again, or have the registry extended",
+                figures.registry
+            )
+        })
     }
 
     /// What stands against accepting a plan now that would use the records of so many learners (none:
@@ -318,6 +353,27 @@ mod tests {
         assert!(Policy::parse(&more).unwrap_err().contains("epsilon"));
         let lone = SAMPLE.replace("min_honest = 5", "min_honest = 1");
         assert!(Policy::parse(&lone).unwrap_err().contains("min_honest"));
+    }
+
+    #[test]
+    fn coverage_has_a_threshold_also_where_an_older_policy_names_none() {
+        let figures = |covered| {
+            let share = |all, covered| crate::coverage::Share { all, covered };
+            let (competencies, items) = (share(9, 1), share(9, 0));
+            Figures { registry: 3, answers: share(100, covered), competencies, items }
+        };
+        let older = Policy::parse(SAMPLE).unwrap();
+        assert!(older.min_coverage.is_none() && !older.settings().contains_key("min_coverage"));
+        assert_eq!(older.uncovered(&figures(50)), None);
+        let reason = older.uncovered(&figures(49)).unwrap();
+        assert!(reason.contains("49 of 100 (49.0 %)") && reason.contains("coverage"), "{reason}");
+        let with = |least: &str| Policy::parse(&format!("min_coverage = {least}\n{SAMPLE}"));
+        assert_eq!(with("0").unwrap().uncovered(&figures(0)), None);
+        assert!(with("0.8").unwrap().uncovered(&figures(79)).is_some());
+        assert_eq!(with("0.8").unwrap().settings()["min_coverage"], 0.8);
+        for bad in ["1.5", "-0.1", "nan"] {
+            assert!(with(bad).unwrap_err().contains("min_coverage"), "{bad}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod identity;
 mod ledger;
 mod models;
 mod part;
+mod registry;
 
 use std::{
     path::Path,
@@ -379,6 +380,9 @@ impl Runner {
     }
 
     async fn run(mut self) -> anyhow::Result<()> {
+        if self.registry.is_some() {
+            self.measure_coverage();
+        }
         let mut backoff = Backoff::default();
         while !self.stop.is_asked() {
             match self.turn().await {
@@ -441,7 +445,10 @@ impl Runner {
         if let Some(earlier) = polled.ledger {
             ledger::catch_up(&self.home, earlier).await?;
         }
-        if roster.is_some() && roster != self.roster.as_ref().map(VerifiedRoster::digest) {
+        let other = roster != self.roster.as_ref().map(VerifiedRoster::digest);
+        // The first registry is taken as soon as there is one: what it knows of the records can be seen
+        // before the first plan.
+        if roster.is_some() && (other || self.registry.is_none()) {
             self.fetch_documents().await?;
         }
         self.go_over(round.as_ref()).await?;
@@ -550,6 +557,7 @@ impl Runner {
         self.record(vec![event.into()]).await?;
         tracing::info!(version, competencies, items, "a registry that the root signed is in force");
         self.registry = Some((digest, Arc::new(registry)));
+        self.measure_coverage();
         Ok(())
     }
 }

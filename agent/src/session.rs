@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ledger::Ledger, policy::Policy, prepare};
 
 pub use event::SessionEvent;
-pub use refusal::{OWN_REASON, Refusal};
+pub use refusal::{LOW_COVERAGE, OWN_REASON, Refusal};
 
 /// What to do once the facts are durable.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,6 +211,15 @@ impl History {
     /// The roster that the attempt of this task went by whose input may have left.
     pub fn sent_roster(&self, task: &str) -> Option<Digest> {
         self.sent.get(task).map(|session| session.plan().roster)
+    }
+
+    /// Whether the newest round here was one of the plan's task, over the same registry: a task keeps to the
+    /// one that it began with, whatever came into force here since.
+    pub fn goes_on_over(&self, plan: &Plan) -> bool {
+        self.session.as_ref().is_some_and(|session| {
+            let newest = session.plan();
+            newest.round.task == plan.round.task && newest.registry == plan.registry
+        })
     }
 
     /// Folds one event.

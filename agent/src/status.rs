@@ -19,10 +19,11 @@ use tokio::sync::Notify;
 use crate::{
     availability::Availability,
     consent::policy_in_force,
+    coverage::{self, Figures},
     egress,
     home::{Home, HomeError, unpoisoned},
     link::{Heard, Speaker, Traffic},
-    policy::PolicyError,
+    policy::{Policy, PolicyError},
     rotation,
     serving::Standing,
     state::LastRefusal,
@@ -130,6 +131,9 @@ pub struct Status {
     /// Whether new rounds are joined, and if not, why.
     pub availability: Availability,
     pub data: DataStatus,
+    /// What the registry knows of the records; not known until it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<CoverageStatus>,
     pub round: Option<RoundStatus>,
     /// The round that a person has to approve or reject.
     pub held: Option<RoundId>,
@@ -224,6 +228,14 @@ pub struct DataStatus {
 }
 
 #[derive(Clone, Debug, Serialize)]
+pub struct CoverageStatus {
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// The share of training answers below which the policy lets nothing be trained; not known without one.
+    pub least: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
 pub struct RoundStatus {
     pub id: RoundId,
     pub phase: &'static str,
@@ -273,6 +285,9 @@ impl Status {
             (round, model, state.last_refusal().cloned())
         });
         let availability = Availability::of(home);
+        let policy = policy_in_force(home);
+        let least = policy.as_ref().ok().map(Policy::min_coverage);
+        let measured = coverage::known(home).filter(|figures| figures.answers.all > 0);
         Ok(Self {
             institution: home.institution().clone(),
             fingerprint: home.identity.fingerprint(),
@@ -288,7 +303,7 @@ impl Status {
             certificate: CertificateStatus::of(home),
             coordinator: coordinator(home.config.coordinator.as_str(), contact, live),
             roster,
-            policy: match policy_in_force(home) {
+            policy: match policy {
                 Ok(_) => PolicyStatus::Present,
                 Err(PolicyError::Missing { .. }) => PolicyStatus::Missing,
                 Err(error @ (PolicyError::Unsigned { .. } | PolicyError::Changed { .. })) => {
@@ -297,6 +312,7 @@ impl Status {
                 Err(error) => PolicyStatus::Unusable { reason: error.to_string() },
             },
             data: DataStatus { rows: snapshot.rows, learners: snapshot.learners, imports },
+            coverage: measured.map(|figures| CoverageStatus { figures, least }),
             round,
             held: egress::waiting(home),
             model,
@@ -396,6 +412,9 @@ impl fmt::Display for Status {
         let data = &self.data;
         let (rows, learners) = (data.rows, data.learners);
         line("data", format!("{rows} answers of {learners} learners, {} imports", data.imports))?;
+        if let Some(coverage) = &self.coverage {
+            line("coverage", coverage_line(coverage))?;
+        }
         if let Some(round) = &self.round {
             line("round", format!("{} ({})", round.id, round.phase))?;
         }
@@ -412,6 +431,17 @@ impl fmt::Display for Status {
             line("last refusal", format!("{at}, round {round}: {reason}"))?;
         }
         Ok(())
+    }
+}
+
+fn coverage_line(coverage: &CoverageStatus) -> String {
+    let Figures { registry, answers, .. } = coverage.figures;
+    let known = format!("{answers} training answers are of registry {registry}");
+    match coverage.least {
+        Some(least) if answers.share() < least => {
+            format!("{known}; below {least}, nothing is trained: see collegium-agent coverage")
+        }
+        _ => known,
     }
 }
 

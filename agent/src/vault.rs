@@ -524,8 +524,12 @@ impl Vault {
         Ok(())
     }
 
-    /// Opens every records entry, oldest first.
-    fn each(&self, mut take: impl FnMut(Learner)) -> Result<(), VaultError> {
+    /// Opens every records entry, oldest first: what one import brought of one learner. One is in memory at
+    /// a time.
+    ///
+    /// # Errors
+    /// As [`Vault::learners`].
+    pub fn each(&self, mut take: impl FnMut(Learner)) -> Result<(), VaultError> {
         let mut keys: HashMap<Tag, Key> = HashMap::new();
         self.entries(|offset, entry| {
             match entry.kind {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     driver::Driver,
     network::{Event, NetworkEvent},
-    rosters, status,
+    registries, rosters, status,
     task::{Task, TaskSpec},
 };
 
@@ -36,7 +36,7 @@ const MAX_VALIDITY: Duration = Duration::from_secs(7 * 86_400);
 /// The longest name of a legal entity, in characters, as the root accepts it.
 const MAX_LEGAL_ENTITY: usize = 200;
 /// The largest registry that an agent can fetch, with room for the roster beside it.
-const MAX_REGISTRY_BYTES: usize = MAX_MESSAGE - (512 << 10);
+pub(crate) const MAX_REGISTRY_BYTES: usize = MAX_MESSAGE - (512 << 10);
 
 /// An operator's request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ pub(crate) fn carry_out(
             Ok(rosters::export_after(driver, &document))
         }
         AdminRequest::ImportRoster { document } => rosters::import(driver, &document),
-        AdminRequest::ImportRegistry { document } => import_registry(driver, &document),
+        AdminRequest::ImportRegistry { document } => registries::import(driver, &document),
         AdminRequest::StartTask { spec } => start_task(driver, *spec),
         AdminRequest::PauseTask { reason } => pause::pause_task(driver, reason),
         AdminRequest::ResumeTask => pause::resume_task(driver),
@@ -256,54 +256,12 @@ pub(crate) fn keep(driver: &Driver, document: &SignedDocument) -> Result<Digest,
     driver.workshop.blobs.put(&json).map_err(|error| error.to_string())
 }
 
-fn import_registry(
-    driver: &mut Driver,
-    document: &SignedDocument,
-) -> Result<Result<Value, String>, JournalError> {
-    let checked = || {
-        let SignedDocument::Registry { signed, .. } = document else {
-            return Err("this document is not a registry".to_owned());
-        };
-        if running(driver).is_some() {
-            return Err("a task is running; import the registry when it has ended".to_owned());
-        }
-        // Roster and registry travel in one message.
-        let bytes = serde_json::to_vec(signed).map_or(usize::MAX, |json| json.len());
-        if bytes > MAX_REGISTRY_BYTES {
-            return Err(format!(
-                "the registry has {bytes} bytes; agents accept {MAX_REGISTRY_BYTES}: leave out items \
-                 that few institutions share"
-            ));
-        }
-        let root = root_of(driver, document)?;
-        let registry = root.registry(signed).map_err(|error| error.to_string())?;
-        if driver.state.network.registry().is_some_and(|r| r.version > registry.version) {
-            return Err("a newer registry is in force".to_owned());
-        }
-        Ok((keep(driver, document)?, registry))
-    };
-    let (blob, registry) = match checked() {
-        Ok(checked) => checked,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let version = registry.version;
-    let (competencies, items) = (registry.competencies.len(), registry.items.len());
-    driver.record(Event::Network(NetworkEvent::RegistryImported {
-        document: blob,
-        registry: document.digest(),
-        version,
-        competencies,
-        items,
-    }))?;
-    driver.state.registry = Some(std::sync::Arc::new(registry));
-    Ok(Ok(json!({ "version": version, "competencies": competencies, "items": items })))
-}
-
 pub(crate) fn running(driver: &Driver) -> Option<&Task> {
     driver.state.network.task().filter(|task| task.ending().is_none())
 }
 
 fn start_task(driver: &mut Driver, spec: TaskSpec) -> Result<Result<Value, String>, JournalError> {
+    driver.take_waiting_registry()?;
     let (spec, cohort, registry) = match check_task(driver, spec) {
         Ok(checked) => checked,
         Err(reason) => return Ok(Err(reason)),

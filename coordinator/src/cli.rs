@@ -44,6 +44,7 @@ mod bias;
 mod ca;
 mod institution;
 mod key;
+mod registry;
 mod store;
 
 use ca::CaCommand;
@@ -215,14 +216,8 @@ enum RosterCommand {
 
 #[derive(Subcommand)]
 enum RegistryCommand {
-    /// Make an unsigned registry from a table (CSV: kind, id, title, competencies).
-    Build {
-        table: PathBuf,
-        #[arg(long)]
-        out: PathBuf,
-        #[arg(long, default_value_t = 1)]
-        version: u64,
-    },
+    /// Make an unsigned registry from a table, from a published framework, or from both.
+    Build(registry::BuildArgs),
     /// Put a signed registry into force.
     Import {
         file: PathBuf,
@@ -452,21 +447,14 @@ fn run_roster(command: RosterCommand) -> anyhow::Result<()> {
 
 fn run_registry(command: RegistryCommand) -> anyhow::Result<()> {
     match command {
-        RegistryCommand::Build { table, out, version } => {
-            let registry = root::build_registry(&table, version)?;
-            let (competencies, items) = (registry.competencies.len(), registry.items.len());
-            documents::write(&out, &UnsignedDocument::Registry(registry))?;
-            say!("registry       {competencies} competencies, {items} items");
-            say!("wrote          {}; have the consortium's root sign it", out.display());
-        }
+        RegistryCommand::Build(args) => registry::build(&args),
         RegistryCommand::Import { file, home } => {
             let document = Box::new(documents::read(&file)?);
             let answer = ask(&home.dir, AdminRequest::ImportRegistry { document })?;
-            let (competencies, items) = (&answer["competencies"], &answer["items"]);
-            say!("registry       {competencies} competencies, {items} items");
+            registry::imported(&answer);
+            Ok(())
         }
     }
-    Ok(())
 }
 
 fn start_task(dir: &Path, file: &Path) -> anyhow::Result<()> {

@@ -226,6 +226,8 @@ pub struct Driver {
     pub(crate) issued: BTreeMap<InstitutionId, Timestamp>,
     /// The version of the waiting roster of which it was logged that it cannot come into force.
     pub(crate) stuck_roster: Option<u64>,
+    /// The waiting registry of which the same was logged.
+    pub(crate) stuck_registry: Option<Digest>,
     meters: Meters,
     accumulator: Option<Accumulator>,
     working: bool,
@@ -297,6 +299,7 @@ impl Driver {
             handed_over: BTreeMap::new(),
             issued: BTreeMap::new(),
             stuck_roster: None,
+            stuck_registry: None,
             meters,
             accumulator: None,
             working: false,
@@ -465,7 +468,7 @@ impl Driver {
             let due = round.due(now);
             return due.map_or(Ok(false), |event| self.record(Event::Round(event)).map(|()| true));
         }
-        if self.take_waiting_roster()? {
+        if self.take_waiting_roster()? || self.take_waiting_registry()? {
             return Ok(true);
         }
         waiting::note(self);

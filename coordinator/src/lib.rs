@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod network;
 pub mod noisy;
 pub mod presence;
+mod registries;
 pub mod retention;
 pub mod root;
 mod rosters;

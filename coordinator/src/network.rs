@@ -120,6 +120,12 @@ pub enum NetworkEvent {
         /// The new key's word on all entries before.
         taken: Signature,
     },
+    /// A registry comes into force when the running task has ended.
+    RegistryWaits {
+        document: Digest,
+        registry: Digest,
+        version: u64,
+    },
     /// The consortium's registry became the current one; the document is a blob.
     RegistryImported {
         document: Digest,
@@ -250,6 +256,9 @@ pub struct Network {
     /// The roster that comes into force when the open round has ended: its version, and the blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     waiting: Option<(u64, Digest)>,
+    /// The registry that comes into force when the running task has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting_registry: Option<InForce>,
     /// For the signing key that the roster does not name yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hand_over: Option<Box<SignedHandOver>>,
@@ -377,6 +386,10 @@ impl Network {
             }
             NetworkEvent::RegistryImported { document, registry, version, .. } => {
                 self.registry = Some(InForce { document, digest: registry, version });
+                self.waiting_registry = None;
+            }
+            NetworkEvent::RegistryWaits { document, registry, version } => {
+                self.waiting_registry = Some(InForce { document, digest: registry, version });
             }
             NetworkEvent::TaskStarted { spec, cohort, registry } => {
                 self.tasks.push(Task::started(spec, cohort, registry, at));
@@ -453,6 +466,11 @@ impl Network {
         self.registry
     }
 
+    /// The registry that comes into force when the running task has ended.
+    pub fn waiting_registry(&self) -> Option<InForce> {
+        self.waiting_registry
+    }
+
     /// The newest task, under way or over.
     pub fn task(&self) -> Option<&Task> {
         self.tasks.last()
@@ -477,6 +495,8 @@ impl Network {
         let roster = self.roster.iter().map(|r| (r.document, "the roster in force"));
         let waiting = self.waiting.iter().map(|(_, document)| (*document, "the next roster"));
         let registry = self.registry.iter().map(|r| (r.document, "the registry in force"));
+        let next = self.waiting_registry.iter().map(|r| (r.document, "the next registry"));
+        let registry = registry.chain(next);
         let tasks = self.tasks.iter().flat_map(Task::blobs);
         let reports = self.audits.done().iter().map(|audit| (audit.report, REPORT));
         roster.chain(waiting).chain(registry).chain(tasks).chain(reports).collect()

@@ -79,6 +79,7 @@ impl Retention {
         match event {
             NetworkEvent::RosterImported { document, .. }
             | NetworkEvent::RosterWaits { document, .. }
+            | NetworkEvent::RegistryWaits { document, .. }
             | NetworkEvent::RegistryImported { document, .. } => self.documents.insert(*document),
             NetworkEvent::ModelReleased { release } => self.documents.insert(release.manifest),
             _ => return,
@@ -248,6 +249,8 @@ mod tests {
             });
             let document = place.put(&format!("roster {version}"));
             place.add(NetworkEvent::RosterWaits { document, version });
+            let document = place.put(&format!("registry {}", version + 2));
+            place.add(NetworkEvent::RegistryWaits { document, registry, version });
         }
         assert_eq!(place.superseded().unwrap(), []);
     }

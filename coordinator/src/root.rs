@@ -20,6 +20,7 @@ use collegium_shared::{
 };
 use thiserror::Error;
 
+pub mod case;
 mod hand_overs;
 mod summary;
 mod table;
@@ -27,7 +28,7 @@ mod table;
 use collegium_shared::hand_over::BadHandOver;
 use hand_overs::Vouched;
 
-pub use table::{TableError, build_registry};
+pub use table::{TableError, build_from_case, build_registry};
 
 const KEY_FILE: &str = "root.key";
 /// The root's public key; present means initialised.

@@ -38,6 +38,7 @@ pub(crate) fn of(driver: &Driver) -> Value {
             "competencies": r.competencies.len(),
             "items": r.items.len(),
         })),
+        "waiting_registry": network.waiting_registry().map(|r| json!({ "version": r.version })),
         "certificates": certificates(driver),
         "presence": waiting::presence(driver),
         "waiting": waiting::of(driver),

@@ -275,6 +275,16 @@ impl Registry {
         Sizes { items: count(&self.items), competencies: count(&self.competencies) }
     }
 
+    /// Whether the competency has this name everywhere.
+    pub fn has_competency(&self, name: &str) -> bool {
+        self.competencies.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+    }
+
+    /// Whether the item has this name everywhere.
+    pub fn has_item(&self, name: &str) -> bool {
+        self.items.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+    }
+
     /// Checks the form.
     pub fn check(&self) -> Result<(), RegistryError> {
         if self.competencies.is_empty() {

@@ -56,6 +56,10 @@ pub struct Options {
     /// and the model carry noise, and every agent keeps a budget of as much.
     #[arg(long, value_name = "E")]
     epsilon: Option<f64>,
+    /// What is trained instead of kt-logistic/1: a task file, of which the name and the deadlines are the
+    /// demo's own.
+    #[arg(long, value_name = "TASK.TOML", requires = "data", conflicts_with = "audit")]
+    task: Option<PathBuf>,
     /// Then a bias audit by this task's file, whose attributes the institutions permit. A page and JSON.
     #[arg(long, value_name = "AUDIT.TOML", conflicts_with = "epsilon")]
     audit: Option<PathBuf>,
@@ -125,14 +129,18 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
             Population::read(file, options.mapping.as_deref(), options.institutions, &data)?
         }
     };
-    let rounds = options.rounds.unwrap_or(match (options.epsilon, population.is_real()) {
-        (Some(_), _) => NOISY_ROUNDS,
-        (None, true) => REAL_ROUNDS,
-        (None, false) => SIMULATED_ROUNDS,
-    });
+    let task = options.task.as_deref().map(crate::evaluate::read_task).transpose()?;
+    let usual = task.as_ref().map(|task| task.rounds).filter(|_| options.epsilon.is_none());
+    let rounds =
+        options.rounds.or(usual).unwrap_or(match (options.epsilon, population.is_real()) {
+            (Some(_), _) => NOISY_ROUNDS,
+            (None, true) => REAL_ROUNDS,
+            (None, false) => SIMULATED_ROUNDS,
+        });
     screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
     let asked = (options.epsilon, audit.as_ref());
     let mut consortium = Consortium::set_up(dir, &population, asked, screen, stop)?;
+    consortium.task = task;
     let result = tell(&mut consortium, rounds, screen, stop);
     let mut summary = result.inspect_err(|_| {
         if !stop.wanted() {
@@ -169,8 +177,10 @@ fn tell(
         consortium.population,
         consortium.epsilon.is_some(),
     ));
-    let recommendations = report::recommendations(consortium)?;
-    screen.say(&recommendations);
+    // A network predicts, and recommends nothing.
+    if consortium.task.is_none() {
+        screen.say(&report::recommendations(consortium)?);
+    }
     if let Some(audit) = consortium.audit {
         audit.run(consortium, screen, stop)?;
     }

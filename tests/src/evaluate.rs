@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::bench::{DELTA, Trained, World};
 use outcome::{Outcome, Row};
 use sets::Set;
+pub(crate) use sets::read_task;
 
 /// Compares ways of learning on institutions' records.
 #[derive(Debug, Parser)]

@@ -5,6 +5,7 @@
 mod documents;
 mod logs;
 mod records;
+mod registries;
 
 use std::path::Path;
 
@@ -19,7 +20,7 @@ use crate::fixtures::wire as recorded;
 pub type Target = (&'static str, fn(&[u8]) -> anyhow::Result<()>);
 
 /// Every target, by the name of its program and of its corpus.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("wire", wire),
     ("journal", logs::journal),
     ("tiles", logs::tiles),
@@ -28,6 +29,7 @@ pub const TARGETS: [Target; 8] = [
     ("tensors", documents::tensors),
     ("mappings", records::mappings),
     ("config", records::config),
+    ("registries", registries::registries),
 ];
 
 /// Runs a target on `bytes`.

@@ -269,10 +269,15 @@ impl Network {
 
     /// The same under a version; agents take newer ones only.
     pub fn publish_registry_version(&self, table: &Path, version: u64) -> anyhow::Result<()> {
+        let table = table.to_str().context("a path that is no text")?;
+        self.publish_registry_of(&[table, "--version", &version.to_string()])
+    }
+
+    /// The same from whatever these words name to `registry build`.
+    pub fn publish_registry_of(&self, sources: &[&str]) -> anyhow::Result<()> {
         let draft = self.exchange().join("registry.draft");
         let build = &mut self.coordinator_command(&["registry", "build"]);
-        let version = version.to_string();
-        self.run(build.arg(table).args(["--version", &version]).arg("--out").arg(&draft))?;
+        self.run(build.args(sources).arg("--out").arg(&draft))?;
         self.sign_and_import("registry", &draft)
     }
 

@@ -19,6 +19,7 @@ pub(super) fn findings(dir: &Path, status: &Value, summary: &Value) -> Vec<Findi
         data(&status["data"], &place),
     ];
     found.extend(coverage(summary, &place));
+    found.extend(threshold(&status["coverage"], &place));
     found.push(rounds(&status["availability"], &place));
     found.extend(next_key(&status["next_key_error"], &place));
     found.extend(storage(&status["process"]));
@@ -106,7 +107,7 @@ fn coverage(summary: &Value, place: &str) -> Vec<Finding> {
     let judged = |(what, known, all): (&str, u64, u64)| {
         let said = format!("{known} of {all} {what} of the records are in it");
         let fix = format!(
-            "compare {PROGRAM} data summary {place} with the registry's table, and correct the mapping"
+            "{PROGRAM} coverage {place} names competencies outside; correct the mapping, or its table of tags"
         );
         let share = known as f64 / all.max(1) as f64;
         if known == 0 && all > 0 {
@@ -118,6 +119,22 @@ fn coverage(summary: &Value, place: &str) -> Vec<Finding> {
         }
     };
     vec![judged(items), judged(competencies)]
+}
+
+/// Whether the policy's threshold keeps these records from being trained on.
+fn threshold(coverage: &Value, place: &str) -> Option<Finding> {
+    let answers = &coverage["answers"];
+    let (all, covered) = (answers["all"].as_u64()?, answers["covered"].as_u64()?);
+    let least = coverage["least"].as_f64()?;
+    let below = (covered as f64) < least * all as f64;
+    below.then(|| {
+        let said = format!("{covered} of {all} training answers are of competencies in it");
+        let why = format!("the policy wants a share of {least} (min_coverage): nothing is trained");
+        let fix = format!(
+            "{PROGRAM} coverage {place} shows what is missing: map those tags (competencies.tags of the mapping) and import again, or have the registry extended"
+        );
+        Finding::warn("registry", said, why, fix)
+    })
 }
 
 fn rounds(availability: &Value, place: &str) -> Finding {
@@ -257,5 +274,13 @@ mod tests {
         assert!(none.contains("FAIL  registry      0 of 2 competencies"), "{none}");
         assert!(with("items_in_registry", Value::Null).contains("WARN  registry      none yet"));
         assert!(!with("answers", json!(0)).contains("registry"));
+        let measured = |covered: u64, least: f64| {
+            let coverage = json!({ "answers": { "all": 10, "covered": covered }, "least": least });
+            threshold(&coverage, "--dir d").map(|found| found.to_string())
+        };
+        assert_eq!(measured(5, 0.5), None);
+        let below = measured(4, 0.5).unwrap();
+        assert!(below.contains("4 of 10") && below.contains("coverage --dir d"), "{below}");
+        assert!(threshold(&Value::Null, "").is_none(), "not measured");
     }
 }

@@ -1,6 +1,6 @@
 //! What opening the directory repairs after a crash, and what it refuses to go on with.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 use collegium_shared::{
     architecture::Stage, clock::Timestamp, documents::RootPublic, ids::RoundId, protocol::Ending,
@@ -196,4 +196,59 @@ fn an_accepted_roster_must_be_there_unchanged() {
     home.book.record([accepted.into()]).unwrap();
     let error = home.roster().err().unwrap();
     assert!(matches!(error, HomeError::Document { what: "roster", .. }), "{error}");
+}
+
+/// A directory whose root's key is at hand.
+fn rooted() -> (tempfile::TempDir, SigningKey) {
+    let (dir, root) = (enrolled(), key());
+    documents::write(&dir.path().join("root.json"), &RootPublic::new(root.verifying_key()))
+        .unwrap();
+    (dir, root)
+}
+
+fn accept_registry(home: &Home, root: &SigningKey, version: u64, competency: &str) -> Digest {
+    let names = [competency.to_owned()].into();
+    let registry = Registry::new(version, names, ["x".to_owned()].into()).unwrap();
+    let signed = Signed::sign(registry, root);
+    let registry = signed.digest();
+    home.keep_document(&registry, &signed).unwrap();
+    let event = LocalEvent::RegistryAccepted { registry, version, competencies: 1, items: 1 };
+    home.book.record([event.into()]).unwrap();
+    registry
+}
+
+#[test]
+fn a_registry_that_another_followed_is_still_held() {
+    let (dir, root) = rooted();
+    let home = open(&dir).unwrap();
+    let first = accept_registry(&home, &root, 1, "k");
+    let second = accept_registry(&home, &root, 2, "l");
+    assert_eq!(home.registry().unwrap().unwrap().version, 2);
+    assert_eq!(home.registry_named(&first).unwrap().version, 1);
+    assert!(home.registry_named(&Digest::of(b"never")).is_err());
+    let (one, two) = (home.document(&first), home.document(&second));
+    fs::copy(two, one).unwrap();
+    assert!(home.registry_named(&first).is_err(), "another document under its name");
+}
+
+#[test]
+fn coverage_is_measured_again_when_records_or_registry_change() {
+    let (dir, root) = rooted();
+    let home = open(&dir).unwrap();
+    assert_eq!(crate::coverage::in_force(&home).unwrap(), None, "no registry yet");
+    home.vault().import(&[learner("a")], Digest::of(b"one")).unwrap();
+    accept_registry(&home, &root, 1, "k");
+    assert_eq!(crate::coverage::known(&home), None, "not measured yet");
+    let measured = || crate::coverage::in_force(&home).unwrap().unwrap();
+    let first = measured();
+    assert_eq!((first.figures.answers.all, first.figures.answers.covered), (1, 1));
+    assert!(Arc::ptr_eq(&first, &measured()), "kept");
+    assert_eq!(crate::coverage::known(&home), Some(first.figures));
+    home.vault().import(&[learner("b")], Digest::of(b"two")).unwrap();
+    assert_eq!(crate::coverage::known(&home), None, "of other records");
+    assert_eq!(measured().figures.answers.all, 2);
+    accept_registry(&home, &root, 2, "l");
+    assert_eq!(crate::coverage::known(&home), None, "of another registry");
+    let second = measured();
+    assert_eq!((second.figures.answers.covered, second.outside[0].answers), (0, 2));
 }

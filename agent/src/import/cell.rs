@@ -8,7 +8,7 @@ use super::mapping::{Competencies, OrderKind};
 /// Longest identifier or attribute, in bytes.
 const MAX_IDENTIFIER: usize = 256;
 /// Most competencies of one item.
-const MAX_COMPETENCIES: usize = 64;
+pub(super) const MAX_COMPETENCIES: usize = 64;
 /// Whole numbers up to here are exact in 64-bit floating point (2^53).
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -58,7 +58,7 @@ impl Cell<'_> {
         }
     }
 
-    /// One to 64 competencies in the order given, repetitions dropped.
+    /// One to 64 competencies (or tags that stand for some) in the order given, repetitions dropped.
     pub(super) fn competencies(&self, mapping: &Competencies) -> Result<Vec<String>, Problem> {
         let mut found = Vec::new();
         match (self, mapping.separator.as_deref()) {
@@ -153,7 +153,8 @@ fn add(found: &mut Vec<String>, name: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn checked(text: &str) -> Result<&str, Problem> {
+/// A name, without surrounding blanks: not empty, at most 256 bytes, nothing that does not print.
+pub(super) fn checked(text: &str) -> Result<&str, Problem> {
     if text.is_empty() {
         Err("is empty or has an empty part")
     } else if text.len() > MAX_IDENTIFIER {
@@ -178,7 +179,7 @@ fn sortable(value: f64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tags::Tags, *};
 
     fn text(value: &str) -> Cell<'_> {
         Cell::Text(Cow::Borrowed(value))
@@ -209,8 +210,13 @@ mod tests {
 
     #[test]
     fn competencies_split_and_lose_repetitions() {
-        let split = Competencies { column: String::new(), separator: Some("|".into()) };
-        let whole = Competencies { column: String::new(), separator: None };
+        let whole = Competencies {
+            column: String::new(),
+            separator: None,
+            tags: None,
+            table: Tags::default(),
+        };
+        let split = Competencies { separator: Some("|".into()), ..whole.clone() };
         assert_eq!(text("b | a|b").competencies(&split).unwrap(), ["b", "a"]);
         assert_eq!(text("b|a").competencies(&whole).unwrap(), ["b|a"]);
         let list = Cell::List(vec![text("b|a"), Cell::Integer(3)]);

@@ -9,10 +9,10 @@ use std::{
 use collegium_shared::crypto::Digest;
 
 use super::{
-    ImportError, ImportedAll, KEPT_REFUSALS, LISTED, Refused, Summary,
+    ImportError, ImportedAll, KEPT_REFUSALS, KEPT_TAGS, LISTED, Refused, Summary,
     cell::{Cell, Problem},
     columns::Shape,
-    mapping::{Layout, Mapping},
+    mapping::{Competencies, Layout, Mapping},
 };
 use crate::records::{Features, Learner, Response};
 
@@ -20,7 +20,7 @@ use crate::records::{Features, Learner, Response};
 struct Row {
     learner: usize,
     item: usize,
-    competencies: usize,
+    tags: usize,
     position: i64,
     period: u32,
     correct: bool,
@@ -43,7 +43,8 @@ struct Entry {
 struct Parsed {
     learner: String,
     item: String,
-    competencies: Vec<String>,
+    /// Competencies, or what the mapping's table says stands for some.
+    tags: Vec<String>,
     /// What the position counts within, if the mapping says so.
     period: String,
     position: i64,
@@ -127,7 +128,7 @@ pub(super) struct Collector<'m> {
     learners: Vec<HashMap<String, usize>>,
     entries: Vec<Entry>,
     items: Names<String>,
-    competencies: Names<Vec<String>>,
+    tags: Names<Vec<String>>,
     values: Names<String>,
     periods: Periods,
     /// Row by row; NaN where one is missing.
@@ -154,7 +155,7 @@ impl<'m> Collector<'m> {
             learners: Vec::new(),
             entries: Vec::new(),
             items: Names::new(),
-            competencies: Names::new(),
+            tags: Names::new(),
             values: Names::new(),
             periods: Periods::default(),
             features: Vec::new(),
@@ -237,9 +238,7 @@ impl<'m> Collector<'m> {
             learner: learner_id,
             period,
             item: name(item)?.into_owned(),
-            competencies: cells[competencies]
-                .competencies(&mapping.competencies)
-                .map_err(|problem| (competencies, problem))?,
+            tags: self.tags(&cells[competencies]).map_err(|problem| (competencies, problem))?,
             position: cells[order]
                 .position(mapping.order.kind)
                 .map_err(|problem| (order, problem))?,
@@ -250,6 +249,14 @@ impl<'m> Collector<'m> {
             attributes: self.layout.attributes.iter().map(attribute).collect::<Result<_, _>>()?,
             features: self.layout.features.iter().map(feature).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The row's tags, if there are not too many competencies that they stand for.
+    fn tags(&self, cell: &Cell<'_>) -> Result<Vec<String>, Problem> {
+        let mapping = &self.mapping.competencies;
+        let tags = cell.competencies(mapping)?;
+        mapping.table.competencies(&tags)?;
+        Ok(tags)
     }
 
     fn keep(&mut self, institution: String, parsed: Parsed) {
@@ -284,7 +291,7 @@ impl<'m> Collector<'m> {
         self.rows.push(Row {
             learner,
             item: self.items.number(parsed.item),
-            competencies: self.competencies.number(parsed.competencies),
+            tags: self.tags.number(parsed.tags),
             position: parsed.position,
             period,
             correct: parsed.correct,
@@ -296,6 +303,7 @@ impl<'m> Collector<'m> {
     /// Checks the file as a whole and builds the learners.
     pub(super) fn finish(self, source: Digest) -> Result<ImportedAll, ImportError> {
         self.check()?;
+        let Meant { competencies, unknown } = meant(self.tags, &self.mapping.competencies);
         let mut summary = Summary {
             source,
             rows_read: self.read,
@@ -304,6 +312,8 @@ impl<'m> Collector<'m> {
             rows_elsewhere: self.elsewhere_rows,
             rows_refused: self.refused_rows,
             refused: self.refused,
+            unknown_tags: unknown.len() as u64,
+            first_unknown_tags: unknown.into_iter().take(KEPT_TAGS).collect(),
             institutions: self.learners.len() as u64,
             learners: self.entries.len() as u64,
             held_out_learners: self.entries.iter().filter(|e| e.held_out).count() as u64,
@@ -317,7 +327,7 @@ impl<'m> Collector<'m> {
             .into_iter()
             .map(|entry| (entry.institution, learner(entry, attribute_names, &values)))
             .collect();
-        let (items, competencies) = (self.items.into_vec(), self.competencies.into_vec());
+        let items = self.items.into_vec();
         let features = (&*self.mapping.features(), &*self.features);
         answer(&mut learners, self.rows, &self.periods.ranks(), (&items, &competencies), features);
 
@@ -366,6 +376,22 @@ impl<'m> Collector<'m> {
     }
 }
 
+/// The competencies of every list of tags, and the tags that a table of them does not know.
+struct Meant {
+    competencies: Vec<Vec<String>>,
+    unknown: BTreeSet<String>,
+}
+
+fn meant(tags: Names<Vec<String>>, mapping: &Competencies) -> Meant {
+    let tags = tags.into_vec();
+    let Competencies { tags: named, table, .. } = mapping;
+    let unknown = tags.iter().flatten().filter(|tag| named.is_some() && !table.knows(tag));
+    let unknown = unknown.cloned().collect();
+    // Each list was checked when its first row came.
+    let all = |tags: Vec<String>| table.competencies(&tags).unwrap_or(tags);
+    Meant { unknown, competencies: tags.into_iter().map(all).collect() }
+}
+
 fn learner(entry: Entry, names: &[String], values: &[String]) -> Learner {
     let attributes = names
         .iter()
@@ -402,7 +428,7 @@ fn answer(
             .iter()
             .map(|row| Response {
                 item: items[row.item].clone(),
-                competencies: competencies[row.competencies].clone(),
+                competencies: competencies[row.tags].clone(),
                 correct: row.correct,
             })
             .collect();

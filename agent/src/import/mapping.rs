@@ -7,6 +7,7 @@
 //! learner = "user_id"
 //! item = "problem_id"
 //! competencies = { column = "skills", separator = "|" }   # no separator: one competency (or a list)
+//!                                                       # tags = "tags.csv": what local tags stand for (`tags`)
 //! order = { column = "order", kind = "number" }           # or "time": RFC 3339; within = "term": first by that
 //!                                                       # column's text, where the order begins anew in each
 //! outcome = { column = "correct" }                        # 0/1, true/false; or threshold = 0.6: right from 0.6 on
@@ -28,7 +29,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::ImportError;
+use super::{ImportError, tags::Tags};
 
 /// A mapping file is at most this long, in bytes.
 const MAX_MAPPING: u64 = 65_536;
@@ -86,6 +87,11 @@ pub struct Mapping {
 pub(super) struct Competencies {
     pub(super) column: String,
     pub(super) separator: Option<String>,
+    /// The table of tags: a path from the mapping's own folder.
+    pub(super) tags: Option<PathBuf>,
+    /// What that table says; empty without one.
+    #[serde(skip)]
+    pub(super) table: Tags,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -150,10 +156,10 @@ fn default_rows() -> u64 {
 }
 
 impl Mapping {
-    /// Reads and checks a mapping file of at most 64 KiB.
+    /// Reads and checks a mapping file of at most 64 KiB, and the table of tags that it names.
     ///
     /// # Errors
-    /// [`ImportError::Io`], or [`ImportError::Mapping`] with the place in the file.
+    /// [`ImportError::Io`], [`ImportError::Mapping`] with the place in the file, or [`ImportError::Tags`].
     pub fn load(path: &Path) -> Result<Self, ImportError> {
         let io_error = |source| ImportError::Io { path: path.to_owned(), source };
         let mut text = String::new();
@@ -166,16 +172,26 @@ impl Mapping {
             let reason = format!("it is longer than {MAX_MAPPING} bytes");
             return Err(ImportError::Mapping { path: path.to_owned(), reason });
         }
-        Self::checked(&text)
-            .map_err(|reason| ImportError::Mapping { path: path.to_owned(), reason })
+        let mut mapping = Self::checked(&text)
+            .map_err(|reason| ImportError::Mapping { path: path.to_owned(), reason })?;
+        if let Some(tags) = &mapping.competencies.tags {
+            mapping.competencies.table = Tags::load(&path.with_file_name("").join(tags))?;
+        }
+        Ok(mapping)
     }
 
-    /// Reads and checks a mapping that is at hand as text.
+    /// Reads and checks a mapping that is at hand as text. It can name no table of tags: those lie beside a
+    /// mapping's file.
     ///
     /// # Errors
     /// [`ImportError::Mapping`].
     pub fn parse(text: &str) -> Result<Self, ImportError> {
+        let beside = |mapping: Self| match mapping.competencies.tags {
+            Some(_) => Err("competencies.tags needs a mapping in a file".to_owned()),
+            None => Ok(mapping),
+        };
         Self::checked(text)
+            .and_then(beside)
             .map_err(|reason| ImportError::Mapping { path: PathBuf::from("the mapping"), reason })
     }
 
@@ -292,6 +308,10 @@ impl Mapping {
             (
                 self.competencies.separator.as_deref() == Some(""),
                 "competencies.separator is empty: leave it out if a row has one competency",
+            ),
+            (
+                self.competencies.tags.as_deref() == Some(Path::new("")),
+                "competencies.tags is empty: leave it out if there is no table",
             ),
             (
                 self.outcome.threshold.is_some_and(|t| !t.is_finite()),

@@ -616,3 +616,34 @@ fn real_timss11() {
     let one = read(&path, &mapping_of("timss11.toml"), Some("1")).unwrap();
     assert_eq!(one.learners, all.institutions["1"]);
 }
+
+#[test]
+fn tags_become_competencies_and_what_is_not_in_the_table_keeps_its_text() {
+    let (dir, path) =
+        file("m.toml", MAPPING.replace("separator", "tags = \"tags.csv\", separator"));
+    let missing = Mapping::load(&path).unwrap_err();
+    assert!(missing.to_string().contains("tags.csv"), "{missing}");
+    let table = dir.path().join("tags.csv");
+    std::fs::write(&table, "tag,competency\na,c1\na,c2\nhomeroom,\nb\n").unwrap();
+    let bad = Mapping::load(&path).unwrap_err().to_string();
+    assert!(bad.contains("tags.csv, line 5: the line has 1 columns"), "{bad}");
+    std::fs::write(&table, "tag,competency\na,c1\na,c2\nhomeroom,\nb,c2\n").unwrap();
+    let mapping = Mapping::load(&path).unwrap();
+
+    let rows = "ann,i1,a|b,1,1,0\nann,i2,homeroom,2,1,0\nbob,i1,odd|a,1,0,1\nbob,i2,new,2,0,1\n";
+    let (_dir, rows) = file("a.csv", format!("{HEADER}{rows}"));
+    let Imported { learners, summary } = read(&rows, &mapping, None).unwrap();
+    let competencies: Vec<&[String]> =
+        learners.iter().flat_map(|l| &l.responses).map(|r| r.competencies.as_slice()).collect();
+    assert_eq!(competencies[0], ["c1", "c2"], "each once");
+    assert_eq!(competencies[1], ["homeroom"], "known, and none of the registry's");
+    assert_eq!(competencies[2], ["odd", "c1", "c2"]);
+    assert_eq!(competencies[3], ["new"]);
+    assert_eq!(summary.unknown_tags, 2);
+    assert_eq!(summary.first_unknown_tags, ["new", "odd"]);
+
+    let inline = MAPPING.replace("separator", "tags = \"tags.csv\", separator");
+    assert!(Mapping::parse(&inline).unwrap_err().to_string().contains("needs a mapping in a file"));
+    let without = read(&rows, &Mapping::parse(MAPPING).unwrap(), None).unwrap().summary;
+    assert_eq!(without.unknown_tags, 0, "without a table nothing is unknown");
+}

@@ -64,7 +64,7 @@ impl Runner {
         countersigned: Option<&Signature>,
     ) -> Result<(), Stopped> {
         let signed = self.manifest(digest, countersigned).await?;
-        let Some((_, registry)) = self.registry.clone() else {
+        let Some(registry) = self.held_registry(signed.body.registry).await? else {
             return Err(InstallError::OtherRegistry.into());
         };
         let limit = crate::prepare::largest_blob(&registry);
@@ -92,7 +92,7 @@ impl Runner {
         Ok(())
     }
 
-    /// The manifest, checked. One over a registry that is not in force here may be about a newer one.
+    /// The manifest, checked. One over a registry that was never here may be about a newer one.
     async fn manifest(
         &mut self,
         digest: Digest,
@@ -114,10 +114,13 @@ impl Runner {
         countersigned: Option<&Signature>,
     ) -> Result<Signed<Manifest>, InstallError> {
         let Some(roster) = &self.roster else { return Err(InstallError::NotTheCoordinator) };
-        let Some((registry, _)) = &self.registry else { return Err(InstallError::OtherRegistry) };
+        let holds = |named: &Digest| {
+            let in_force = self.registry.as_ref().is_some_and(|(digest, _)| digest == named);
+            in_force || self.home.registry_named(named).is_ok()
+        };
         let bytes = self.home.blobs.read(&digest, install::MAX_MANIFEST)?;
         self.home.book.read(|state| {
-            install::check_manifest(&digest, &bytes, countersigned, roster, registry, state)
+            install::check_manifest(&digest, &bytes, countersigned, roster, holds, state)
         })
     }
 

@@ -35,7 +35,7 @@ use crate::{
     prepare::{self, PrepareError, Values},
     records::Learner,
     rounds::{Attempt, RoundError},
-    session::{Action, OWN_REASON, Refusal, SessionEvent, Step, Surroundings},
+    session::{Action, LOW_COVERAGE, OWN_REASON, Refusal, SessionEvent, Step, Surroundings},
     session_file::InputWriter,
     state::{AgentEvent, LocalEvent},
     trainer::Trainer,
@@ -102,6 +102,9 @@ impl Runner {
             if let Some(obstacle) = self.obstacle(view, &policy).await? {
                 return self.refuse_because(view, obstacle).await;
             }
+            if let Some(reason) = self.uncovered(&view.plan.body, &policy).await? {
+                return self.write_refusal(view, reason, LOW_COVERAGE).await;
+            }
         }
         let events = step.events.iter().cloned().map(AgentEvent::from).collect();
         self.record(events).await?;
@@ -157,10 +160,7 @@ impl Runner {
         policy: &Policy,
     ) -> Result<Option<String>, Failure> {
         let plan = &view.plan.body;
-        if self.registry.as_ref().is_none_or(|(digest, _)| *digest != plan.registry) {
-            self.fetch_documents().await?;
-        }
-        if self.registry.as_ref().is_none_or(|(digest, _)| *digest != plan.registry) {
+        if self.registry_for(plan).await?.is_none() {
             return Ok(Some(Refusal::OtherRegistry.to_string()));
         }
         let home = Arc::clone(&self.home);
@@ -419,10 +419,10 @@ impl Runner {
 
     /// Downloads what the stage needs, runs it, and writes the input.
     async fn train(&mut self, view: &Arc<RoundView>) -> Result<Fixed, Failure> {
-        let Some((_, registry)) = self.registry.clone() else {
+        let plan = &view.plan.body;
+        let Some(registry) = self.held_registry(plan.registry).await? else {
             return Err(Failure::Leave(Refusal::OtherRegistry.to_string()));
         };
-        let plan = &view.plan.body;
         let needed = prepare::inputs(plan).map_err(|error| Failure::Leave(error.to_string()))?;
         let limit = prepare::largest_input(plan, &registry);
         for digest in needed {

@@ -10,6 +10,11 @@ use thiserror::Error;
 /// What the coordinator is told of reasons that are this institution's own.
 pub const OWN_REASON: &str = "for a reason of its own, which its log names";
 
+/// What the coordinator is told where the registry knows too little of the records: no number, and what can
+/// be done about it there and here.
+pub const LOW_COVERAGE: &str = "the registry knows less of its competencies than its policy wants (min_coverage): \
+    its tags have to be mapped, or the registry extended; its log has the figures";
+
 /// Why this institution does not do what the coordinator asks for.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod price;
+mod registry;
 
 use collegium_shared::{
     architecture::{Hyper, Stage},
@@ -72,6 +73,7 @@ impl World {
             n_min: 4,
             min_honest: 2,
             min_learners: 0,
+            min_coverage: None,
             attributes: None,
             smallest_cell: None,
             max_upload_mib: None,

@@ -66,6 +66,9 @@ fn print_status(answer: &Value) {
             ),
         ),
     }
+    if let version @ Value::Number(_) = &answer["waiting_registry"]["version"] {
+        line("next registry", format!("version {version}, when the task has ended"));
+    }
     match &answer["task"] {
         Value::Null => line("task", "none yet".into()),
         t => {

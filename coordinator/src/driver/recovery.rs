@@ -9,7 +9,7 @@ use collegium_shared::{
     crypto::Digest,
     documents::SignedDocument,
     journal::{JournalError, Log},
-    roster::{RootKey, VerifiedRoster},
+    roster::{Registry, RootKey, VerifiedRoster},
 };
 
 use super::{Driver, DriverError};
@@ -61,14 +61,18 @@ impl Driver {
             self.state.roster = Some(Arc::new(self.read_roster(&in_force.document)?));
         }
         if let Some(in_force) = self.state.network.registry() {
-            let document = self.document(&in_force.document)?;
-            let SignedDocument::Registry { root, signed } = document else {
-                anyhow::bail!("blob {} is not a registry", in_force.document);
-            };
-            let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
-            self.state.registry = Some(Arc::new(root.registry(&signed)?));
+            self.state.registry = Some(Arc::new(self.read_registry(&in_force.document)?));
         }
         Ok(())
+    }
+
+    /// A registry that was accepted before.
+    pub(crate) fn read_registry(&self, blob: &Digest) -> anyhow::Result<Registry> {
+        let SignedDocument::Registry { root, signed } = self.document(blob)? else {
+            anyhow::bail!("blob {blob} is not a registry");
+        };
+        let root = RootKey::pinned(root, &self.root_fingerprint()?)?;
+        Ok(root.registry(&signed)?)
     }
 
     /// A roster that was accepted before; its expiry is not looked at.

@@ -1,4 +1,5 @@
-//! A registry from a table: CSV with the columns `kind`, `id`, `title`, `competencies`.
+//! A registry from a table: CSV with the columns `kind`, `id`, `title`, `competencies`; or from a published
+//! framework (`case`), with or without a table of the items that are shared.
 
 use std::{
     collections::BTreeSet,
@@ -13,16 +14,20 @@ use collegium_shared::{
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::case::{self, CaseError, Choice};
+
 /// The most bytes of a table.
 const MAX_TABLE: u64 = 256 << 20;
 
-/// Why a table is no registry.
+/// Why a table or a framework is no registry.
 #[derive(Debug, Error)]
 pub enum TableError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path}, line {line}: {reason}")]
     Row { path: PathBuf, line: u64, reason: String },
+    #[error(transparent)]
+    Case(#[from] CaseError),
     #[error("{path}: {source}")]
     Registry { path: PathBuf, source: RegistryError },
 }
@@ -50,10 +55,31 @@ enum Kind {
 /// Reads the table in `path` into a registry of the given version. Every competency that an item
 /// names must have a row of its own.
 pub fn build_registry(path: &Path, version: u64) -> Result<Registry, TableError> {
+    build(path, BTreeSet::new(), version)
+}
+
+/// The same of the framework in `case`, to whose competencies the table, if there is one, adds items and
+/// further competencies.
+pub fn build_from_case(
+    case: &Path,
+    choice: &Choice,
+    table: Option<&Path>,
+    version: u64,
+) -> Result<Registry, TableError> {
+    let published = case::read_competencies(case, choice)?;
+    match table {
+        Some(table) => build(table, published, version),
+        None => Registry::new(version, published, BTreeSet::new())
+            .map_err(|source| TableError::Registry { path: case.to_path_buf(), source }),
+    }
+}
+
+fn build(path: &Path, published: BTreeSet<String>, version: u64) -> Result<Registry, TableError> {
     let bytes = read_bounded(path, MAX_TABLE)
         .map_err(|source| TableError::Io { path: path.to_path_buf(), source })?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let table = read_rows(bytes).map_err(|(line, reason)| TableError::Row {
+    let table = Table { competencies: published, ..Table::default() };
+    let table = read_rows(bytes, table).map_err(|(line, reason)| TableError::Row {
         path: path.to_path_buf(),
         line,
         reason,
@@ -65,8 +91,7 @@ pub fn build_registry(path: &Path, version: u64) -> Result<Registry, TableError>
 /// What is wrong, and on which line.
 type BadLine = (u64, String);
 
-fn read_rows(bytes: &[u8]) -> Result<Table, BadLine> {
-    let mut table = Table::default();
+fn read_rows(bytes: &[u8], mut table: Table) -> Result<Table, BadLine> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
     let headers = reader.headers().map_err(|e| (1, explain(&e)))?.clone();
     let mut record = csv::StringRecord::new();
@@ -91,6 +116,7 @@ fn read_rows(bytes: &[u8]) -> Result<Table, BadLine> {
 /// The rows that were read.
 #[derive(Default)]
 struct Table {
+    /// Those of a framework among them.
     competencies: BTreeSet<String>,
     items: BTreeSet<String>,
     /// The competencies that items list, with the line that does.
@@ -110,7 +136,10 @@ impl Table {
             Kind::Item => (&mut self.items, "item"),
         };
         if ids.contains(&row.id) {
-            return Err(format!("the {kind} {:?} stands in the table twice", row.id));
+            return Err(format!(
+                "the {kind} {:?} stands in the table twice, or in the framework as well",
+                row.id
+            ));
         }
         ids.insert(row.id);
         let listed = row.competencies.split(';').map(str::trim).filter(|name| !name.is_empty());
@@ -159,6 +188,28 @@ mod tests {
         assert_eq!(registry.competencies, ["c1", "c2"]);
         assert_eq!(registry.items, ["i1", "i2"]);
         assert!(build(b"kind,id\ncompetency,c1\n").is_ok(), "titles may be left out");
+    }
+
+    #[test]
+    fn a_table_adds_items_to_a_framework() {
+        let dir = tempfile::tempdir().unwrap();
+        let (case, table) = (dir.path().join("f.json"), dir.path().join("t.csv"));
+        let id = "0a000000-0000-4000-8000-000000000001";
+        std::fs::write(&case, format!("{{\"CFItems\": [{{\"identifier\": \"{id}\"}}]}}")).unwrap();
+        let with = |rows: &str| {
+            std::fs::write(&table, format!("kind,id,competencies\n{rows}")).unwrap();
+            build_from_case(&case, &Choice::default(), Some(&table), 2).map_err(|e| e.to_string())
+        };
+        let registry = with(&format!("item,i,{id};own\ncompetency,own,")).unwrap();
+        assert_eq!((registry.version, registry.items), (2, vec!["i".to_owned()]));
+        assert_eq!(registry.competencies, [id, "own"]);
+        assert!(with("item,i,other").unwrap_err().contains("\"other\" has no row"));
+        assert!(with(&format!("competency,{id},")).unwrap_err().contains("in the framework"));
+        let alone = build_from_case(&case, &Choice::default(), None, 1).unwrap();
+        assert_eq!((alone.competencies, alone.items), (vec![id.to_owned()], Vec::new()));
+        let missing = dir.path().join("none.json");
+        let error = build_from_case(&missing, &Choice::default(), None, 1).unwrap_err();
+        assert!(error.to_string().contains("none.json"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context;
+use collegium_coordinator::task::TaskSpec;
 use collegium_shared::{
     architecture::{BIAS_AUDIT_1, KT_LOGISTIC_1},
     ids::InstitutionId,
@@ -37,6 +38,8 @@ pub(super) struct Consortium<'a> {
     pub(super) victim: InstitutionId,
     /// What the task may cost each learner, if it is private.
     pub(super) epsilon: Option<f64>,
+    /// What is trained, if it is not the logistic model with its usual settings.
+    pub(super) task: Option<TaskSpec>,
     /// What is asked about the model in the end.
     pub(super) audit: Option<&'a Audit>,
 }
@@ -79,7 +82,7 @@ impl<'a> Consortium<'a> {
         let victim = middle(sites).context("there is no institution")?.name.clone();
         let processes = start_agents(&mut network, sites, &victim)?;
         screen.note(&format!("  agents         {n} started in {processes} processes"));
-        Ok(Self { network, population, victim, epsilon, audit })
+        Ok(Self { network, population, victim, epsilon, task: None, audit })
     }
 
     /// Starts the task.
@@ -87,17 +90,29 @@ impl<'a> Consortium<'a> {
         // Generous on a small or busy machine; only an agent that is gone is ever waited for so long.
         let factor = if self.population.sites.len() > OWN_PROCESSES { 2 } else { 1 };
         let [ready, others] = [60 * factor, 30 * factor];
-        let privacy = self
-            .epsilon
-            .map(|epsilon| format!("\n[privacy]\nepsilon = {epsilon}\n"))
-            .unwrap_or_default();
-        self.network.start_task(&format!(
-            "task = \"{TASK}\"\narchitecture = \"kt-logistic/1\"\nrounds = {rounds}\n\n[deadlines]\n\
-             ready = {ready}\nshare = {others}\nupload = {others}\nvote = {others}\nreveal = {others}\n{privacy}"
-        ))?;
+        let mut task = toml::toml! {
+            architecture = "kt-logistic/1"
+        };
+        if let Some(spec) = &self.task {
+            task = toml::Table::try_from(spec).context("the task cannot be written")?;
+        }
+        let seconds = |seconds: i64| toml::Value::Integer(seconds);
+        let phases = ["ready", "share", "upload", "vote", "reveal"];
+        let deadlines = phases.map(|phase| {
+            (phase.to_owned(), seconds(if phase == "ready" { ready } else { others }))
+        });
+        task.insert("task".to_owned(), TASK.into());
+        task.insert("rounds".to_owned(), seconds(rounds.into()));
+        task.insert("deadlines".to_owned(), toml::Table::from_iter(deadlines).into());
+        if let Some(epsilon) = self.epsilon {
+            let privacy = toml::Table::from_iter([("epsilon".to_owned(), epsilon.into())]);
+            task.insert("privacy".to_owned(), privacy.into());
+        }
+        let architecture = task["architecture"].as_str().unwrap_or_default().to_owned();
+        self.network.start_task(&toml::to_string(&task)?)?;
         let noise = self.epsilon.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default();
         screen.note(&format!(
-            "  task           {TASK} started: kt-logistic/1, {rounds} steps{noise}"
+            "  task           {TASK} started: {architecture}, {rounds} steps{noise}"
         ));
         Ok(())
     }

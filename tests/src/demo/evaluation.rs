@@ -4,9 +4,15 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
-use collegium_agent::{evaluate, model::Effort, records::Learner};
+use collegium_agent::{
+    evaluate::{self, network},
+    model::Effort,
+    records::Learner,
+};
 use collegium_shared::{architecture::Hyper, ids::InstitutionId};
 use serde::Deserialize;
+
+use crate::bench::Networks;
 
 use super::{consortium::Consortium, population::Site, stop::Stop, workers};
 
@@ -67,11 +73,14 @@ pub(super) struct Comparison {
 pub(super) fn compare(consortium: &Consortium<'_>, stop: &Stop) -> anyhow::Result<Comparison> {
     let sites = &consortium.population.sites;
     let (reports, pooled) = thread::scope(|scope| {
-        let pooled = scope.spawn(|| {
+        let pooled = scope.spawn(|| -> anyhow::Result<evaluate::Report> {
             let records: Vec<Vec<Learner>> = sites.iter().map(|s| s.learners.clone()).collect();
+            if let Some(task) = consortium.task.clone() {
+                return Ok(network::report(&Networks::new(records, task)?.pooled()?));
+            }
             let effort = Effort::new(Arc::default(), 100);
             let model = evaluate::pooled(&records, &Hyper::default(), &effort)?;
-            evaluate::across(&records, |_| Ok(model.clone()))
+            Ok(evaluate::across(&records, |_| Ok(model.clone()))?)
         });
         let reports = workers::each(sites, stop, |site| report(consortium, site));
         let pooled = pooled.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

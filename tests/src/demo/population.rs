@@ -109,7 +109,11 @@ impl Population {
         }
         let files = Files {
             registry: write_registry(&dir.join("registry.csv"), &sites)?,
-            mapping: write_mapping(&dir.join("records.toml"), mapping.attributes())?,
+            mapping: write_mapping(
+                &dir.join("records.toml"),
+                mapping.attributes(),
+                &mapping.features(),
+            )?,
             records: sites.iter().map(|site| site.records.clone()).collect(),
         };
         Ok(Self { source: data.display().to_string(), seed: None, sites, files })
@@ -205,6 +209,9 @@ fn write_table(path: &Path, learners: &[Learner]) -> anyhow::Result<PathBuf> {
                 for (name, value) in &learner.attributes {
                     row[attribute(name)] = json!(value);
                 }
+                for (column, name) in learner.features.names().iter().enumerate() {
+                    row[feature(name)] = json!(learner.features.value(order, column));
+                }
                 serde_json::to_writer(&mut *file, &row)?;
                 file.write_all(b"\n")?;
             }
@@ -223,7 +230,18 @@ fn attribute(name: &str) -> String {
     }
 }
 
-fn write_mapping(path: &Path, attributes: &[String]) -> anyhow::Result<PathBuf> {
+/// A number's column.
+fn feature(name: &str) -> String {
+    format!("number_{name}")
+}
+
+fn write_mapping(
+    path: &Path,
+    attributes: &[String],
+    features: &[String],
+) -> anyhow::Result<PathBuf> {
+    let features: toml::Table =
+        features.iter().map(|name| (name.clone(), feature(name).into())).collect();
     let attributes: Vec<String> = attributes.iter().map(|name| attribute(name)).collect();
     let mut mapping = toml::toml! {
         format = "jsonl"
@@ -236,6 +254,7 @@ fn write_mapping(path: &Path, attributes: &[String]) -> anyhow::Result<PathBuf> 
         max_refused_share = 0.0
     };
     mapping.insert("attributes".to_owned(), attributes.into());
+    mapping.insert("features".to_owned(), features.into());
     write(path, |file| Ok(file.write_all(toml::to_string(&mapping)?.as_bytes())?))
 }
 
@@ -262,7 +281,7 @@ fn write_registry(path: &Path, sites: &[Site]) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use collegium_agent::records::Response;
+    use collegium_agent::records::{Features, Response};
 
     #[test]
     fn values_become_names_of_their_own() {
@@ -296,12 +315,12 @@ mod tests {
             held_out,
             attributes: [("learner".to_owned(), "b".to_owned())].into(),
             responses: vec![answer("1", &["a|b", "c;d"], true), answer("2", &["c;d"], false)],
-            features: Default::default(),
+            features: Features::new(&["clicks".to_owned()], [vec![Some(1.5)], vec![None]]),
         };
         let learners = vec![learner("x", false), learner("y", true)];
         let path = write_table(&dir.path().join("t.jsonl"), &learners).unwrap();
-        let names = ["learner".to_owned()];
-        let mapping = write_mapping(&dir.path().join("m.toml"), &names).unwrap();
+        let (names, numbers) = (["learner".to_owned()], ["clicks".to_owned()]);
+        let mapping = write_mapping(&dir.path().join("m.toml"), &names, &numbers).unwrap();
         let mut read = import::read(&path, &Mapping::load(&mapping).unwrap(), None).unwrap();
         for learner in &mut read.learners {
             let group = learner.attributes.remove("group_learner").unwrap();

@@ -57,7 +57,8 @@ impl Set {
     }
 }
 
-fn read_task(file: &Path) -> anyhow::Result<TaskSpec> {
+/// A task's file.
+pub(crate) fn read_task(file: &Path) -> anyhow::Result<TaskSpec> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     toml::from_str(&text).with_context(|| format!("{} is no task file", file.display()))

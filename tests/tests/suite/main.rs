@@ -38,6 +38,7 @@ mod privacy;
 mod proxies;
 mod random;
 mod refusals;
+mod registry;
 mod repetition;
 mod replay;
 mod restart;
