@@ -385,7 +385,7 @@ impl Runner {
         }
         let mut backoff = Backoff::default();
         while !self.stop.is_asked() {
-            match self.turn().await {
+            match Box::pin(self.turn()).await {
                 Ok(()) => backoff.reset(),
                 Err(Failure::Stopped) => break,
                 Err(Failure::Fatal(error)) => return Err(error),
@@ -456,10 +456,10 @@ impl Runner {
             self.follow_authorities(announced).await?;
         }
         if let Some(view) = round {
-            self.take_part(view).await?;
+            Box::pin(self.take_part(view)).await?;
         }
         if let Some(release) = release {
-            self.take_release(release, release_signature).await?;
+            Box::pin(self.take_release(release, release_signature)).await?;
         }
         self.cursor = cursor;
         Ok(())

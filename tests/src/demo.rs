@@ -138,9 +138,9 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
             (None, false) => SIMULATED_ROUNDS,
         });
     screen.note(&format!("\nSetting up in {} (records: {})", dir.display(), population.source));
-    let asked = (options.epsilon, audit.as_ref());
+    let asked = (options.epsilon, audit.as_ref(), task);
     let mut consortium = Consortium::set_up(dir, &population, asked, screen, stop)?;
-    consortium.task = task;
+
     let result = tell(&mut consortium, rounds, screen, stop);
     let mut summary = result.inspect_err(|_| {
         if !stop.wanted() {

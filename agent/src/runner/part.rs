@@ -75,7 +75,8 @@ impl Runner {
         }
         let view = Arc::new(view);
         self.held = Some(Arc::clone(&view));
-        while self.step(&view).await? {}
+        // On the heap, as below: what a round needs is large, and a worker's stack small.
+        while Box::pin(self.step(&view)).await? {}
         Ok(())
     }
 
@@ -109,7 +110,7 @@ impl Runner {
         let events = step.events.iter().cloned().map(AgentEvent::from).collect();
         self.record(events).await?;
         let adopted = self.tidy(&step.events, reusable).await?;
-        self.act(step.action, view, adopted, policy.hold).await
+        Box::pin(self.act(step.action, view, adopted, policy.hold)).await
     }
 
     /// Asks the machine; signatures of a whole list are checked there, so not on this thread.
@@ -314,7 +315,7 @@ impl Runner {
             return Ok(false);
         }
         if action == Action::Prepare {
-            return self.prepare(view, adopted).await.map(|()| true);
+            return Box::pin(self.prepare(view, adopted)).await.map(|()| true);
         }
         let Some(attempt) = self.attempt() else { return Ok(false) };
         let list = statements_root(&view.list);
@@ -383,7 +384,7 @@ impl Runner {
         };
         let Fixed { commitment, snapshot } = match adopted {
             Some(fixed) => fixed,
-            None => match self.train(view).await {
+            None => match Box::pin(self.train(view)).await {
                 Err(Failure::Leave(reason)) => {
                     self.refuse_because(view, reason.clone()).await?;
                     return Err(Failure::Leave(reason));

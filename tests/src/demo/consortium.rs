@@ -49,7 +49,7 @@ impl<'a> Consortium<'a> {
     pub(super) fn set_up(
         dir: &Path,
         population: &'a Population,
-        (epsilon, audit): (Option<f64>, Option<&'a Audit>),
+        (epsilon, audit, task): (Option<f64>, Option<&'a Audit>, Option<TaskSpec>),
         screen: &Screen,
         stop: &Stop,
     ) -> anyhow::Result<Self> {
@@ -71,7 +71,8 @@ impl<'a> Consortium<'a> {
         let answers: usize = sites.iter().map(Site::answers).sum();
         screen.note(&format!("  records        {answers} answers imported: {}", sizes(sites)));
         let cohort = Cohort::proposed(n);
-        let policy = policy(cohort, epsilon, audit);
+        let trained = task.as_ref().map_or(KT_LOGISTIC_1, |task| task.architecture.id());
+        let policy = policy(cohort, trained, epsilon, audit);
         workers::each(sites, stop, |site| network.set_policy(&site.name, &policy))?;
         screen.note(&format!(
             "  policies       written: sums over {} at least, {} of them honest, {} may collude",
@@ -82,7 +83,7 @@ impl<'a> Consortium<'a> {
         let victim = middle(sites).context("there is no institution")?.name.clone();
         let processes = start_agents(&mut network, sites, &victim)?;
         screen.note(&format!("  agents         {n} started in {processes} processes"));
-        Ok(Self { network, population, victim, epsilon, task: None, audit })
+        Ok(Self { network, population, victim, epsilon, task, audit })
     }
 
     /// Starts the task.
@@ -164,6 +165,7 @@ impl<'a> Consortium<'a> {
 
 fn policy(
     Cohort { c_max, min_honest }: Cohort,
+    trained: &'static str,
     epsilon: Option<f64>,
     audit: Option<&Audit>,
 ) -> String {
@@ -171,7 +173,7 @@ fn policy(
     let budget =
         epsilon.map(|epsilon| format!("\n[privacy]\nepsilon = {epsilon}\n")).unwrap_or_default();
     let mut tasks = vec![TASK];
-    let mut architectures = vec![KT_LOGISTIC_1];
+    let mut architectures = vec![trained];
     let mut attributes = String::new();
     if let Some(audit) = audit {
         tasks.push(audit.task());
