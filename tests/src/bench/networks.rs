@@ -1,6 +1,9 @@
 //! Whole tasks of neural networks in memory, as `federation` has them of the logistic model: the agents' own
 //! statistics, training, clipping and noise, the coordinator's own steps, and the product's encodings.
 
+#[cfg(test)]
+mod another;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use collegium_agent::{
@@ -40,9 +43,7 @@ pub(crate) struct Networks {
 pub(crate) struct TrainedNetwork {
     shared: SharedSets,
     statistics: Sums,
-    pub(crate) weights: Vec<f32>,
-    /// After each round, where that was asked for.
-    pub(crate) after: Vec<Vec<f32>>,
+    weights: Vec<f32>,
 }
 
 impl Networks {
@@ -52,16 +53,25 @@ impl Networks {
         let TaskSpec { architecture, hyper, rounds, .. } = spec;
         let network = neural::of(architecture);
         let network = network.ok_or_else(|| anyhow::anyhow!("{architecture} is no network"))?;
-        Ok(Self {
+        Ok(Self::over(records, network, hyper, rounds))
+    }
+
+    fn over(
+        records: Vec<Vec<Learner>>,
+        network: &'static dyn Network,
+        hyper: Hyper,
+        rounds: u32,
+    ) -> Self {
+        Self {
             registry: registry(&records),
             trainers: records.iter().cloned().map(Trainer::new).collect(),
             records,
-            architecture,
+            architecture: Architecture::Neural(network.facts()),
             network,
             hyper,
             rounds,
             effort: Effort::new(Arc::default(), 100),
-        })
+        }
     }
 
     fn n(&self) -> anyhow::Result<u32> {
@@ -106,7 +116,6 @@ impl Networks {
         let first = self.network.facts().layout(&self.hyper, &shared).initial();
         let server = self.hyper.optimizer.server;
         let mut at = server.coordinates(&first);
-        let mut after = Vec::new();
         for step in 1..=self.rounds {
             let [start, candidate] = Coordinate::models(&at);
             let (start, candidate) = (&*start, &*candidate);
@@ -115,11 +124,9 @@ impl Networks {
             let sums = self.exact(&Stage::Train { step }, &shared, work, here)?;
             let moves = at.iter_mut().zip(&sums["move"]);
             moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
-            let [_, reached] = Coordinate::models(&at);
-            after.push(reached);
         }
-        let weights = after.last().cloned().unwrap_or(first);
-        Ok(TrainedNetwork { shared, statistics: statistics.clone(), weights, after })
+        let [_, weights] = Coordinate::models(&at);
+        Ok(TrainedNetwork { shared, statistics: statistics.clone(), weights })
     }
 
     fn noisy(
@@ -165,18 +172,17 @@ impl Networks {
             descend(&mut weights, &sums["gradient"], privacy.learning_rate / learners);
         }
         let (shared, statistics) = (self.registry.clone(), statistics.clone());
-        Ok(TrainedNetwork { shared, statistics, weights, after: Vec::new() })
+        Ok(TrainedNetwork { shared, statistics, weights })
     }
 
     /// How an institution's held-out learners are predicted by shared weights and what it keeps to itself.
     pub(crate) fn predicted(
         &self,
         trained: &TrainedNetwork,
-        weights: &[f32],
     ) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
         let of = |own: &Vec<Learner>| {
             let loaded = self.load(own, &trained.shared, &trained.statistics)?;
-            Ok(loaded.held_out(weights, Keeps::Fitted, &self.effort)?)
+            Ok(loaded.held_out(&trained.weights, Keeps::Fitted, &self.effort)?)
         };
         self.records.iter().map(of).collect()
     }

@@ -25,12 +25,12 @@ pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Res
     let pooled = report(&networks.pooled()?);
     rows.push(outcome("pooled", std::slice::from_ref(&pooled)));
     let trained = networks.plain(1.0, 0)?;
-    let federated = report(&networks.predicted(&trained, &trained.weights)?);
+    let federated = report(&networks.predicted(&trained)?);
     rows.push(outcome("federated", std::slice::from_ref(&federated)));
     let half = (1..=cli.repetitions)
         .map(|seed| {
             let trained = networks.plain(0.5, seed)?;
-            Ok(report(&networks.predicted(&trained, &trained.weights)?))
+            Ok(report(&networks.predicted(&trained)?))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     rows.push(outcome("federated, half of them away", &half));
@@ -41,7 +41,7 @@ pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Res
         let runs = (0..cli.repetitions)
             .map(|_| {
                 let trained = networks.private(privacy, cli.private_steps)?;
-                Ok(report(&networks.predicted(&trained, &trained.weights)?))
+                Ok(report(&networks.predicted(&trained)?))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         rows.push(outcome(&format!("epsilon {epsilon}"), &runs));
