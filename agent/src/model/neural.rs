@@ -106,16 +106,11 @@ pub trait Loaded: Send + Sync + Debug {
         weights: &[f32],
         keeps: Keeps,
         effort: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError>;
+    ) -> Result<Predictions, ModelError>;
 
     /// The same of a network that was trained here alone, from `start` on, with `times` as many steps as an
     /// institution makes in a task.
-    fn alone(
-        &self,
-        start: &[f32],
-        times: u32,
-        effort: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError>;
+    fn alone(&self, start: &[f32], times: u32, effort: &Effort) -> Result<Predictions, ModelError>;
 
     /// Hands over each training learner's gradient of the mean loss at `start`. It depends on no other
     /// learner but through the opened statistics.
@@ -123,12 +118,18 @@ pub trait Loaded: Send + Sync + Debug {
         &self,
         start: &[f32],
         effort: &Effort,
-        take: &mut dyn FnMut(&[(usize, f64)]),
+        take: &mut Take<'_>,
     ) -> Result<(), ModelError>;
 }
 
+/// Takes a learner's part of a sum: values that are not 0, with their places.
+pub type Take<'a> = dyn FnMut(&[(usize, f64)]) + 'a;
+
 /// A prediction: the probability that the answer is right, and whether it was.
 pub type Predicted = (f64, bool);
+
+/// The answers of some learners, as they were predicted.
+pub type Predictions = Vec<Vec<Predicted>>;
 
 /// What an institution adds to the shared weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

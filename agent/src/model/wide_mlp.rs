@@ -23,7 +23,7 @@ use super::{
     adam::Adam,
     features::sigmoid,
     finite,
-    neural::{Keeps, Loaded, Network, Predicted, Task},
+    neural::{Keeps, Loaded, Network, Predictions, Take, Task},
 };
 use crate::records::Learner;
 
@@ -113,7 +113,7 @@ impl Loaded for Records {
         weights: &[f32],
         keeps: Keeps,
         effort: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+    ) -> Result<Predictions, ModelError> {
         let fitted = match keeps {
             Keeps::Fitted => Fitted::new(&self.train, weights, effort)?,
             Keeps::Public => Fitted {
@@ -124,12 +124,7 @@ impl Loaded for Records {
         self.predicted(&fitted, effort)
     }
 
-    fn alone(
-        &self,
-        start: &[f32],
-        times: u32,
-        effort: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+    fn alone(&self, start: &[f32], times: u32, effort: &Effort) -> Result<Predictions, ModelError> {
         let mut body = Layers::new(start, self.train.width())?;
         let mut head = Head::first(self.train.width(), self.train.items());
         let Local::Adam { decay_rounds, .. } = self.optimizer.local else { return Err(NOT_ADAM) };
@@ -146,7 +141,7 @@ impl Loaded for Records {
         &self,
         start: &[f32],
         effort: &Effort,
-        take: &mut dyn FnMut(&[(usize, f64)]),
+        take: &mut Take<'_>,
     ) -> Result<(), ModelError> {
         let body = Layers::new(start, self.train.width())?;
         let public = Head::first(self.train.width(), 0);
@@ -192,11 +187,7 @@ impl Records {
         Ok(())
     }
 
-    fn predicted(
-        &self,
-        fitted: &Fitted,
-        effort: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+    fn predicted(&self, fitted: &Fitted, effort: &Effort) -> Result<Predictions, ModelError> {
         let all = fitted.predict(&self.held_out, effort)?;
         let right = self.held_out.right();
         let of = |rows: std::ops::Range<usize>| rows.map(|row| (all[row], right[row])).collect();

@@ -200,6 +200,10 @@ pub fn first_output() -> Vec<f32> {
 mod tests {
     use super::*;
 
+    fn count(len: usize) -> u32 {
+        u32::try_from(len).unwrap()
+    }
+
     fn hyper() -> Hyper {
         let feature =
             |name: &str, scale, most| Feature { name: name.into(), scale, least: 0.0, most };
@@ -215,7 +219,7 @@ mod tests {
         let layout = WideMlp1.layout(&hyper(), &shared);
         let inputs = 2 * 10 + 2;
         assert_eq!(layout.len(), (inputs + 1) * 64 + 65 * 32);
-        assert_eq!(layout.len() as u32, WideMlp1.parameters(&hyper(), shared.sizes()));
+        assert_eq!(count(layout.len()), WideMlp1.parameters(&hyper(), shared.sizes()));
         let weights = layout.initial();
         let within = (6.0_f64 / 22.0).sqrt();
         assert!(weights.iter().all(|w| f64::from(w.abs()) <= within));

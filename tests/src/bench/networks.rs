@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use collegium_agent::{
     model::{
         Effort,
-        neural::{self, Keeps, Loaded, Network, Predicted, Task},
+        neural::{self, Keeps, Loaded, Network, Predictions, Task},
     },
     privacy::{BoundedSum, RandomBits},
     records::Learner,
@@ -176,10 +176,7 @@ impl Networks {
     }
 
     /// How an institution's held-out learners are predicted by shared weights and what it keeps to itself.
-    pub(crate) fn predicted(
-        &self,
-        trained: &TrainedNetwork,
-    ) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
+    pub(crate) fn predicted(&self, trained: &TrainedNetwork) -> anyhow::Result<Vec<Predictions>> {
         let of = |own: &Vec<Learner>| {
             let loaded = self.load(own, &trained.shared, &trained.statistics)?;
             Ok(loaded.held_out(&trained.weights, Keeps::Fitted, &self.effort)?)
@@ -188,12 +185,12 @@ impl Networks {
     }
 
     /// The same of networks that each institution trains from its own records only.
-    pub(crate) fn alone(&self) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
+    pub(crate) fn alone(&self) -> anyhow::Result<Vec<Predictions>> {
         self.records.iter().map(|own| self.by_itself(own, 1)).collect()
     }
 
     /// The same of one network trained where all records are in one place.
-    pub(crate) fn pooled(&self) -> anyhow::Result<Vec<Vec<Vec<Predicted>>>> {
+    pub(crate) fn pooled(&self) -> anyhow::Result<Vec<Predictions>> {
         // As many steps as all institutions make together.
         let times = self.n()?;
         let mut predicted = self.by_itself(&self.records.concat(), times)?.into_iter();
@@ -207,7 +204,7 @@ impl Networks {
             .collect())
     }
 
-    fn by_itself(&self, own: &[Learner], times: u32) -> anyhow::Result<Vec<Vec<Predicted>>> {
+    fn by_itself(&self, own: &[Learner], times: u32) -> anyhow::Result<Predictions> {
         let shared = &self.registry;
         let task = Task { hyper: &self.hyper, shared };
         let values = self.network.statistics(own, &task)?;

@@ -121,7 +121,7 @@ impl Inputs {
             ends: Vec::new(),
         };
         for learner in learners {
-            if inputs.ends.len() % LEARNERS == 0 {
+            if inputs.ends.len().is_multiple_of(LEARNERS) {
                 effort.step()?;
             }
             scaling.append(learner, &mut inputs.values);

@@ -9,7 +9,7 @@ use collegium_shared::architecture::{
 
 use super::*;
 use crate::{
-    model::wide_mlp::inputs::Batch,
+    model::{single, wide_mlp::inputs::Batch},
     records::{Features, Response},
 };
 
@@ -47,7 +47,7 @@ fn school(seed: u64, learners: usize) -> Vec<Learner> {
             rows.push(vec![clicks, Some(weight * 100.0)]);
         }
         let features = Features::new(&names, rows);
-        let (id, held_out) = (format!("{seed}-{number}"), number % 4 == 0);
+        let (id, held_out) = (format!("{seed}-{number}"), number.is_multiple_of(4));
         Learner { id, held_out, attributes: Default::default(), responses, features }
     };
     (0..learners).map(learner).collect()
@@ -147,7 +147,7 @@ fn gradients_are_those_of_the_loss() {
         let found = f64::from(by_layers[place]);
         assert!((slope - found).abs() < 2e-3 * (1.0 + slope.abs()), "{place}: {slope} {found}");
     }
-    for place in 0..head.len() {
+    for (place, found) in by_head.into_iter().enumerate() {
         let slope = difference(&|by| {
             let mut moved = head.clone();
             moved.values_mut()[place] += by;
@@ -157,7 +157,7 @@ fn gradients_are_those_of_the_loss() {
             place if place < 32 || place == 32 + inputs.width() => 0.0,
             place => RIDGE * head.values()[place],
         };
-        let found = f64::from(by_head[place] - ridge);
+        let found = f64::from(found - ridge);
         assert!((slope - found).abs() < 1e-3, "{place}: {slope} {found}");
     }
 }
@@ -200,7 +200,7 @@ fn institutions_learn_together_what_none_says() {
             let share = of.answers() as f64 / total;
             sum.iter_mut().zip(moved).for_each(|(sum, moved)| *sum += share * moved);
         }
-        weights.iter_mut().zip(sum).for_each(|(w, moved)| *w += moved as f32);
+        weights.iter_mut().zip(sum).for_each(|(w, moved)| *w += single(moved));
     }
     let after = evaluate(&*loaded[0], &weights).unwrap();
     assert_eq!(after.n, 15.0 * 12.0);
@@ -236,7 +236,7 @@ fn hardly_any_records_are_no_trouble() {
 #[test]
 fn training_ends_when_nobody_wants_it() {
     let school = school(12, 20);
-    let of = loaded(&school, &opened(&[school.clone()]));
+    let of = loaded(&school, &opened(std::slice::from_ref(&school)));
     let cancelled = Effort::new(Arc::new(true.into()), 100);
     assert!(matches!(of.train(&start(), 1, &cancelled), Err(ModelError::Cancelled)));
     assert!(matches!(of.held_out(&start(), Keeps::Fitted, &cancelled), Err(ModelError::Cancelled)));

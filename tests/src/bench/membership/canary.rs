@@ -4,7 +4,7 @@
 
 use anyhow::ensure;
 use collegium_agent::records::{Learner, Response};
-use collegium_shared::architecture::{LearnerPrivacy, Population, Sums, Target};
+use collegium_shared::architecture::{Group, LearnerPrivacy, Population, Sums, Target};
 use serde_json::{Value, json};
 
 use super::{
@@ -100,7 +100,8 @@ impl Stand {
         world.private(privacy, steps, &mut |stage, work, sums| {
             let known = others.noisy(stage, &privacy, work)?;
             let own = canary.noisy(stage, &privacy, work)?;
-            for group in privacy.groups(stage) {
+            let here = |group: &Group| group.segments.iter().all(|name| sums.contains_key(*name));
+            for group in privacy.groups(stage).into_iter().filter(here) {
                 if group.population == Population::Training {
                     let (product, square) = along(group.segments, sums, &known, &own);
                     let clip = group.mechanism.clip;

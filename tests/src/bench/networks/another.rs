@@ -5,7 +5,7 @@ use collegium_agent::{
     model::{
         Effort, ModelError,
         features::sigmoid,
-        neural::{Keeps, Loaded, Network, Predicted, Task},
+        neural::{Keeps, Loaded, Network, Predictions, Take, Task},
     },
     records::Learner,
 };
@@ -109,32 +109,17 @@ impl Loaded for Answers {
         Ok(vec![-slope(&self.train.concat(), start[0].into())])
     }
 
-    fn held_out(
-        &self,
-        weights: &[f32],
-        _: Keeps,
-        _: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+    fn held_out(&self, weights: &[f32], _: Keeps, _: &Effort) -> Result<Predictions, ModelError> {
         let p = sigmoid(weights[0].into());
         let of = |learner: &Vec<bool>| learner.iter().map(|right| (p, *right)).collect();
         Ok(self.held_out.iter().map(of).collect())
     }
 
-    fn alone(
-        &self,
-        start: &[f32],
-        _: u32,
-        effort: &Effort,
-    ) -> Result<Vec<Vec<Predicted>>, ModelError> {
+    fn alone(&self, start: &[f32], _: u32, effort: &Effort) -> Result<Predictions, ModelError> {
         self.held_out(start, Keeps::Public, effort)
     }
 
-    fn gradients(
-        &self,
-        start: &[f32],
-        _: &Effort,
-        take: &mut dyn FnMut(&[(usize, f64)]),
-    ) -> Result<(), ModelError> {
+    fn gradients(&self, start: &[f32], _: &Effort, take: &mut Take<'_>) -> Result<(), ModelError> {
         self.train.iter().for_each(|own| take(&[(0, slope(own, start[0].into()))]));
         Ok(())
     }
