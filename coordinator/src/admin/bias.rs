@@ -1,14 +1,25 @@
 //! What operators ask about bias audits, and the question that an audit's task puts to the institutions.
 
-use collegium_shared::architecture::BiasQuestion;
+use collegium_shared::architecture::{Architecture, BiasQuestion, KT_LOGISTIC_1};
 
-use crate::{driver::Driver, task::TaskSpec};
+use crate::{
+    driver::Driver,
+    task::{Task, TaskSpec},
+};
 
 /// Puts the question together: the scope of the task's file, about the newest released model.
 pub(super) fn ask_about_newest(driver: &Driver, spec: &mut TaskSpec) -> Result<(), String> {
     let Some(scope) = spec.audit.clone() else { return Ok(()) };
     let model = driver.state.network.release();
     let model = model.ok_or("there is no released model to audit; train one first")?;
+    let made = |task: &&Task| task.releases().iter().any(|release| release.manifest == model);
+    let architecture =
+        driver.state.network.tasks().iter().find(made).map(|t| t.spec().architecture);
+    if let Some(network @ Architecture::Neural(_)) = architecture {
+        return Err(format!(
+            "the newest released model is {network}; a bias audit is of {KT_LOGISTIC_1} models: train one first"
+        ));
+    }
     spec.hyper.audit = Some(Box::new(BiasQuestion { model, scope: *scope }));
     Ok(())
 }
@@ -23,7 +34,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::task::{BadTask, Next, Task, TaskEnding};
+    use crate::task::{BadTask, Next, TaskEnding};
 
     fn read(text: &str) -> TaskSpec {
         toml::from_str(&format!("task = \"t\"\n{text}")).unwrap()

@@ -1,11 +1,16 @@
 //! `cargo demo` as a newcomer runs it, and on real records.
 
 use std::{
-    path::PathBuf,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
 };
 
+use collegium_tests::harness::workspace;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 /// One demo at a time: each starts many processes.
@@ -96,4 +101,89 @@ fn timss11_with_forty_schools_reaches_the_pooled_model() {
     let summary = demo(&["--data", &file, "--institutions", "40"]);
     assert_eq!(summary["institutions"], 40);
     check(&summary, 0.004);
+}
+
+/// Whether an activity is handed in depends on two numbers together, so that no linear model finds it.
+fn activities(dir: &Path) -> [String; 3] {
+    let mut draws = ChaCha8Rng::seed_from_u64(11);
+    let mut table = "school,pupil,task,kind,order,done,clicks,weight\n".to_owned();
+    for (school, pupil) in (0..6).flat_map(|s| (0..40).map(move |p| (s, p))) {
+        for order in 0..12 {
+            let (clicks, weight) = (draws.random::<f32>(), draws.random::<f32>());
+            let certain = (clicks > 0.5) != (weight > 0.5);
+            let done = u8::from((draws.random::<f32>() < 0.1) != certain);
+            let kind = ["exam", "essay"][draws.random_range(0..2)];
+            let (task, weight) = (draws.random_range(0..3), weight * 100.0);
+            writeln!(
+                table,
+                "s{school},p{school}-{pupil},{kind}-{task},{kind},{order},{done},{clicks},{weight}"
+            )
+            .unwrap();
+        }
+    }
+    let mapping = r#"
+        learner = "pupil"
+        item = "task"
+        competencies = { column = "kind" }
+        order = { column = "order", kind = "number" }
+        outcome = { column = "done" }
+        institution = "school"
+        features = { opened = "clicks", worth = "weight" }
+    "#;
+    let task = r#"
+        task = "completion"
+        architecture = "wide-mlp/1"
+        rounds = 6
+        [hyper]
+        features = [
+            { name = "opened", least = 0.0, most = 1.0 },
+            { name = "worth", least = 0.0, most = 100.0 },
+        ]
+    "#;
+    [("a.csv", table.as_str()), ("m.toml", mapping), ("t.toml", task)].map(|(name, text)| {
+        let path = dir.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    })
+}
+
+#[test]
+fn a_neural_network_takes_the_same_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, mapping, task] = activities(dir.path());
+    let summary = demo(&["--data", &data, "--mapping", &mapping, "--task", &task]);
+    println!("{summary}");
+    assert_eq!(
+        (&summary["resumed_after_kill"], &summary["logs_verified"]),
+        (&true.into(), &true.into())
+    );
+    // Support, statistics, six steps and an evaluation.
+    assert_eq!(number(&summary, "rounds_completed"), 9.0);
+    assert!(number(&summary, "auc_global") > 0.8, "a linear model has about a half");
+    assert!(number(&summary, "auc_pooled") - number(&summary, "auc_global") < 0.02);
+}
+
+#[test]
+fn a_neural_network_is_trained_with_noise() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, mapping, task] = activities(dir.path());
+    let given = ["--data", &data, "--mapping", &mapping, "--task", &task];
+    let summary = demo(&[&given[..], &["--epsilon", "4", "--rounds", "4"]].concat());
+    println!("{summary}");
+    assert_eq!(number(&summary, "rounds_completed"), 6.0);
+    for population in 0..2 {
+        let spent = summary["epsilon_spent"][population].as_f64().unwrap();
+        assert!((3.9..=4.0).contains(&spent), "population {population} spent {spent}");
+    }
+}
+
+#[test]
+fn oulad_by_module_helps_the_smallest() {
+    let Some(file) = real("oulad/task_assessment_completion.parquet") else { return };
+    let task = workspace().join("tests/tasks/oulad.toml");
+    let task = task.to_str().unwrap();
+    let summary = demo(&["--data", &file, "--task", task, "--rounds", "4"]);
+    assert_eq!(summary["institutions"], 7);
+    check(&summary, 0.004);
+    assert!(number(&summary, "auc_global") >= 0.934);
 }
