@@ -78,16 +78,20 @@ pub struct Listener {
 
 impl Listener {
     /// Opens the socket (mode 0600) and makes its directory private (mode 0700). A socket file
-    /// that a killed daemon left is replaced. The caller owns the directory: nobody else binds.
+    /// that a killed daemon left is replaced. The caller owns the directory: nobody else binds. The file is
+    /// there from when on requests are taken: before, whoever finds it would be turned away.
     pub async fn bind(path: &Path) -> Result<Self, ControlError> {
         let at = |source| ControlError::Io { path: path.to_path_buf(), source };
         let dir = parent(path);
         durable::create_dir(dir).map_err(at)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
         remove_stale(path).await?;
-        let address = Address::of(path).map_err(at)?;
+        let opening = path.with_extension("opening");
+        remove_stale(&opening).await?;
+        let address = Address::of(&opening).map_err(at)?;
         let inner = UnixListener::bind(address.path()).map_err(at)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(at)?;
+        fs::set_permissions(&opening, fs::Permissions::from_mode(0o600)).map_err(at)?;
+        fs::rename(&opening, path).map_err(at)?;
         Ok(Self { inner, path: path.to_path_buf() })
     }
 

@@ -27,7 +27,7 @@ impl TensorSpec {
         Self { name: name.to_owned(), len: count(len), init: Init::Zeros }
     }
 
-    /// `len` public values, uniform in +- `within`: see [`uniform`].
+    /// `len` public values, uniform in +- `within`, alike on every machine.
     pub fn drawn(architecture: &str, name: &str, len: usize, within: f64) -> Self {
         let values = uniform(architecture, name, len, within);
         Self { name: name.to_owned(), len: count(len), init: Init::Values(values) }
