@@ -87,6 +87,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show whether the records that came in since the newest model are still what it was made for.
+    Drift {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the agent.
     Run {
         #[command(flatten)]
@@ -304,6 +311,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             ask(&place.dir, Request::SignPolicy, json)
         }
         Command::Data(command) => data(command),
+        Command::Drift { place, json } => ask(&place.dir, Request::Drift, json),
         Command::Coverage { place, json } => ask(&place.dir, Request::Coverage, json),
         Command::Run { place } => serve(&place.dir),
         Command::Status { place, json } => ask(&place.dir, Request::Status, json),

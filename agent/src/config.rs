@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonic::transport::Uri;
 
-use crate::limits::{self, Limits};
+use crate::{
+    drift::{self, Thresholds},
+    limits::{self, Limits},
+};
 use network::Network;
 
 /// The file's name in the agent's directory; present means enrolled.
@@ -65,7 +68,7 @@ impl CoordinatorUrl {
 }
 
 /// The agent's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub coordinator: CoordinatorUrl,
@@ -82,6 +85,9 @@ pub struct Config {
     pub network: Network,
     #[serde(default)]
     pub limits: Limits,
+    /// When records count as shifted.
+    #[serde(default)]
+    pub drift: Thresholds,
     #[serde(default)]
     pub log: Log,
     #[serde(default)]
@@ -201,6 +207,7 @@ listen = "{listen}"
 
 {network}
 {limits}
+{drift}
 [log]
 # error, warn, info, debug, trace, or directives such as "info,collegium_agent=debug".
 level = "info"
@@ -217,6 +224,7 @@ allow_remote = false
         url = coordinator.as_str(),
         network = network.sample(),
         limits = limits::sample(),
+        drift = drift::sample(),
     )
 }
 

@@ -18,6 +18,7 @@ use crate::{
     availability::{self, Availability},
     consent::{self, Change, Review},
     coverage::{self, Figures},
+    drift,
     egress::{self, Word},
     evaluate::{self, Compared, LocalReport, Quality},
     home::Home,
@@ -54,6 +55,7 @@ pub enum Request {
     Summary,
     /// What the registry knows of the records.
     Coverage,
+    Drift,
     /// Takes part in no new round until `Resume`.
     Pause {
         reason: Option<String>,
@@ -122,6 +124,7 @@ impl Desk {
             }
             Request::Summary => desk.summary(),
             Request::Coverage => desk.coverage(),
+            Request::Drift => desk.drift(),
             Request::Pause { reason } => desk.changed(availability::pause(&desk.home, reason)?),
             Request::Resume => desk.changed(availability::resume(&desk.home)?),
             Request::PolicyDiff => desk.policy_diff(),
@@ -302,6 +305,9 @@ impl Desk {
             // Under the vault's lock, so that the log has imports in the order of the vault.
             self.home.book.record([event.into()])?;
         }
+        if self.live.is_some() {
+            drift::measure_in_background(&self.home);
+        }
         let mut text = format!(
             "{:<15}{} of {} rows, {} learners ({} held out)\n{:<15}{}\n",
             "imported",
@@ -341,6 +347,14 @@ impl Desk {
             );
         };
         Ok(Answer { text: coverage.to_string(), json: serde_json::to_value(&*coverage)? })
+    }
+
+    fn drift(&self) -> anyhow::Result<Answer> {
+        let effort = Effort::new(Arc::default(), self.home.limits().training_cpu_percent);
+        let Some(drift) = drift::measure(&self.home, &effort)? else {
+            bail!("no model is installed yet: there is nothing that records could shift from");
+        };
+        Ok(Answer { text: drift.to_string(), json: drift.json() })
     }
 
     fn summary(&self) -> anyhow::Result<Answer> {

@@ -110,7 +110,7 @@ fn late(learner: &Learner) -> impl Iterator<Item = bool> {
 }
 
 /// The held-out learners' answers as `model` predicts them, given the institution's own counts.
-fn scored(model: &Model, learners: &[Learner], own: &Counts) -> Vec<Scored> {
+pub(crate) fn scored(model: &Model, learners: &[Learner], own: &Counts) -> Vec<Scored> {
     let statistics = Statistics::new(model.statistics(), own);
     let held_out = || learners.iter().filter(|learner| learner.held_out);
     let design = Design::new(held_out(), &statistics, model.competencies());

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use crate::{
     config::{CONFIG_FILE, Config},
     coverage::Measured,
-    credentials,
+    credentials, drift,
     identity::{IDENTITY_KEY, Identity, IdentityError, VAULT_KEY},
     install::{InstallError, ModelStore},
     limits::Limits,
@@ -172,6 +172,8 @@ pub struct Home {
     vault: Mutex<Vault>,
     /// What the registry knows of the records.
     pub(crate) measured: Measured,
+    /// Whether the records have shifted since the model.
+    pub(crate) drift: drift::Measured,
     /// Those in force; a reload changes them.
     limits: Mutex<Limits>,
     /// Held while the identity key is replaced.
@@ -204,6 +206,7 @@ impl Home {
             dir: dir.to_owned(),
             vault: Mutex::new(vault),
             measured: Measured::default(),
+            drift: drift::Measured::default(),
             limits: Mutex::new(config.limits.clone()),
             rotating: Mutex::default(),
             config,

@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod desk;
 pub mod diagnose;
 pub mod doctor;
+pub mod drift;
 pub mod egress;
 pub mod enrol;
 pub mod evaluate;

@@ -180,6 +180,20 @@ fn of_status(registry: &mut Registry, status: &Status) {
     }
     let version = status.model.as_ref().map_or(0, |model| i64::from(model.version));
     gauge("model_version", "Version of the installed model; 0: none yet", version);
+    if let Some(drift) = &status.drift {
+        let shifted = i64::try_from(drift.shifted.len()).unwrap_or(i64::MAX);
+        gauge(
+            "drift_alarms",
+            "What has shifted since the newest model: inputs, calibration, outcomes",
+            shifted,
+        );
+        let proposed = i64::from(drift.training_proposed);
+        gauge(
+            "training_proposed",
+            "Whether the newest model does so much worse on new answers",
+            proposed,
+        );
+    }
     if let Some(traffic) = &status.traffic {
         let help = "Bytes of masked uploads that were handed to the line";
         registry.register("uploaded_bytes", help, ConstCounter::new(traffic.uploaded_bytes));

@@ -45,6 +45,7 @@ use crate::{
     availability::Availability,
     config::Config,
     desk::{Answer, Desk, Request},
+    drift,
     home::{Home, HomeError},
     limits::Limits,
     link::{Backoff, Link, LinkError, Polled},
@@ -383,6 +384,7 @@ impl Runner {
         if self.registry.is_some() {
             self.measure_coverage();
         }
+        drift::measure_in_background(&self.home);
         let mut backoff = Backoff::default();
         while !self.stop.is_asked() {
             match Box::pin(self.turn()).await {

@@ -223,6 +223,9 @@ pub struct AgentState {
     imports: u64,
     model: Option<Installed>,
     model_at: Option<Timestamp>,
+    /// Imports before it was installed.
+    #[serde(default)]
+    model_imports: u64,
     /// The model before, which takes over if the current one cannot be read.
     previous: Option<Installed>,
     /// The newest version of each task that was ever installed.
@@ -341,6 +344,7 @@ impl AgentState {
                 self.versions.insert(model.round.task.to_string(), model.version);
                 self.previous = self.model.replace(model.clone());
                 self.model_at = Some(at);
+                self.model_imports = self.imports;
             }
             LocalEvent::ModelRefused { manifest, .. } => {
                 self.refused_models.insert(*manifest);
@@ -402,6 +406,11 @@ impl AgentState {
     /// What the vault held after the last import.
     pub fn snapshot(&self) -> Option<Digest> {
         self.snapshot
+    }
+
+    /// How many imports there were when the newest model was installed.
+    pub fn imports_before_model(&self) -> u64 {
+        self.model_imports
     }
 
     pub fn imports(&self) -> u64 {

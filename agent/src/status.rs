@@ -20,7 +20,7 @@ use crate::{
     availability::Availability,
     consent::policy_in_force,
     coverage::{self, Figures},
-    egress,
+    drift, egress,
     home::{Home, HomeError, unpoisoned},
     link::{Heard, Speaker, Traffic},
     policy::{Policy, PolicyError},
@@ -134,6 +134,9 @@ pub struct Status {
     /// What the registry knows of the records; not known until it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<CoverageStatus>,
+    /// Whether the records have shifted since the newest model; not known until it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<drift::Standing>,
     pub round: Option<RoundStatus>,
     /// The round that a person has to approve or reject.
     pub held: Option<RoundId>,
@@ -313,6 +316,7 @@ impl Status {
             },
             data: DataStatus { rows: snapshot.rows, learners: snapshot.learners, imports },
             coverage: measured.map(|figures| CoverageStatus { figures, least }),
+            drift: drift::known(home).map(|drift| drift.standing()),
             round,
             held: egress::waiting(home),
             model,
@@ -414,6 +418,9 @@ impl fmt::Display for Status {
         line("data", format!("{rows} answers of {learners} learners, {} imports", data.imports))?;
         if let Some(coverage) = &self.coverage {
             line("coverage", coverage_line(coverage))?;
+        }
+        if let Some(drift) = &self.drift {
+            line("drift", drift.to_string())?;
         }
         if let Some(round) = &self.round {
             line("round", format!("{} ({})", round.id, round.phase))?;

@@ -270,6 +270,28 @@ impl Vault {
         Ok(learners.into_values().collect())
     }
 
+    /// Every learner with all responses, sorted by id, and how many of them came with the first `imports`
+    /// imports: a learner's responses are in the order of imports.
+    ///
+    /// # Errors
+    /// As [`Vault::learners`].
+    pub fn learners_since(&self, imports: u64) -> Result<Vec<(Learner, usize)>, VaultError> {
+        let mut learners: BTreeMap<String, (Learner, usize)> = BTreeMap::new();
+        self.each_of(|import, records| {
+            let before = if import < imports { records.responses.len() } else { 0 };
+            match learners.get_mut(&records.id) {
+                Some((learner, known)) => {
+                    merge(learner, records);
+                    *known += before;
+                }
+                None => {
+                    learners.insert(records.id.clone(), (records, before));
+                }
+            }
+        })?;
+        Ok(learners.into_values().collect())
+    }
+
     /// One learner with all responses.
     ///
     /// # Errors
@@ -530,6 +552,12 @@ impl Vault {
     /// # Errors
     /// As [`Vault::learners`].
     pub fn each(&self, mut take: impl FnMut(Learner)) -> Result<(), VaultError> {
+        self.each_of(|_, records| take(records))
+    }
+
+    /// The same, each with the number of imports before its own.
+    fn each_of(&self, mut take: impl FnMut(u64, Learner)) -> Result<(), VaultError> {
+        let mut imports = 0;
         let mut keys: HashMap<Tag, Key> = HashMap::new();
         self.entries(|offset, entry| {
             match entry.kind {
@@ -539,9 +567,9 @@ impl Vault {
                 }
                 Kind::Records => {
                     let key = self.key_of(&keys, offset, &entry)?;
-                    take(self.open_at(offset, self.sealer.open_records(&entry, key))?);
+                    take(imports, self.open_at(offset, self.sealer.open_records(&entry, key))?);
                 }
-                Kind::Import => {}
+                Kind::Import => imports += 1,
             }
             Ok(())
         })

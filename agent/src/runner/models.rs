@@ -14,6 +14,7 @@ use super::{
     part::{AFTER_REFUSAL, unreadable},
 };
 use crate::{
+    drift,
     install::{self, InstallError},
     link::LinkError,
     state::LocalEvent,
@@ -80,6 +81,7 @@ impl Runner {
         let previous = self.home.book.read(|state| state.model().map(|(model, _)| model.clone()));
         self.record(vec![LocalEvent::ModelInstalled { model: model.clone() }.into()]).await?;
         tracing::info!(task = %model.round.task, version = model.version, "a model is installed");
+        drift::measure_in_background(&self.home);
         let home = Arc::clone(&self.home);
         Self::blocking(move || {
             home.models.activate(&model, previous.as_ref())?;

@@ -22,6 +22,7 @@ mod demo;
 mod deploy;
 mod diagnose;
 mod doctor;
+mod drift;
 mod enrolment;
 mod erasure;
 mod fixtures;
