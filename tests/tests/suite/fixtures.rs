@@ -21,6 +21,8 @@ fn directories_of_earlier_versions_are_read_as_they_were() {
         assert_eq!(ledger["entries"], 0, "{ledger}");
         let unbounded = |line: &serde_json::Value| line["what"]["what"] == "unbounded";
         assert!(ledger["lines"].as_array().unwrap().iter().all(unbounded), "{ledger}");
+        // How many imports there were before the model follows from an old log too.
+        assert_eq!(now.agent.log.state["model_imports"].take(), 1);
         still(&then.coordinator.log.state, &now.coordinator.log.state).unwrap();
         still(&then.agent.log.state, &now.agent.log.state).unwrap();
         let (mut then, mut now) = (json!(then), json!(now));
