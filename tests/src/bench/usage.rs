@@ -64,12 +64,13 @@ mod tests {
         let own = std::process::id();
         forget_peak(own).unwrap();
         let before = Usage::of(own).unwrap();
-        let block = vec![1_u8; 64 << 20];
+        // Tests beside this one give memory back meanwhile: far less than this.
+        let block = vec![1_u8; 256 << 20];
         let after = Usage::of(own).unwrap();
-        assert!(after.peak >= before.resident + (32 << 20), "{before:?} {after:?}");
-        assert!(after.anonymous >= before.anonymous + (32 << 20), "{before:?} {after:?}");
+        assert!(after.peak >= before.resident + (128 << 20), "{before:?} {after:?}");
+        assert!(after.anonymous >= before.anonymous + (128 << 20), "{before:?} {after:?}");
         assert!(after.anonymous < after.resident, "{after:?}");
         assert!(after.resident > 0 && after.cpu >= before.cpu);
-        assert_eq!(block.iter().map(|b| u64::from(*b)).sum::<u64>(), 64 << 20);
+        assert_eq!(block.iter().map(|b| u64::from(*b)).sum::<u64>(), 256 << 20);
     }
 }
