@@ -14,7 +14,7 @@ use std::{
 
 use collegium_shared::{
     architecture::{
-        Architecture, BadHyper, BadSums, Hyper, SharedSets, Sizes, Stage, UnknownArchitecture,
+        Architecture, BadHyper, BadSums, Hyper, SharedSets, Stage, UnknownArchitecture,
     },
     blobs::{BlobError, Blobs},
     crypto::{Digest, Signature},
@@ -311,8 +311,7 @@ fn assemble(
     let weights = tensors::read_model(weights, &layout).map_err(read)?;
     if let Some(network) = neural::of(architecture) {
         let mut sums = sums;
-        let none = Sizes { items: 0, competencies: 0 };
-        architecture.complete_sums(&mut sums, &Stage::Statistics, &hyper, none);
+        architecture.complete_sums(&mut sums, &Stage::Statistics, &hyper, shared.sizes());
         let shared = shared.clone();
         let model = NetworkModel::new(network, hyper, shared, sums, weights)?;
         return Ok(Released::Network(model));

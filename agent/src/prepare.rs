@@ -32,8 +32,10 @@ use crate::{
 /// Room for a file's header beside its numbers, in bytes.
 const HEADER: u64 = 1 << 16;
 
-/// The most parameters of a neural network.
+/// The most parameters of a model beside those that each competency has.
 const MOST_NEURAL: u64 = 1 << 22;
+/// The most values of each competency: a row of a network's table, or counts and weights.
+const MOST_EACH: u64 = 96;
 
 /// Why there is no input for a plan.
 #[derive(Debug, Error)]
@@ -110,7 +112,7 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
 /// The most bytes that an opened sum or a model over this registry can have.
 pub fn largest_blob(registry: &Registry) -> u64 {
     let Sizes { items, competencies } = registry.sizes();
-    let values = 2 * u64::from(items) + 5 * u64::from(competencies) + 2048 + MOST_NEURAL;
+    let values = 2 * u64::from(items) + MOST_EACH * u64::from(competencies) + MOST_NEURAL;
     8 * values + HEADER
 }
 

@@ -10,7 +10,7 @@ use collegium_shared::architecture::{Evaluation, Hyper, SharedSets, SharedStatis
 use crate::{
     model::{
         Effort, ModelError, checked,
-        features::{Counts, Design, Statistics, sigmoid, training_counts},
+        features::{Counts, Design, Statistics, counted, sigmoid, training_counts},
         finite,
         kt_logistic::Dataset,
     },
@@ -100,7 +100,7 @@ impl Trainer {
     pub fn run_stage(&mut self, work: Work<'_>, effort: &Effort) -> Result<Vec<f64>, ModelError> {
         let values = match work {
             Work::Support { items, competencies } => self.support(items, competencies),
-            Work::Statistics { shared } => self.statistics(shared),
+            Work::Statistics { shared } => counted(&self.own, shared),
             Work::Totals { shared, statistics } => {
                 let train = &self.prepare(shared, statistics, effort)?.train;
                 let mut values = vec![train.len() as f64];
@@ -127,18 +127,6 @@ impl Trainer {
         let items = items.iter().map(|i| bit(self.own.items.contains_key(i)));
         let competencies = competencies.iter().map(|k| bit(self.own.skills.contains_key(k)));
         items.chain(competencies).collect()
-    }
-
-    fn statistics(&self, shared: &SharedSets) -> Vec<f64> {
-        let SharedSets { items, competencies } = shared;
-        let skill = |k: &String| self.own.skills.get(k).copied().unwrap_or_default();
-        let item = |i: &String| self.own.items.get(i).copied().unwrap_or_default();
-        let mut values = vec![self.own.base.0, self.own.base.1];
-        values.extend(competencies.iter().map(|k| skill(k).0));
-        values.extend(competencies.iter().map(|k| skill(k).1));
-        values.extend(items.iter().map(|i| item(i).0));
-        values.extend(items.iter().map(|i| item(i).1));
-        values
     }
 
     /// Features and tensors, made once for each set of published counts.

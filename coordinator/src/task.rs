@@ -192,11 +192,12 @@ impl TaskSpec {
             return Err(BadTask::NoParties { members, c_max });
         }
         let target = Target { epsilon, delta };
-        let propose = match self.architecture {
-            Architecture::Neural(_) => LearnerPrivacy::propose_for_network,
-            _ => LearnerPrivacy::propose,
-        };
-        self.hyper.privacy = Some(propose(target, self.rounds, parties)?);
+        self.hyper.privacy = Some(match self.architecture {
+            Architecture::Neural(network) => {
+                LearnerPrivacy::propose_for_network(target, self.rounds, parties, network)
+            }
+            _ => LearnerPrivacy::propose(target, self.rounds, parties),
+        }?);
         Ok(())
     }
 

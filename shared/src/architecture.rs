@@ -4,6 +4,7 @@
 
 pub mod bias_audit;
 mod evaluation;
+pub mod kt_attention;
 mod kt_logistic;
 mod layout;
 pub mod load_test;
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 pub use bias_audit::{BIAS_AUDIT_1, BiasQuestion, BiasScope};
 pub use evaluation::{Evaluation, HISTOGRAM_BINS, PRIVATE_BINS};
+pub use kt_attention::KT_ATTENTION_1;
 pub use kt_logistic::{
     CountNoise, DENSE, FEATURE_SCALES, KT_LOGISTIC_1, SharedSets, SharedStatistics, Sizes, Totals,
     belief, complete_sums, encoding, layout, private_step, segments,

@@ -20,7 +20,7 @@ pub fn local(
     let loaded = released.load(learners, effort)?;
     let used = scored(&loaded.held_out(released.weights(), Keeps::Fitted, effort)?);
     let alone = match trainable(&training_counts(learners)) {
-        Ok(()) => Ok(scored(&loaded.alone(&released.start(), 1, effort)?)),
+        Ok(()) => Ok(scored(&released.alone(learners, effort)?)),
         Err(reason) => Err(reason),
     };
     let rows = [alone, Ok(used.clone()), Ok(used)];

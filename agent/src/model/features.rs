@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use collegium_shared::architecture::{CountNoise, DENSE, SharedStatistics, belief};
+use collegium_shared::architecture::{CountNoise, DENSE, SharedSets, SharedStatistics, belief};
 
 use crate::records::{Learner, Response};
 
@@ -39,6 +39,20 @@ pub fn training_counts<'a>(learners: impl IntoIterator<Item = &'a Learner>) -> C
         }
     }
     counts
+}
+
+/// Counts over what is shared, in the order of the stage of statistics: all answers and the right ones, then
+/// answers and right ones by competency, then by item.
+pub fn counted(counts: &Counts, shared: &SharedSets) -> Vec<f64> {
+    let skill = |k: &String| counts.skills.get(k).copied().unwrap_or_default();
+    let item = |i: &String| counts.items.get(i).copied().unwrap_or_default();
+    let SharedSets { items, competencies } = shared;
+    let mut values = vec![counts.base.0, counts.base.1];
+    values.extend(competencies.iter().map(|k| skill(k).0));
+    values.extend(competencies.iter().map(|k| skill(k).1));
+    values.extend(items.iter().map(|i| item(i).0));
+    values.extend(items.iter().map(|i| item(i).1));
+    values
 }
 
 fn add(counts: &mut (f64, f64), right: f64) {

@@ -5,6 +5,7 @@ pub(crate) mod adam;
 mod effort;
 pub mod features;
 pub mod fit;
+pub mod kt_attention;
 pub mod kt_logistic;
 pub mod neural;
 pub mod personal;

@@ -3,13 +3,15 @@
 
 use std::fmt::Debug;
 
-use collegium_shared::architecture::{Architecture, Hyper, Neural, SharedSets, Sums};
+use collegium_shared::architecture::{
+    Architecture, BadSums, Hyper, Neural, SharedSets, Sums, name_sums,
+};
 
-use super::{Effort, ModelError, checked, wide_mlp::WideMlp};
+use super::{Effort, ModelError, checked, kt_attention::KtAttention, wide_mlp::WideMlp};
 use crate::records::Learner;
 
 /// The networks that this agent can train.
-pub static NETWORKS: [&dyn Network; 1] = [&WideMlp];
+pub static NETWORKS: [&dyn Network; 2] = [&WideMlp, &KtAttention];
 
 /// One network's part at an institution.
 pub trait Network: Sync + Debug {
@@ -71,6 +73,19 @@ impl NetworkModel {
     /// The weights that its task began with.
     pub fn start(&self) -> Vec<f32> {
         self.network.facts().layout(&self.hyper, &self.shared).initial()
+    }
+
+    /// The held-out learners' answers as the same network predicts them that was trained here, from the first
+    /// weights on, with this institution's own statistics.
+    pub fn alone(&self, learners: &[Learner], effort: &Effort) -> Result<Predictions, ModelError> {
+        let hyper = &Hyper { privacy: None, ..self.hyper.clone() };
+        let task = Task { hyper, shared: &self.shared };
+        let values = self.network.statistics(learners, &task)?;
+        let segments = self.network.facts().statistics(hyper, self.shared.sizes());
+        let unfit = |error: BadSums| ModelError::Statistics(error.to_string());
+        let statistics = name_sums(&segments, &values).map_err(unfit)?;
+        let loaded = self.network.load(learners, &task, &statistics, effort)?;
+        loaded.alone(&self.start(), 1, effort)
     }
 
     /// An institution's records, ready for it.

@@ -29,7 +29,7 @@ pub(super) fn run(
         return Err(PrepareError::Layout);
     }
     let task = Task { hyper: &plan.hyper, shared };
-    let inputs = Inputs::read(basis, &layout)?;
+    let inputs = Inputs::read(basis, shared, &layout)?;
     let work = match (&plan.stage, &inputs.statistics) {
         (Stage::Train { step }, Some(statistics)) => NeuralWork::Train {
             statistics,
@@ -61,14 +61,14 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(basis: &Basis<'_>, layout: &Layout) -> Result<Self, PrepareError> {
+    fn read(basis: &Basis<'_>, shared: &SharedSets, layout: &Layout) -> Result<Self, PrepareError> {
         let (plan, given) = (basis.plan, &basis.plan.inputs);
         if !matches!(plan.stage, Stage::Train { .. } | Stage::Evaluate) {
             return Ok(Self::default());
         }
         let mut statistics = basis.sums("statistics sum", given.statistics)?;
-        let sizes = collegium_shared::architecture::Sizes { items: 0, competencies: 0 };
-        basis.architecture.complete_sums(&mut statistics, &Stage::Statistics, &plan.hyper, sizes);
+        let (hyper, sizes) = (&plan.hyper, shared.sizes());
+        basis.architecture.complete_sums(&mut statistics, &Stage::Statistics, hyper, sizes);
         let train = matches!(plan.stage, Stage::Train { .. });
         // With noise the evaluation is a round of its own.
         let evaluates = !train || plan.hyper.privacy.is_none();

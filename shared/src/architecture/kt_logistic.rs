@@ -259,8 +259,6 @@ impl SharedStatistics {
         };
         let items = table(&shared.items, "item_right", "item_wrong")?;
         let skills = table(&shared.competencies, "skill_right", "skill_wrong")?;
-        let (n, c) = total(if skills.is_empty() { &items } else { &skills });
-        let base = if n > 0.0 { (n, c.clamp(0.05 * n, 0.95 * n)) } else { (0.0, 0.0) };
         let more = privacy.beyond_claim(institutions);
         let deviation = |of: Mechanism| of.clip * of.noise * more;
         let noise = CountNoise {
@@ -268,7 +266,18 @@ impl SharedStatistics {
             competencies: deviation(privacy.competencies),
             clip: privacy.items.clip,
         };
-        Ok(Self { base, skills, items, noise })
+        Ok(Self::with_noise(skills, items, noise))
+    }
+
+    /// Counts that may be off by so much; the base rate is what they say together.
+    pub(super) fn with_noise(
+        skills: BTreeMap<String, (f64, f64)>,
+        items: BTreeMap<String, (f64, f64)>,
+        noise: CountNoise,
+    ) -> Self {
+        let (n, c) = total(if skills.is_empty() { &items } else { &skills });
+        let base = if n > 0.0 { (n, c.clamp(0.05 * n, 0.95 * n)) } else { (0.0, 0.0) };
+        Self { base, skills, items, noise }
     }
 
     /// The training answers that a private step is divided by: as the noisy counts have it, and never so

@@ -27,6 +27,11 @@ impl TensorSpec {
         Self { name: name.to_owned(), len: count(len), init: Init::Zeros }
     }
 
+    /// These values.
+    pub fn values(name: &str, values: Vec<f32>) -> Self {
+        Self { name: name.to_owned(), len: count(values.len()), init: Init::Values(values) }
+    }
+
     /// `len` public values, uniform in +- `within`, alike on every machine.
     pub fn drawn(architecture: &str, name: &str, len: usize, within: f64) -> Self {
         let values = uniform(architecture, name, len, within);

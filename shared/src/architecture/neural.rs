@@ -3,12 +3,12 @@
 //! compiled in. How a network computes is the agent's.
 
 use super::{
-    BadHyper, Hyper, Layout, Optimizer, SegmentSpec, SharedSets, Sizes, Sums, kt_logistic::single,
-    wide_mlp::WideMlp1,
+    BadHyper, Hyper, Layout, Optimizer, SegmentSpec, SharedSets, Sizes, Sums,
+    kt_attention::KtAttention1, kt_logistic::single, wide_mlp::WideMlp1,
 };
 
 /// The networks of this build.
-pub static NETWORKS: [&dyn Neural; 1] = [&WideMlp1];
+pub static NETWORKS: [&dyn Neural; 2] = [&WideMlp1, &KtAttention1];
 
 /// The public facts of one network. Its task is made of the stages Support and Statistics, steps of
 /// training, and an evaluation; institutions move by [`super::Local::Adam`], and the moves are weighted by
@@ -22,6 +22,10 @@ pub trait Neural: Sync {
 
     /// The training answers of all institutions, by the opened statistics; learners, if each was bounded.
     fn answers(&self, statistics: &Sums) -> f64;
+
+    /// With learner-level privacy, the fraction of the budget (as a sum of 1 / noise^2) that training
+    /// learners spend on the statistics; the rest is for gradients.
+    fn statistics_share(&self) -> f64;
 
     /// Parameters over so many shared competencies: as many as [`Self::layout`] has.
     fn parameters(&self, hyper: &Hyper, sizes: Sizes) -> u32;

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-use super::{Hyper, Stage, settings::within};
+use super::{Hyper, Neural, Stage, settings::within};
 use crate::{
     accountant::{AccountantError, Budget, DistributedNoise, Share, Spent, calibrate_shares},
     params::Encoding,
@@ -24,8 +24,9 @@ const MAX_NOISE: f64 = 1_048_576.0;
 /// Training answers count as no fewer than so many deviations of a gradient's noise: where there is little
 /// else, steps stay small.
 const LEAST_ANSWERS: f64 = 30.0;
-/// The segments of a network's statistics.
-const MOMENTS: [&str; 4] = ["examples", "feature_n", "feature_sum", "feature_squares"];
+/// The segments of a network's statistics: the learners, and then moments of features or counts of answers.
+const NETWORK: [&str; 6] =
+    ["examples", "feature_n", "feature_sum", "feature_squares", "all_right", "all_wrong"];
 
 /// Which learners a sum is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,7 +79,7 @@ pub struct LearnerPrivacy {
     pub parties: u16,
     /// Of the counts of answers by item.
     pub items: Mechanism,
-    /// Of the counts of answers by competency, or of the moments of a network's features.
+    /// Of the counts of answers by competency, or of all statistics of a network.
     pub competencies: Mechanism,
     /// Of each step's gradient.
     pub gradient: Mechanism,
@@ -142,25 +143,29 @@ impl LearnerPrivacy {
         })
     }
 
-    /// The fractions that training learners of a network spend on moments of features, and on gradients.
-    const NETWORK_FRACTIONS: [f64; 2] = [0.1, 0.9];
-
-    /// As [`Self::propose`], for a neural network: a learner's part is a mean over the learner's answers, so
-    /// that clips are small, and a rate is in units of 1 / learners.
+    /// As [`Self::propose`], for a neural network: a learner's part of a gradient is a mean over the learner's
+    /// answers, so that its clip is small, and a rate is in units of 1 / learners.
     pub fn propose_for_network(
         target: Target,
         steps: u32,
         parties: u16,
+        network: &dyn Neural,
     ) -> Result<Self, AccountantError> {
         let budget = Budget::new(target.epsilon, target.delta)?;
-        let [moments, gradients] = Self::NETWORK_FRACTIONS;
+        let once = network.statistics_share();
         let share = |fraction, steps| Share { fraction, steps };
         let training =
-            calibrate_shares(budget, &[share(moments, 1), share(gradients, steps.into())])?;
+            calibrate_shares(budget, &[share(once, 1), share(1.0 - once, steps.into())])?;
         let usual = Self::propose(target, steps, parties)?;
-        let moments = Mechanism { clip: 8.0, noise: training[0] };
+        let statistics = Mechanism { clip: 8.0, noise: training[0] };
         let gradient = Mechanism { clip: 0.5, noise: training[1] };
-        Ok(Self { items: moments, competencies: moments, gradient, learning_rate: 0.5, ..usual })
+        Ok(Self {
+            items: statistics,
+            competencies: statistics,
+            gradient,
+            learning_rate: 0.5,
+            ..usual
+        })
     }
 
     /// What the vector of `stage` consists of, in order.
@@ -170,7 +175,7 @@ impl LearnerPrivacy {
             Stage::Statistics => vec![
                 group(Population::Training, &["skill_right", "skill_wrong"], self.competencies),
                 group(Population::Training, &["item_right", "item_wrong"], self.items),
-                group(Population::Training, &MOMENTS, self.competencies),
+                group(Population::Training, &NETWORK, self.competencies),
             ],
             Stage::Train { .. } => vec![group(Population::Training, &["gradient"], self.gradient)],
             Stage::Evaluate => {

@@ -139,6 +139,11 @@ impl Neural for WideMlp1 {
         statistics.get("examples").and_then(|of| of.first()).map_or(0.0, |n| n.max(0.0))
     }
 
+    /// Moments need little: each is a mean over all learners.
+    fn statistics_share(&self) -> f64 {
+        0.1
+    }
+
     fn parameters(&self, hyper: &Hyper, Sizes { competencies, .. }: Sizes) -> u32 {
         let inputs = inputs(hyper.features.len(), competencies as usize);
         let [first, second] = HIDDEN;

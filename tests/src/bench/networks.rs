@@ -18,7 +18,7 @@ use collegium_agent::{
 use collegium_coordinator::task::TaskSpec;
 use collegium_shared::{
     architecture::{
-        Architecture, Coordinate, Hyper, LearnerPrivacy, SharedSets, Stage, Sums, descend,
+        Architecture, Coordinate, Hyper, LearnerPrivacy, SharedSets, Stage, Sums, Target, descend,
     },
     protocol::Cohort,
 };
@@ -41,6 +41,7 @@ pub(crate) struct Networks {
 
 /// What came of a task.
 pub(crate) struct TrainedNetwork {
+    hyper: Hyper,
     shared: SharedSets,
     statistics: Sums,
     weights: Vec<f32>,
@@ -78,16 +79,26 @@ impl Networks {
         Ok(u32::try_from(self.trainers.len())?)
     }
 
-    /// Competencies that enough institutions have.
+    /// What enough institutions have answers to.
     fn shared(&self) -> SharedSets {
         let least = Cohort::proposed(self.records.len()).least();
-        let has = |own: &[Learner]| -> BTreeSet<String> {
-            own.iter().flat_map(|l| &l.responses).flat_map(|r| r.competencies.clone()).collect()
+        let answers = |own: &[Learner]| {
+            own.iter().filter(|l| !l.held_out).flat_map(|l| l.responses.clone()).collect::<Vec<_>>()
         };
-        let owned: Vec<_> = self.records.iter().map(|own| has(own)).collect();
-        let enough = |k: &&String| owned.iter().filter(|own| own.contains(*k)).count() >= least;
-        let competencies = self.registry.competencies.iter().filter(enough).cloned().collect();
-        SharedSets { items: Vec::new(), competencies }
+        let owned = self.records.iter().map(|own| {
+            let all = answers(own);
+            let items: BTreeSet<_> = all.iter().map(|answer| answer.item.clone()).collect();
+            (items, all.into_iter().flat_map(|answer| answer.competencies).collect())
+        });
+        let (items, competencies): (Vec<_>, Vec<BTreeSet<_>>) = owned.unzip();
+        let enough = |owned: &[BTreeSet<String>], names: &[String]| {
+            let by = |name: &&String| owned.iter().filter(|own| own.contains(*name)).count();
+            names.iter().filter(|name| by(name) >= least).cloned().collect()
+        };
+        SharedSets {
+            items: enough(&items, &self.registry.items),
+            competencies: enough(&competencies, &self.registry.competencies),
+        }
     }
 
     fn exact(
@@ -104,7 +115,9 @@ impl Networks {
             let values = trainer.run_network(self.network, &task, work, &self.effort)?;
             add(&mut total, &encoding.encode(&values)?.words);
         }
-        Ok(encoding.decode_sum(&total)?)
+        let mut sums = encoding.decode_sum(&total)?;
+        self.architecture.complete_sums(&mut sums, stage, &self.hyper, shared.sizes());
+        Ok(sums)
     }
 
     /// A task without noise, each institution taking part in each round with probability `part`.
@@ -126,7 +139,8 @@ impl Networks {
             moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
         }
         let [_, weights] = Coordinate::models(&at);
-        Ok(TrainedNetwork { shared, statistics: statistics.clone(), weights })
+        let hyper = self.hyper.clone();
+        Ok(TrainedNetwork { hyper, shared, statistics: statistics.clone(), weights })
     }
 
     fn noisy(
@@ -152,7 +166,15 @@ impl Networks {
             }
             add(&mut total, &words);
         }
-        Ok(encoding.decode_sum(&total)?)
+        let mut sums = encoding.decode_sum(&total)?;
+        self.architecture.complete_sums(&mut sums, stage, &hyper, sizes);
+        Ok(sums)
+    }
+
+    /// Noise that keeps a task of so many steps to the target.
+    pub(crate) fn propose(&self, target: Target, steps: u32) -> anyhow::Result<LearnerPrivacy> {
+        let parties = super::parties(self.records.len());
+        Ok(LearnerPrivacy::propose_for_network(target, steps, parties, self.network.facts())?)
     }
 
     /// A private task of so many steps.
@@ -171,14 +193,16 @@ impl Networks {
             let sums = self.noisy(&Stage::Train { step }, &privacy, work)?;
             descend(&mut weights, &sums["gradient"], privacy.learning_rate / learners);
         }
+        let hyper = Hyper { privacy: Some(privacy), ..self.hyper.clone() };
         let (shared, statistics) = (self.registry.clone(), statistics.clone());
-        Ok(TrainedNetwork { shared, statistics, weights })
+        Ok(TrainedNetwork { hyper, shared, statistics, weights })
     }
 
     /// How an institution's held-out learners are predicted by shared weights and what it keeps to itself.
     pub(crate) fn predicted(&self, trained: &TrainedNetwork) -> anyhow::Result<Vec<Predictions>> {
         let of = |own: &Vec<Learner>| {
-            let loaded = self.load(own, &trained.shared, &trained.statistics)?;
+            let task = Task { hyper: &trained.hyper, shared: &trained.shared };
+            let loaded = self.load(own, &task, &trained.statistics)?;
             Ok(loaded.held_out(&trained.weights, Keeps::Fitted, &self.effort)?)
         };
         self.records.iter().map(of).collect()
@@ -211,16 +235,15 @@ impl Networks {
         let segments = self.network.facts().statistics(&self.hyper, shared.sizes());
         let statistics = collegium_shared::architecture::name_sums(&segments, &values)?;
         let start = self.network.facts().layout(&self.hyper, shared).initial();
-        Ok(self.load(own, shared, &statistics)?.alone(&start, times, &self.effort)?)
+        Ok(self.load(own, &task, &statistics)?.alone(&start, times, &self.effort)?)
     }
 
     fn load(
         &self,
         own: &[Learner],
-        shared: &SharedSets,
+        task: &Task<'_>,
         statistics: &Sums,
     ) -> anyhow::Result<Box<dyn Loaded>> {
-        let task = Task { hyper: &self.hyper, shared };
-        Ok(self.network.load(own, &task, statistics, &self.effort)?)
+        Ok(self.network.load(own, task, statistics, &self.effort)?)
     }
 }

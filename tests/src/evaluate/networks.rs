@@ -3,18 +3,17 @@
 
 use collegium_agent::evaluate::{Report, network::report};
 use collegium_coordinator::task::TaskSpec;
-use collegium_shared::architecture::{LearnerPrivacy, Target};
+use collegium_shared::architecture::Target;
 
 use super::{
     Cli,
     outcome::{Outcome, Row},
 };
-use crate::bench::{DELTA, Networks, parties};
+use crate::bench::{DELTA, Networks};
 
 /// All ways of learning on one set.
 pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Result<Vec<Row>> {
     let name = set.name;
-    let parties = parties(set.institutions.len());
     let networks = &mut Networks::new(set.institutions, spec)?;
     let alone = report(&networks.alone()?);
     let outcome = |mode: &str, runs: &[Report]| {
@@ -37,7 +36,7 @@ pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Res
     rows.push(outcome("personal", &[federated]));
     for epsilon in &cli.epsilons {
         let target = Target { epsilon: *epsilon, delta: DELTA };
-        let privacy = LearnerPrivacy::propose_for_network(target, cli.private_steps, parties)?;
+        let privacy = networks.propose(target, cli.private_steps)?;
         let runs = (0..cli.repetitions)
             .map(|_| {
                 let trained = networks.private(privacy, cli.private_steps)?;

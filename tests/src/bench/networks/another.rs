@@ -36,6 +36,10 @@ impl Neural for Share1 {
         statistics["examples"][0]
     }
 
+    fn statistics_share(&self) -> f64 {
+        0.1
+    }
+
     fn parameters(&self, _: &Hyper, _: Sizes) -> u32 {
         1
     }
@@ -155,7 +159,7 @@ fn and_with_noise() {
     let networks = &mut Networks::over(records.clone(), &SHARE_1, hyper, 60);
     // So much may be spent that the noise is small.
     let target = Target { epsilon: 200.0, delta: 1e-6 };
-    let privacy = LearnerPrivacy::propose_for_network(target, 40, 2).unwrap();
+    let privacy = LearnerPrivacy::propose_for_network(target, 40, 2, &SHARE_1).unwrap();
     let trained = networks.private(privacy, 40).unwrap();
     let (found, expected) = (sigmoid(trained.weights[0].into()), share_of_right(&records));
     assert!((found - expected).abs() < 0.05, "{found}, counted {expected}");
