@@ -2,6 +2,7 @@
 //! institution alone, the released model, its personal copy, and (where a demonstration has all records
 //! in one place) the pooled model. Reports only; installs nothing.
 
+pub mod federated;
 pub mod network;
 mod quality;
 

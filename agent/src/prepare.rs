@@ -3,6 +3,7 @@
 //! Sends nothing and keeps nothing; the coordinator's numbers are believed only as far as they fit.
 
 pub mod bias_audit;
+pub mod evaluation;
 pub mod load_test;
 mod neural;
 mod private;
@@ -83,6 +84,7 @@ pub fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     match Architecture::lookup(&plan.architecture)? {
         Architecture::LoadTest1 => return needs(&[("start", given.start), candidate]),
         Architecture::BiasAudit1 => return bias_audit::inputs(plan),
+        Architecture::Evaluation1 => return evaluation::question(plan).map(|_| Vec::new()),
         Architecture::KtLogistic1 | Architecture::Neural(_) => {}
     }
     let curved = Architecture::lookup(&plan.architecture)? == Architecture::KtLogistic1;
@@ -118,11 +120,21 @@ pub fn largest_blob(registry: &Registry) -> u64 {
 
 /// The most bytes that an input of this plan can have.
 pub fn largest_input(plan: &Plan, registry: &Registry) -> u64 {
-    if reads_records(plan) && !bias_audit::is_audit(plan) {
+    if reads_records(plan) && !asks_of_serving(plan) {
         largest_blob(registry)
     } else {
         4 * plan.encoding.dimension() as u64 + HEADER
     }
+}
+
+/// Whether the plan asks about the model that serves here, and trains nothing.
+pub fn asks_of_serving(plan: &Plan) -> bool {
+    bias_audit::is_audit(plan) || evaluation::is_evaluation(plan)
+}
+
+/// The manifest of the model that the plan asks about: it has to be the one that serves here.
+pub fn asked_model(plan: &Plan) -> Option<Digest> {
+    plan.hyper.audit.as_ref().map(|question| question.model).or(plan.hyper.evaluation)
 }
 
 /// Whether learner records have any part in what the plan asks for.

@@ -133,8 +133,8 @@ impl Session {
         let snapshot = self.snapshot.filter(|_| self.plan().stage.once())?;
         let plan = self.plan();
         let stage = plan.stage.label().as_bytes();
-        // An audit is not over a registry, and counts the same learners whatever it tells apart.
-        let over = match prepare::bias_audit::is_audit(plan) {
+        // What serves is asked about over no registry, and the same learners count whatever is told apart.
+        let over = match prepare::asks_of_serving(plan) {
             true => plan.architecture.as_bytes(),
             false => plan.registry.as_bytes(),
         };

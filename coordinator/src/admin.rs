@@ -105,6 +105,12 @@ pub enum AdminRequest {
         by: String,
         note: String,
     },
+    /// The federated evaluations.
+    Evaluations,
+    /// The signed report of one; of the newest one without a name.
+    EvaluationReport {
+        task: Option<String>,
+    },
     Status,
     /// Reads the configuration again; only a running coordinator can.
     Reload,
@@ -140,6 +146,8 @@ pub(crate) fn carry_out(
         AdminRequest::Audits => Ok(Ok(driver.audits())),
         AdminRequest::AuditReport { task } => Ok(driver.audit_report(task.as_deref())),
         AdminRequest::CloseReview { number, by, note } => driver.close_review(number, by, note),
+        AdminRequest::Evaluations => Ok(Ok(driver.evaluations())),
+        AdminRequest::EvaluationReport { task } => Ok(driver.evaluation_report(task.as_deref())),
         AdminRequest::Status => Ok(Ok(status::of(driver))),
         AdminRequest::Reload => {
             Ok(Err("no coordinator runs here: it reads its configuration when it starts".into()))

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, thread};
 use collegium_shared::{
     architecture::{
         Architecture, BadSums, Coordinate, Evaluation, Init, Layout, Optimizer, Server, SharedSets,
-        Stage, TensorSpec, load_test,
+        Stage, TensorSpec, comparison, load_test,
     },
     blobs::{BlobError, Blobs},
     crypto::Digest,
@@ -303,7 +303,9 @@ pub fn step(
         return Err(AggregateError::Inconsistent("the sum has no moves of this layout"));
     }
     let server = match task.spec().architecture {
-        Architecture::LoadTest1 | Architecture::BiasAudit1 => Server::Average,
+        Architecture::LoadTest1 | Architecture::BiasAudit1 | Architecture::Evaluation1 => {
+            Server::Average
+        }
         Architecture::KtLogistic1 | Architecture::Neural(_) => {
             let optimizer = &task.spec().hyper.optimizer;
             check_moves(optimizer, opened.made.uploads.len(), layout.len(), sums)?;
@@ -463,6 +465,9 @@ pub fn vector(
     let TaskSpec { architecture, hyper, .. } = task.spec();
     if hyper.audit.is_some() {
         return Ok((bias::report::vector(task, stage, blobs, n_max)?, None));
+    }
+    if hyper.evaluation.is_some() {
+        return Ok((comparison::encoding(n_max)?, None));
     }
     if let Some((layout, parameters)) = task.spec().load_test().zip(task.spec().parameters) {
         let encoding = load_test::encoding(parameters, hyper.optimizer.bound, n_max)?;

@@ -42,6 +42,7 @@ use say;
 
 mod bias;
 mod ca;
+mod evaluation;
 mod institution;
 mod key;
 mod registry;
@@ -130,6 +131,9 @@ enum Command {
     /// Bias audits: reports, pages, and reviews that a person closes.
     #[command(subcommand)]
     Bias(bias::BiasCommand),
+    /// Federated evaluations of released models: their reports.
+    #[command(subcommand)]
+    Evaluation(evaluation::EvaluationCommand),
     /// What is going on.
     Status {
         #[command(flatten)]
@@ -313,6 +317,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
         Command::Bias(command) => bias::run(command),
+        Command::Evaluation(command) => evaluation::run(command),
         Command::Status { home, json } => status::show(&home.dir, json),
         Command::Doctor { home, json } => doctor::run(&home.dir, json),
         Command::Diagnose(args) => diagnose::run(&args),

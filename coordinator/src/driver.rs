@@ -61,6 +61,7 @@ use crate::{
 mod bias;
 mod erasure;
 mod errands;
+mod evaluation;
 mod recovery;
 mod release;
 mod restored;

@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod draft;
 pub mod driver;
 pub mod enrol;
+pub mod evaluation;
 pub mod gate;
 pub mod identities;
 pub mod listener;

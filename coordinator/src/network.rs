@@ -19,6 +19,7 @@ use crate::{
     authorities::AuthoritiesInForce,
     bias::{Audit, Audits, Closed, REPORT, Review},
     credentials::{Renewed, Revocation},
+    evaluation::{self, Evaluated},
     round::{Round, RoundEvent},
     task::{Candidate, Release, Task, TaskEnding, TaskSpec, Withheld},
 };
@@ -163,6 +164,10 @@ pub enum NetworkEvent {
     BiasAudited {
         audit: Audit,
     },
+    /// A federated evaluation gave a report; it is a blob.
+    Evaluated {
+        evaluated: Evaluated,
+    },
     /// Gaps over their thresholds, which a person has to look at.
     ReviewOpened {
         review: Review,
@@ -267,6 +272,9 @@ pub struct Network {
     ledgers: BTreeMap<InstitutionId, Signed<Ready>>,
     #[serde(default, skip_serializing_if = "Audits::is_empty")]
     audits: Audits,
+    /// Oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    evaluations: Vec<Evaluated>,
 }
 
 impl Network {
@@ -424,6 +432,10 @@ impl Network {
                 task.audited(audit.report);
                 self.audits.audited(audit);
             }
+            NetworkEvent::Evaluated { evaluated } => {
+                task.audited(evaluated.report);
+                self.evaluations.push(evaluated);
+            }
             NetworkEvent::TaskEnded { ending } => task.ended(ending),
             NetworkEvent::TaskPaused { reason } => task.pause(reason, at),
             NetworkEvent::TaskResumed => task.resume(),
@@ -499,6 +511,8 @@ impl Network {
         let registry = registry.chain(next);
         let tasks = self.tasks.iter().flat_map(Task::blobs);
         let reports = self.audits.done().iter().map(|audit| (audit.report, REPORT));
+        let evaluations = self.evaluations.iter().map(|one| (one.report, evaluation::REPORT));
+        let reports = reports.chain(evaluations);
         roster.chain(waiting).chain(registry).chain(tasks).chain(reports).collect()
     }
 
@@ -520,6 +534,11 @@ impl Network {
     /// Bias audits and their reviews.
     pub fn audits(&self) -> &Audits {
         &self.audits
+    }
+
+    /// Federated evaluations, oldest first.
+    pub fn evaluations(&self) -> &[Evaluated] {
+        &self.evaluations
     }
 
     pub fn release(&self) -> Option<Digest> {

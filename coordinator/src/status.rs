@@ -50,6 +50,9 @@ pub(crate) fn of(driver: &Driver) -> Value {
             "gaps": review.gaps.len(),
             "since": review.opened_at,
         })).collect::<Value>(),
+        "training_proposed": network.evaluations().last()
+            .filter(|last| Some(last.model) == network.release())
+            .and_then(|last| last.proposal.as_deref()),
         "round": network.open_round().map(|round| {
             let (done, expected) = round.progress();
             json!({

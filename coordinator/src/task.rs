@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use collegium_shared::{
     accountant::AccountantError,
     architecture::{
-        Architecture, BIAS_AUDIT_1, BadHyper, BiasScope, Hyper, LOAD_TEST_1, Layout,
+        Architecture, BIAS_AUDIT_1, BadHyper, BiasScope, EVALUATION_1, Hyper, LOAD_TEST_1, Layout,
         LearnerPrivacy, Optimizer, Stage, Target, load_test,
     },
     clock::Timestamp,
@@ -112,10 +112,10 @@ pub enum BadTask {
     NoRecords,
     #[error("{BIAS_AUDIT_1} needs [audit], and nothing else has it")]
     Audit,
-    #[error("hyper.audit is made of [audit] when the task starts; remove it")]
+    #[error("hyper.audit and hyper.evaluation are made when the task starts; remove them")]
     Question,
     #[error(
-        "{BIAS_AUDIT_1} gives exact sums: groups are too small for noise that hides a learner; remove [privacy]"
+        "{BIAS_AUDIT_1} and {EVALUATION_1} give exact sums, without noise that hides a learner; remove [privacy]"
     )]
     ExactAudit,
     #[error(transparent)]
@@ -141,13 +141,14 @@ impl TaskSpec {
         if self.hyper.privacy.is_some() {
             return Err(BadTask::Noise);
         }
-        if self.hyper.audit.is_some() {
+        if self.hyper.audit.is_some() || self.hyper.evaluation.is_some() {
             return Err(BadTask::Question);
         }
         if self.audit.is_some() != (self.architecture == Architecture::BiasAudit1) {
             return Err(BadTask::Audit);
         }
-        if self.privacy.is_some() && self.audit.is_some() {
+        let asks = [Architecture::BiasAudit1, Architecture::Evaluation1];
+        if self.privacy.is_some() && asks.contains(&self.architecture) {
             return Err(BadTask::ExactAudit);
         }
         if self.privacy.is_some() && self.architecture == Architecture::LoadTest1 {
@@ -289,7 +290,7 @@ pub struct Task {
     paused: Option<Paused>,
     #[serde(default, skip_serializing_if = "Gate::is_new")]
     gate: Gate,
-    /// The report of a bias audit, once it is made.
+    /// The report of a bias audit or an evaluation, once it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     report: Option<Digest>,
 }
@@ -415,7 +416,7 @@ impl Task {
         self.candidate = Some(candidate);
     }
 
-    /// The opened sum of an audit became a report.
+    /// The opened sum of an audit or an evaluation became a report.
     pub fn audited(&mut self, report: Digest) {
         self.opened = None;
         self.report = Some(report);
@@ -500,6 +501,12 @@ impl Task {
         match self.spec.architecture {
             Architecture::LoadTest1 => return Some(self.next_of_load_test()),
             Architecture::BiasAudit1 => return Some(self.next_of_audit()),
+            Architecture::Evaluation1 => {
+                return Some(match self.report {
+                    None => Next::Round(Stage::Audit),
+                    Some(_) => Next::End(TaskEnding::Completed),
+                });
+            }
             Architecture::KtLogistic1 | Architecture::Neural(_) => {}
         }
         // With noise nothing decides what is shared, and no curvature is told.

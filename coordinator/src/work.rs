@@ -16,6 +16,7 @@ use crate::{
     accumulator::Accumulator,
     aggregate::{self, AggregateError},
     bias::report::{self, BiasReport},
+    evaluation::{self, EvaluationReport},
     network::Network,
     noisy,
     round::Position,
@@ -58,8 +59,14 @@ pub struct Digested {
     pub noisy: Option<Reference>,
     /// The next candidate, after an optimiser step.
     pub candidate: Option<Candidate>,
-    /// What a bias audit found; nothing else then.
-    pub report: Option<Box<BiasReport>>,
+    /// What was found of a released model; nothing else then.
+    pub report: Option<Found>,
+}
+
+/// What a task that trains nothing found.
+pub enum Found {
+    Audit(Box<BiasReport>),
+    Evaluation(Box<EvaluationReport>),
 }
 
 /// What there is to do now, if anything. `accumulator` is taken only if it is needed.
@@ -182,13 +189,23 @@ impl Workshop {
         if task.spec().architecture == Architecture::BiasAudit1 {
             let earlier = network.audits().reports(&self.blobs)?;
             let report = report::make(task, opened, &earlier, &self.blobs)?;
-            let report = Some(Box::new(report));
+            let report = Some(Found::Audit(Box::new(report)));
+            return Ok(Digested { metrics: None, noisy: None, candidate: None, report });
+        }
+        if let Some(model) = task.spec().hyper.evaluation {
+            let releases = network.tasks().iter().flat_map(|task| task.releases());
+            let of = releases.rev().find(|release| release.manifest == model);
+            let of = of.map(|release| (release.version, release.metrics));
+            let report = evaluation::make(task, opened, of, &self.blobs)?;
+            let report = Some(Found::Evaluation(Box::new(report)));
             return Ok(Digested { metrics: None, noisy: None, candidate: None, report });
         }
         let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
         let private = task.spec().hyper.privacy.is_some();
         let (metrics, noisy) = match (task.spec().architecture, &opened.stage) {
-            (Architecture::LoadTest1 | Architecture::BiasAudit1, _) => (None, None),
+            (Architecture::LoadTest1 | Architecture::BiasAudit1 | Architecture::Evaluation1, _) => {
+                (None, None)
+            }
             // With noise an evaluation has a budget of its own, and comes once.
             (_, Stage::Train { .. }) if private => (None, None),
             (_, _) if private => {

@@ -3,6 +3,7 @@
 //! from the same inputs here. Holds no training code and no institution's own numbers.
 
 pub mod bias_audit;
+pub mod comparison;
 mod evaluation;
 pub mod kt_attention;
 mod kt_logistic;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use bias_audit::{BIAS_AUDIT_1, BiasQuestion, BiasScope};
+pub use comparison::EVALUATION_1;
 pub use evaluation::{Evaluation, HISTOGRAM_BINS, PRIVATE_BINS};
 pub use kt_attention::KT_ATTENTION_1;
 pub use kt_logistic::{
@@ -53,7 +55,11 @@ pub struct UnknownArchitecture {
 /// The identifiers of all architectures of this build.
 fn known() -> Vec<&'static str> {
     let networks = NETWORKS.iter().map(|network| network.id());
-    [KT_LOGISTIC_1].into_iter().chain(networks).chain([BIAS_AUDIT_1, LOAD_TEST_1]).collect()
+    [KT_LOGISTIC_1]
+        .into_iter()
+        .chain(networks)
+        .chain([BIAS_AUDIT_1, EVALUATION_1, LOAD_TEST_1])
+        .collect()
 }
 
 /// An architecture of this build. Written as its identifier.
@@ -66,6 +72,8 @@ pub enum Architecture {
     LoadTest1,
     /// How a released model serves groups of learners: nothing trained, nothing released.
     BiasAudit1,
+    /// What a released model is worth to institutions: nothing trained, nothing released.
+    Evaluation1,
     /// A neural network.
     Neural(&'static dyn Neural),
 }
@@ -77,6 +85,7 @@ impl Architecture {
             KT_LOGISTIC_1 => Ok(Self::KtLogistic1),
             LOAD_TEST_1 => Ok(Self::LoadTest1),
             BIAS_AUDIT_1 => Ok(Self::BiasAudit1),
+            EVALUATION_1 => Ok(Self::Evaluation1),
             _ => neural::lookup(id)
                 .map(Self::Neural)
                 .ok_or_else(|| UnknownArchitecture { given: id.chars().take(80).collect() }),
@@ -88,6 +97,7 @@ impl Architecture {
             Self::KtLogistic1 => KT_LOGISTIC_1,
             Self::LoadTest1 => LOAD_TEST_1,
             Self::BiasAudit1 => BIAS_AUDIT_1,
+            Self::Evaluation1 => EVALUATION_1,
             Self::Neural(network) => network.id(),
         }
     }
@@ -248,7 +258,7 @@ mod tests {
             assert_eq!(Architecture::lookup(id).unwrap().id(), id);
         }
         let error = Architecture::lookup("gpt/9").unwrap_err().to_string();
-        for name in ["gpt/9", KT_LOGISTIC_1, LOAD_TEST_1, BIAS_AUDIT_1, WIDE_MLP_1] {
+        for name in ["gpt/9", KT_LOGISTIC_1, LOAD_TEST_1, BIAS_AUDIT_1, EVALUATION_1, WIDE_MLP_1] {
             assert!(error.contains(name), "{error}");
         }
     }

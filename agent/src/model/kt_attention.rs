@@ -94,8 +94,9 @@ impl Network for KtAttention {
     ) -> Result<Box<dyn Loaded>, ModelError> {
         let counts: SharedStatistics = KtAttention1::counts(statistics, shared, hyper)
             .map_err(|error| ModelError::Statistics(error.to_string()))?;
-        let split =
-            |statistics: &Statistics| Split::new(learners, statistics, &shared.competencies, effort);
+        let split = |statistics: &Statistics| {
+            Split::new(learners, statistics, &shared.competencies, effort)
+        };
         let own = split(&Statistics::new(&counts, &training_counts(learners)))?;
         let published = match &hyper.privacy {
             Some(_) => Some(split(&Statistics::published(&counts))?),

@@ -187,12 +187,12 @@ impl Runner {
         Ok(prepare::inputs(plan).err().map(|error| error.to_string()))
     }
 
-    /// An audit is of the model that serves here, or it would not say how learners fare.
+    /// What is audited or evaluated serves here, or the sum would not say how learners fare.
     fn other_model(&self, plan: &Plan) -> Option<String> {
-        let asked = plan.hyper.audit.as_ref()?.model;
+        let asked = prepare::asked_model(plan)?;
         let installed = self.home.book.read(|state| state.model().map(|(model, _)| model.manifest));
         (installed != Some(asked)).then(|| {
-            "the audit is of another model than the one that serves here; ask for it again when the newest \
+            "the question is about another model than the one that serves here; ask for it again when the newest \
              release is installed".to_owned()
         })
     }
@@ -447,7 +447,7 @@ impl Runner {
         let nice = self.home.limits().training_nice;
         let trained = effort::run(nice, move || {
             let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
-            let commitment = compute(&home, &view, &registry, &mut trainer.trainer, cancel);
+            let commitment = compute(&home, &view, &registry, &mut trainer, cancel);
             Ok::<_, Failure>(Trained { trainer, commitment })
         });
         let Trained { trainer, commitment } = trained.await??;
@@ -486,13 +486,13 @@ fn compute(
     home: &Home,
     view: &RoundView,
     registry: &collegium_shared::roster::Registry,
-    trainer: &mut Trainer,
+    CachedTrainer { trainer, snapshot, .. }: &mut CachedTrainer,
     cancel: Arc<AtomicBool>,
 ) -> Result<Digest, Failure> {
     let plan = &view.plan.body;
     let effort = Effort::new(Arc::clone(&cancel), home.limits().training_cpu_percent);
-    let computed = match prepare::bias_audit::is_audit(plan) {
-        true => audit(home, plan, trainer.learners(), &effort)?,
+    let computed = match prepare::asks_of_serving(plan) {
+        true => of_serving(home, plan, (trainer.learners(), *snapshot), &effort)?,
         false => prepare::input(plan, registry, &home.blobs, trainer, &effort),
     };
     let values = match computed {
@@ -504,21 +504,26 @@ fn compute(
     write_input(home, plan, &values, &cancel)
 }
 
-/// This institution's part in a bias audit, of the model that serves and by the policy that is signed.
-fn audit(
+/// This institution's part in a bias audit or an evaluation, of the model that serves and by the policy that is
+/// signed.
+fn of_serving(
     home: &Home,
     plan: &Plan,
-    learners: &[Learner],
+    (learners, snapshot): (&[Learner], Digest),
     effort: &Effort,
 ) -> Result<Result<Values, PrepareError>, Failure> {
     let policy = policy_in_force(home).map_err(|error| Failure::Leave(error.to_string()))?;
-    let asked = plan.hyper.audit.as_ref().map(|question| question.model);
+    let asked = prepare::asked_model(plan);
     let serving = home.model().filter(|(installed, _)| Some(installed.manifest) == asked);
     let Some((_, model)) = serving else {
-        return Err(Failure::Leave("the model that is to be audited serves no more".to_owned()));
+        return Err(Failure::Leave("the model that was asked about serves no more".to_owned()));
     };
-    let model = model.logistic().map_err(Failure::Leave)?;
     let permitted = policy.audited();
+    if prepare::evaluation::is_evaluation(plan) {
+        let of = (snapshot, permitted.smallest_part);
+        return Ok(prepare::evaluation::input(plan, (&model, learners), of, effort));
+    }
+    let model = model.logistic().map_err(Failure::Leave)?;
     Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, (&model, learners), effort))
 }
 

@@ -48,8 +48,8 @@ impl Runner {
         plan: &Plan,
         policy: &Policy,
     ) -> Result<Option<String>, Failure> {
-        // An audit counts learners whatever they were asked.
-        if !prepare::reads_records(plan) || prepare::bias_audit::is_audit(plan) {
+        // Learners are counted whatever they were asked.
+        if !prepare::reads_records(plan) || prepare::asks_of_serving(plan) {
             return Ok(None);
         }
         let digest = plan.registry;

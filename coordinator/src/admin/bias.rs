@@ -1,4 +1,4 @@
-//! What operators ask about bias audits, and the question that an audit's task puts to the institutions.
+//! The question that the task of a bias audit or of an evaluation puts to the institutions: about which model.
 
 use collegium_shared::architecture::{Architecture, BiasQuestion, KT_LOGISTIC_1};
 
@@ -7,11 +7,19 @@ use crate::{
     task::{Task, TaskSpec},
 };
 
-/// Puts the question together: the scope of the task's file, about the newest released model.
+/// Puts the question together, about the newest released model: with the scope of the task's file if it is an
+/// audit.
 pub(super) fn ask_about_newest(driver: &Driver, spec: &mut TaskSpec) -> Result<(), String> {
-    let Some(scope) = spec.audit.clone() else { return Ok(()) };
+    let evaluation = spec.architecture == Architecture::Evaluation1;
+    if spec.audit.is_none() && !evaluation {
+        return Ok(());
+    }
     let model = driver.state.network.release();
-    let model = model.ok_or("there is no released model to audit; train one first")?;
+    let model = model.ok_or("there is no released model to ask about; train one first")?;
+    let Some(scope) = spec.audit.clone() else {
+        spec.hyper.evaluation = Some(model);
+        return Ok(());
+    };
     let made = |task: &&Task| task.releases().iter().any(|release| release.manifest == model);
     let architecture =
         driver.state.network.tasks().iter().find(made).map(|t| t.spec().architecture);

@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::Path};
 
-use collegium_shared::architecture::BIAS_AUDIT_1;
+use collegium_shared::architecture::{BIAS_AUDIT_1, EVALUATION_1};
 use serde_json::Value;
 
 use super::{ask, say};
@@ -80,7 +80,7 @@ fn print_status(answer: &Value) {
                 ending => plain(&ending["end"]),
             };
             line("task", format!("{} ({ending})", plain(&t["task"])));
-            if t["architecture"] != BIAS_AUDIT_1 {
+            if t["architecture"] != BIAS_AUDIT_1 && t["architecture"] != EVALUATION_1 {
                 line(
                     "steps",
                     format!("{} of {}", t["steps"].as_u64().unwrap_or_default(), t["rounds"]),
@@ -116,6 +116,9 @@ fn print_status(answer: &Value) {
             "review",
             format!("{number} is open: {attribute} of audit {audit}, {gaps} gaps; see: bias list"),
         );
+    }
+    if let Some(proposal) = answer["training_proposed"].as_str() {
+        line("proposal", proposal.to_owned());
     }
     print_presence(&answer["presence"]);
     if let Some(reason) = answer["waiting"].as_str() {

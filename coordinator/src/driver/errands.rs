@@ -10,6 +10,7 @@ use crate::{
     round::{Round, RoundEvent},
     spool::SpoolError,
     task::TaskEnding,
+    work::Found,
     work::{self, Digested, Done},
 };
 
@@ -123,8 +124,10 @@ impl Driver {
         stage: &architecture::Stage,
         digested: Digested,
     ) -> Result<(), JournalError> {
-        if let Some(report) = digested.report {
-            return self.audited(*report);
+        match digested.report {
+            Some(Found::Audit(report)) => return self.audited(*report),
+            Some(Found::Evaluation(report)) => return self.evaluated(*report),
+            None => {}
         }
         let Some(task) = self.state.network.task() else { return Ok(()) };
         let step = task.candidate().map_or(0, |candidate| candidate.step);

@@ -217,21 +217,27 @@ pub fn shared_cells(scope: &BiasScope, support: &Sums, least: usize) -> Option<V
     Some(bits.iter().map(|sum| sum.is_finite() && *sum >= least).collect())
 }
 
+fn length(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// The segments of a sum over so many cells.
+pub(super) fn cell_segments(count: usize) -> Vec<SegmentSpec> {
+    let segment = |(name, each, bound): &(&str, usize, f64)| SegmentSpec {
+        name: (*name).into(),
+        len: length(each * count),
+        bound: *bound,
+    };
+    cell::SEGMENTS.iter().map(segment).collect()
+}
+
 /// What `stage` sums: over all groups, or over as many as are `shared`.
 fn segments(stage: &Stage, scope: &BiasScope, shared: usize) -> Vec<SegmentSpec> {
-    let length = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
     match stage {
         Stage::Support => {
             vec![SegmentSpec { name: CELLS.into(), len: length(scope.cells()), bound: 1.0 }]
         }
-        Stage::Audit => cell::SEGMENTS
-            .iter()
-            .map(|(name, each, bound)| SegmentSpec {
-                name: (*name).into(),
-                len: length(each * shared),
-                bound: *bound,
-            })
-            .collect(),
+        Stage::Audit => cell_segments(shared),
         Stage::Statistics | Stage::Totals | Stage::Train { .. } | Stage::Evaluate => Vec::new(),
     }
 }

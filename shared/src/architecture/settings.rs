@@ -4,6 +4,8 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
+use crate::crypto::Digest;
+
 use super::{BiasQuestion, DENSE, Feature, LearnerPrivacy, Optimizer};
 
 /// Settings of a task that no run could use.
@@ -53,6 +55,9 @@ pub struct Hyper {
     /// What a bias audit asks; none of any other task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Box<BiasQuestion>>,
+    /// The manifest of the released model that an evaluation is about; none of any other task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Digest>,
     /// The numbers that a network takes; none of any other model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,
@@ -82,6 +87,7 @@ impl Default for Hyper {
             ridge_skill: default_ridge_skill(),
             privacy: None,
             audit: None,
+            evaluation: None,
             features: Vec::new(),
         }
     }

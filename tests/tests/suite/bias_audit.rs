@@ -112,7 +112,7 @@ fn an_audit_counts_what_is_permitted_hides_what_is_small_and_a_person_closes_its
         LIMIT,
     );
     let refused = String::from_utf8(refused.unwrap().stderr).unwrap();
-    assert!(refused.contains("no released model to audit"), "{refused}");
+    assert!(refused.contains("no released model to ask about"), "{refused}");
     trained(&mut network, &names);
 
     network.start_task(&audit("audit-1")).unwrap();

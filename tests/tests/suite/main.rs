@@ -25,6 +25,7 @@ mod doctor;
 mod drift;
 mod enrolment;
 mod erasure;
+mod evaluation;
 mod fixtures;
 mod full_device;
 mod full_disk;

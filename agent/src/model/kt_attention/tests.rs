@@ -74,8 +74,7 @@ fn the_gradient_is_that_of_the_mean_log_loss() {
     for seed in 0..4 {
         let mut draws = ChaCha8Rng::seed_from_u64(seed);
         let direction: Vec<f32> = at.iter().map(|_| draws.random_range(-1.0..1.0)).collect();
-        let expected: f64 =
-            gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
         let step = 1e-3_f32;
         let found = (loss_at(&direction, step) - loss_at(&direction, -step)) / 2e-3;
         assert!((found - expected).abs() < 0.02 * expected.abs().max(0.05), "{found} {expected}");

@@ -73,3 +73,34 @@ fn audits_over_the_same_records_count_the_same_groups_of_the_same_institutions()
     world.catch_up(&mut history, &dealt);
     assert!(world.go(&mut history, &world.proposed(&dealt, &FOUR)).is_ok());
 }
+
+#[test]
+fn evaluations_over_the_same_records_are_of_the_same_institutions() {
+    let mut world = World::new();
+    world.policy.architectures.push("evaluation/1".into());
+    let body = |task: &str, registry: &[u8]| {
+        let mut body = world.plan_body(task, 1, 0, Stage::Audit);
+        body.architecture = "evaluation/1".into();
+        body.hyper.evaluation = Some(Digest::of(task.as_bytes()));
+        body.registry = Digest::of(registry);
+        body
+    };
+    let round = |body: Plan, survivors: &[&str]| {
+        world.proposed(&world.dealt(&world.listed(&world.view(body), &FIVE), &FIVE), survivors)
+    };
+    let first = body("one", b"registry");
+    let id = first.round.clone();
+    let given = world.until(&round(first, &FIVE));
+    let vote = |body: Plan, survivors: &[&str]| {
+        let mut history = given.clone();
+        let dealt = world.dealt(&world.listed(&world.view(body.clone()), &FIVE), &FIVE);
+        world.catch_up(&mut history, &dealt);
+        world.go(&mut history, &round(body, survivors))
+    };
+    // Of another model, and whatever registry is in force.
+    for registry in [b"registry", b"another."] {
+        assert!(vote(body("two", registry), &FIVE).is_ok());
+        let missing = vote(body("two", registry), &FOUR).unwrap_err();
+        assert_eq!(missing, Refusal::TooClose { round: id.clone(), differ: 1, least: 3 });
+    }
+}

@@ -1,0 +1,134 @@
+//! A federated evaluation through real agents and a real coordinator: what is summed agrees with what the
+//! institutions see at home, and who does not permit it takes no part.
+
+use std::{fs, time::Duration};
+
+use collegium_coordinator::network::{Event, NetworkEvent};
+use collegium_shared::ids::InstitutionId;
+use collegium_tests::{
+    harness::{attempt, eventually},
+    network::Network,
+    simulator::{Federation, Settings},
+    testbed::{LIMIT, events},
+};
+use serde_json::Value;
+
+/// How long a task of a few steps over a few learners may take on a slow machine.
+const TASK: Duration = Duration::from_secs(240);
+
+fn policy(more: &str) -> String {
+    format!(
+        "tasks = [\"*\"]\narchitectures = [\"kt-logistic/1\"{more}]\nc_max = 0\nn_min = 2\nmin_honest = 2\n"
+    )
+}
+
+fn evaluation(name: &str) -> String {
+    format!(
+        "task = \"{name}\"\narchitecture = \"evaluation/1\"\ncohort = {{ c_max = 0, min_honest = 2 }}\n\
+         [deadlines]\nready = 20\n"
+    )
+}
+
+fn json(network: &Network, words: &[&str]) -> Value {
+    serde_json::from_slice(&network.coordinator(words).unwrap().stdout).unwrap()
+}
+
+/// Whether the evaluation can be started, and what is said if not.
+fn start(network: &Network, dir: &std::path::Path, task: &str) -> Result<(), String> {
+    let file = dir.join("evaluation.toml");
+    fs::write(&file, task).unwrap();
+    let mut command = std::process::Command::new(&network.binaries().coordinator);
+    command.args(["task", "start"]).arg(file).arg("--dir").arg(network.coordinator_dir());
+    let done = attempt(&mut command, LIMIT).unwrap();
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8(done.stderr).unwrap()),
+    }
+}
+
+fn trained(network: &mut Network, names: &[InstitutionId]) {
+    network.start_task(&crate::agents::task("kt", 2, 60)).unwrap();
+    network.wait_for_task(TASK).unwrap();
+    for name in names {
+        let installed = || Ok((network.agent_status(name)?["model"]["version"] == 2).then_some(()));
+        eventually(LIMIT, "the last model is installed", installed).unwrap();
+    }
+}
+
+#[test]
+fn an_evaluation_compares_the_released_model_with_what_institutions_have_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { institutions: 4, size_percent: 50, ..Settings::default() };
+    let federation = Federation::simulate(&settings);
+    let names: Vec<_> = federation.institutions.iter().map(|i| i.name.clone()).collect();
+    let mut network =
+        Network::assemble(dir.path(), &federation, &policy(", \"evaluation/1\"")).unwrap();
+    // The last one permits training only.
+    fs::write(network.agent_dir(&names[3]).join("policy.toml"), policy("")).unwrap();
+    network.agent(&names[3], &["policy", "sign"]).unwrap();
+    let early = start(&network, dir.path(), &evaluation("early")).unwrap_err();
+    assert!(early.contains("no released model"), "{early}");
+    trained(&mut network, &names);
+    let none = String::from_utf8(network.coordinator(&["evaluation", "list"]).unwrap().stdout);
+    assert!(none.unwrap().contains("no federated evaluation yet"));
+
+    let private = format!("{}[privacy]\nepsilon = 4.0\n", evaluation("noisy"));
+    let refused = start(&network, dir.path(), &private).unwrap_err();
+    assert!(refused.contains("evaluation/1") && refused.contains("remove [privacy]"), "{refused}");
+    network.start_task(&evaluation("weekly")).unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    assert_eq!(
+        (&ended["ending"]["end"], &ended["rounds_completed"]),
+        (&"completed".into(), &1.into()),
+        "{ended}"
+    );
+    let report = &json(&network, &["evaluation", "show", "--json"])["body"];
+    assert_eq!((&report["institutions"], &report["counted"]), (&3.into(), &3.into()), "{report}");
+    assert_eq!(report["version"], 2);
+    let of = |contender: &str, span: &str| {
+        let all = report["compared"].as_array().unwrap();
+        let found = all.iter().find(|of| of["contender"] == contender && of["span"] == span);
+        found.unwrap().clone()
+    };
+    let held_out = federation.institutions[..3].iter().flat_map(|one| one.learners());
+    let held_out = held_out.filter(|learner| learner.held_out).count() as u64;
+    let learners = of("global", "all")["learners"].as_u64().unwrap();
+    assert!(learners < held_out && 2 * learners > held_out, "{learners} of {held_out}");
+    // At home each sees figures of all of its held-out learners.
+    let at_home: Vec<f64> = names[..3]
+        .iter()
+        .map(|name| {
+            let printed = network.agent(name, &["evaluate", "--json"]).unwrap().stdout;
+            let report: Value = serde_json::from_slice(&printed).unwrap();
+            report["global"]["auc"].as_f64().unwrap()
+        })
+        .collect();
+    let auc = &of("global", "all")["figures"]["auc"];
+    let (low, high) = (auc["low"].as_f64().unwrap(), auc["high"].as_f64().unwrap());
+    let mean = at_home.iter().sum::<f64>() / 3.0;
+    assert!(low < mean && mean < high, "{at_home:?}: {auc}");
+    for contender in ["alone", "global", "in_use"] {
+        assert!(
+            of(contender, "later")["answers"].as_u64() < of(contender, "all")["answers"].as_u64()
+        );
+    }
+    let text = String::from_utf8(network.coordinator(&["evaluation", "show"]).unwrap().stdout);
+    let text = text.unwrap();
+    assert!(text.contains("what is used at") && text.contains("proposal"), "{text}");
+    let declined = String::from_utf8(network.agent(&names[3], &["status"]).unwrap().stdout);
+    assert!(declined.unwrap().contains("evaluation/1"), "the fourth says why it stays away");
+
+    // Over the same records and institutions it may be asked again, and is the same.
+    network.start_task(&evaluation("again")).unwrap();
+    network.wait_for_task(TASK).unwrap();
+    let again = &json(&network, &["evaluation", "show", "again", "--json"])["body"];
+    assert_eq!(again["compared"], report["compared"]);
+    network.coordinator(&["audit", "verify"]).unwrap();
+    network.coordinator(&["store", "check"]).unwrap();
+    network.stop().unwrap();
+    let all = events(&network.coordinator_dir()).unwrap();
+    let evaluated = |entry: &&collegium_shared::journal::Entry<Event>| {
+        matches!(&entry.event, Event::Network(NetworkEvent::Evaluated { .. }))
+    };
+    assert_eq!(all.iter().filter(evaluated).count(), 2);
+}
