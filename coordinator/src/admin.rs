@@ -105,6 +105,13 @@ pub enum AdminRequest {
         by: String,
         note: String,
     },
+    /// The released models.
+    Models,
+    /// The card of one; of the newest one without a name and a version.
+    ModelCard {
+        task: Option<String>,
+        version: Option<u32>,
+    },
     /// The federated evaluations.
     Evaluations,
     /// The signed report of one; of the newest one without a name.
@@ -146,6 +153,10 @@ pub(crate) fn carry_out(
         AdminRequest::Audits => Ok(Ok(driver.audits())),
         AdminRequest::AuditReport { task } => Ok(driver.audit_report(task.as_deref())),
         AdminRequest::CloseReview { number, by, note } => driver.close_review(number, by, note),
+        AdminRequest::Models => Ok(Ok(driver.models())),
+        AdminRequest::ModelCard { task, version } => {
+            Ok(driver.model_card(task.as_deref(), version))
+        }
         AdminRequest::Evaluations => Ok(Ok(driver.evaluations())),
         AdminRequest::EvaluationReport { task } => Ok(driver.evaluation_report(task.as_deref())),
         AdminRequest::Status => Ok(Ok(status::of(driver))),

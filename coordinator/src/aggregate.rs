@@ -24,6 +24,7 @@ use thiserror::Error;
 use crate::{
     accumulator::Accumulator,
     bias,
+    card::Judged,
     round::{Position, Round},
     spool::{RoundFiles, SpoolError},
     task::{Candidate, Opened, Task, TaskSpec},
@@ -269,13 +270,14 @@ fn store_model(
 }
 
 /// The evaluation of the candidate that rode in a sum.
-pub fn metrics(sums: &TensorFile) -> Result<Metrics, AggregateError> {
+pub fn metrics(sums: &TensorFile) -> Result<(Metrics, Judged), AggregateError> {
     let evaluation = Evaluation::from_segments(&sums.sums(EVALUATION)?)?;
-    Ok(Metrics {
+    let metrics = Metrics {
         responses: whole(evaluation.n),
         auc: evaluation.auc(),
         log_loss: evaluation.log_loss(),
-    })
+    };
+    Ok((metrics, Judged::of(&evaluation, false)))
 }
 
 #[expect(

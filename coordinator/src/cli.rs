@@ -45,6 +45,7 @@ mod ca;
 mod evaluation;
 mod institution;
 mod key;
+mod model;
 mod registry;
 mod store;
 
@@ -128,6 +129,9 @@ enum Command {
     /// Training tasks.
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Released models and their cards.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
     /// Bias audits: reports, pages, and reviews that a person closes.
     #[command(subcommand)]
     Bias(bias::BiasCommand),
@@ -316,6 +320,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             pause(&home.dir, AdminRequest::PauseTask { reason })
         }
         Command::Task(TaskCommand::Resume { home }) => pause(&home.dir, AdminRequest::ResumeTask),
+        Command::Model(command) => model::run(command),
         Command::Bias(command) => bias::run(command),
         Command::Evaluation(command) => evaluation::run(command),
         Command::Status { home, json } => status::show(&home.dir, json),

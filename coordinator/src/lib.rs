@@ -9,6 +9,7 @@ pub mod archive;
 pub mod authorities;
 pub mod bias;
 pub mod ca;
+pub mod card;
 pub mod cli;
 pub mod config;
 pub mod credentials;

@@ -14,6 +14,7 @@ use collegium_shared::{
 
 use crate::{
     aggregate::{AggregateError, MAX_BLOB, whole},
+    card::Judged,
     task::{Candidate, Opened, Reference, Task, TaskSpec},
 };
 
@@ -24,7 +25,7 @@ pub fn metrics(
     sums: &TensorFile,
     task: &Task,
     opened: &Opened,
-) -> Result<(Metrics, Option<Reference>), AggregateError> {
+) -> Result<(Metrics, Judged, Option<Reference>), AggregateError> {
     let evaluation =
         Evaluation::from_noisy_segments(&sums.sums(["eval_positive", "eval_negative"])?)?;
     let metrics = Metrics {
@@ -41,7 +42,7 @@ pub fn metrics(
         log_loss,
         allowance: evaluation.noise_in_loss(deviation),
     });
-    Ok((metrics, reference))
+    Ok((metrics, Judged::of(&evaluation, true), reference))
 }
 
 fn institutions(opened: &Opened) -> u32 {

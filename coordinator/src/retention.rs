@@ -81,7 +81,10 @@ impl Retention {
             | NetworkEvent::RosterWaits { document, .. }
             | NetworkEvent::RegistryWaits { document, .. }
             | NetworkEvent::RegistryImported { document, .. } => self.documents.insert(*document),
-            NetworkEvent::ModelReleased { release } => self.documents.insert(release.manifest),
+            NetworkEvent::ModelReleased { release } => {
+                self.documents.extend(release.card);
+                self.documents.insert(release.manifest)
+            }
             _ => return,
         };
     }
@@ -157,7 +160,8 @@ mod tests {
 
         fn release(&mut self, manifest: Digest) {
             let metrics = Metrics { responses: 1, auc: None, log_loss: None };
-            let release = Release { version: 1, manifest, metrics };
+            let card = Some(self.put("a card"));
+            let release = Release { version: 1, manifest, metrics, card };
             self.add(NetworkEvent::ModelReleased { release });
         }
 
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_release_names_stays_after_its_task_and_without_being_read_again() {
+    fn what_a_release_names_and_its_card_stay_after_its_task_and_without_being_read_again() {
         let mut place = Place::new();
         let (released, parts) = manifest(&place);
         let sum = place.put("a sum");

@@ -18,7 +18,7 @@ use collegium_shared::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::round::Round;
+use crate::{card::CARD, round::Round};
 
 mod gate;
 
@@ -259,6 +259,9 @@ pub struct Release {
     pub version: u32,
     pub manifest: Digest,
     pub metrics: Metrics,
+    /// The signed model card; none of a release that an earlier build made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<Digest>,
 }
 
 /// A task under way, or over.
@@ -293,6 +296,9 @@ pub struct Task {
     /// The report of a bias audit or an evaluation, once it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     report: Option<Digest>,
+    /// Institutions in each opened sum, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    participants: Vec<u16>,
 }
 
 /// An operator's pause.
@@ -328,6 +334,7 @@ impl Task {
             paused: None,
             gate: Gate::default(),
             report: None,
+            participants: Vec::new(),
         }
     }
 
@@ -393,6 +400,7 @@ impl Task {
 
     fn take_sum(&mut self, round: &Round, sum: Digest) {
         let plan = round.plan();
+        self.participants.push(u16::try_from(round.uploads().len()).unwrap_or(u16::MAX));
         match plan.stage {
             Stage::Support => self.inputs.support = Some(sum),
             Stage::Statistics => self.inputs.statistics = Some(sum),
@@ -645,6 +653,15 @@ impl Task {
         self.inputs.statistics
     }
 
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    /// Institutions in each opened sum, in order.
+    pub fn participants(&self) -> &[u16] {
+        &self.participants
+    }
+
     pub fn releases(&self) -> &[Release] {
         &self.releases
     }
@@ -683,6 +700,7 @@ impl Task {
     pub fn blobs(&self) -> Vec<(Digest, &'static str)> {
         let mut blobs: Vec<_> =
             self.releases.iter().map(|release| (release.manifest, RELEASED)).collect();
+        blobs.extend(self.releases.iter().filter_map(|release| Some((release.card?, CARD))));
         if self.ending.is_some() {
             return blobs;
         }

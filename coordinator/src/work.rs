@@ -16,12 +16,13 @@ use crate::{
     accumulator::Accumulator,
     aggregate::{self, AggregateError},
     bias::report::{self, BiasReport},
+    card::{Facts, Judged},
     evaluation::{self, EvaluationReport},
     network::Network,
     noisy,
     round::Position,
     spool::Spool,
-    task::{Candidate, Next, Opened, Reference},
+    task::{Candidate, Next, Opened, Reference, Task},
 };
 
 /// Uploads that may stay on disk although they are summed, however long: a file for the sum of fewer
@@ -52,9 +53,12 @@ pub enum Done {
 }
 
 /// What an opened sum of training or evaluation says.
+#[derive(Default)]
 pub struct Digested {
     /// Of the candidate that the sum's round evaluated; a load test evaluates nothing.
     pub metrics: Option<Metrics>,
+    /// For the card of that candidate, if it is released.
+    pub facts: Option<Facts>,
     /// What noisy metrics are compared with.
     pub noisy: Option<Reference>,
     /// The next candidate, after an optimiser step.
@@ -190,7 +194,7 @@ impl Workshop {
             let earlier = network.audits().reports(&self.blobs)?;
             let report = report::make(task, opened, &earlier, &self.blobs)?;
             let report = Some(Found::Audit(Box::new(report)));
-            return Ok(Digested { metrics: None, noisy: None, candidate: None, report });
+            return Ok(Digested { report, ..Digested::default() });
         }
         if let Some(model) = task.spec().hyper.evaluation {
             let releases = network.tasks().iter().flat_map(|task| task.releases());
@@ -198,22 +202,19 @@ impl Workshop {
             let of = of.map(|release| (release.version, release.metrics));
             let report = evaluation::make(task, opened, of, &self.blobs)?;
             let report = Some(Found::Evaluation(Box::new(report)));
-            return Ok(Digested { metrics: None, noisy: None, candidate: None, report });
+            return Ok(Digested { report, ..Digested::default() });
         }
         let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
         let private = task.spec().hyper.privacy.is_some();
-        let (metrics, noisy) = match (task.spec().architecture, &opened.stage) {
-            (Architecture::LoadTest1 | Architecture::BiasAudit1 | Architecture::Evaluation1, _) => {
-                (None, None)
+        let judged = judge(&sums, task, opened)?;
+        let made = task.candidate().is_some_and(|candidate| candidate.made.is_some());
+        let facts = match (&judged, registry) {
+            (Some(Judgement { judged, .. }), Some(registry)) if made => {
+                Some(Facts::of(*judged, task, registry, &self.blobs)?)
             }
-            // With noise an evaluation has a budget of its own, and comes once.
-            (_, Stage::Train { .. }) if private => (None, None),
-            (_, _) if private => {
-                let (metrics, reference) = noisy::metrics(&sums, task, opened)?;
-                (Some(metrics), reference)
-            }
-            (_, _) => (Some(aggregate::metrics(&sums)?), None),
+            _ => None,
         };
+        let (metrics, noisy) = judged.map(|of| (of.metrics, of.noisy)).unzip();
         let candidate = match opened.stage {
             Stage::Train { .. } => {
                 let layout = self.layout(network, registry)?;
@@ -226,6 +227,38 @@ impl Workshop {
             }
             _ => None,
         };
-        Ok(Digested { metrics, noisy, candidate, report: None })
+        Ok(Digested { metrics, facts, noisy: noisy.flatten(), candidate, report: None })
+    }
+}
+
+/// What a sum says of the candidate that it evaluated.
+struct Judgement {
+    metrics: Metrics,
+    judged: Judged,
+    /// What noisy metrics are compared with.
+    noisy: Option<Reference>,
+}
+
+/// None of a sum that evaluated nothing.
+fn judge(
+    sums: &TensorFile,
+    task: &Task,
+    opened: &Opened,
+) -> Result<Option<Judgement>, AggregateError> {
+    let private = task.spec().hyper.privacy.is_some();
+    match (task.spec().architecture, &opened.stage) {
+        (Architecture::LoadTest1 | Architecture::BiasAudit1 | Architecture::Evaluation1, _) => {
+            Ok(None)
+        }
+        // With noise an evaluation has a budget of its own, and comes once.
+        (_, Stage::Train { .. }) if private => Ok(None),
+        (_, _) if private => {
+            let (metrics, judged, noisy) = noisy::metrics(sums, task, opened)?;
+            Ok(Some(Judgement { metrics, judged, noisy }))
+        }
+        (_, _) => {
+            let (metrics, judged) = aggregate::metrics(sums)?;
+            Ok(Some(Judgement { metrics, judged, noisy: None }))
+        }
     }
 }

@@ -49,7 +49,7 @@ const CHAPTERS: [(&str, &[Measure]); 3] = [
 ];
 
 /// Text that is no markup.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

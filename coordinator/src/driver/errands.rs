@@ -132,7 +132,7 @@ impl Driver {
         let Some(task) = self.state.network.task() else { return Ok(()) };
         let step = task.candidate().map_or(0, |candidate| candidate.step);
         if let Some(metrics) = digested.metrics.filter(|_| !task.evaluated(step)) {
-            match self.release(step, metrics, digested.noisy) {
+            match self.release(step, metrics, (digested.noisy, digested.facts)) {
                 Ok(event) => self.record(Event::Network(event))?,
                 Err(error) => {
                     let error = self.await_storage(error)?;

@@ -11,11 +11,15 @@ use collegium_shared::{
     signed::Signed,
 };
 
+use serde_json::{Value, json};
+
 use super::Driver;
 use crate::{
     aggregate::AggregateError,
+    bias::Review,
+    card::{self, Facts, ModelCard, show::Since},
     network::{Event, NetworkEvent},
-    task::{Reference, Release, Withheld},
+    task::{Reference, Release, Task, Withheld},
 };
 
 /// The most bytes of a manifest.
@@ -27,7 +31,7 @@ impl Driver {
         &self,
         step: u32,
         metrics: Metrics,
-        noisy: Option<Reference>,
+        (noisy, facts): (Option<Reference>, Option<Facts>),
     ) -> Result<NetworkEvent, AggregateError> {
         let missing = AggregateError::Inconsistent("the candidate's lineage is incomplete");
         let task = self.state.network.task().ok_or(AggregateError::Inconsistent("no task"))?;
@@ -46,7 +50,64 @@ impl Driver {
         let json = serde_json::to_vec(&signed)
             .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;
         let manifest = self.workshop.blobs.put(&json)?;
-        Ok(NetworkEvent::ModelReleased { release: Release { version, manifest, metrics } })
+        let card = facts.and_then(|facts| card::make(task, (manifest, &signed.body), facts));
+        let card = card.map(|card| self.keep_card(card)).transpose()?;
+        Ok(NetworkEvent::ModelReleased { release: Release { version, manifest, metrics, card } })
+    }
+
+    fn keep_card(&self, card: ModelCard) -> Result<Digest, AggregateError> {
+        let json = serde_json::to_vec(&Signed::sign(card, &self.key))
+            .map_err(|_| AggregateError::Inconsistent("the model card cannot be written"))?;
+        Ok(self.workshop.blobs.put(&json)?)
+    }
+
+    /// All released models, oldest first.
+    pub(crate) fn models(&self) -> Value {
+        let of = |task: &Task| -> Vec<Value> {
+            let spec = task.spec();
+            let releases = task.releases().iter();
+            releases
+                .map(|release| {
+                    json!({
+                        "task": spec.task,
+                        "architecture": spec.architecture,
+                        "version": release.version,
+                        "manifest": release.manifest,
+                        "metrics": release.metrics,
+                        "card": release.card,
+                    })
+                })
+                .collect()
+        };
+        json!({ "models": self.state.network.tasks().iter().flat_map(of).collect::<Vec<_>>() })
+    }
+
+    /// A model's signed card, and what was found out about it since its release.
+    pub(crate) fn model_card(
+        &self,
+        task: Option<&str>,
+        version: Option<u32>,
+    ) -> Result<Value, String> {
+        let network = &self.state.network;
+        let of_task = |one: &&Task| task.is_none_or(|name| one.spec().task.as_str() == name);
+        let tasks = network.tasks().iter().rev().filter(of_task);
+        let mut releases = tasks.flat_map(|task| task.releases().iter().rev());
+        let found = releases.find(|release| version.is_none_or(|asked| release.version == asked));
+        let release =
+            found.ok_or("there is no such released model; see those that there are: model list")?;
+        let card = release.card.ok_or(
+            "this model was released by an earlier build, which wrote no card; see: model list",
+        )?;
+        let card = card::read(&self.workshop.blobs, &card).map_err(|error| error.to_string())?;
+        let audits = network.audits();
+        let done: Vec<_> =
+            audits.done().iter().filter(|audit| audit.model == release.manifest).cloned().collect();
+        let own = |review: &&Review| done.iter().any(|audit| audit.task == review.task);
+        let reviews = audits.reviews().iter().filter(own).cloned().collect();
+        let evaluations = network.evaluations().iter();
+        let evaluations = evaluations.filter(|one| one.model == release.manifest).cloned();
+        let since = Since { reviews, evaluations: evaluations.collect(), audits: done };
+        Ok(json!({ "card": card, "since": since }))
     }
 
     /// Vouches with the key in force for the newest release, if a key before it signed the manifest:

@@ -86,7 +86,7 @@ fn a_private_task_is_counts_steps_and_one_evaluation() {
     let manifest = task.manifest(metrics, Timestamp::EPOCH).unwrap();
     assert_eq!((manifest.version, manifest.support), (1, None));
     assert_eq!(manifest.privacy, task.spec.hyper.privacy);
-    task.released(Release { version: 1, manifest: nothing, metrics });
+    task.released(Release { version: 1, manifest: nothing, metrics, card: None });
     assert_eq!(task.next(), Some(Next::End(TaskEnding::Completed)));
 }
 

@@ -159,6 +159,43 @@ impl Evaluation {
     }
 }
 
+/// The most groups of bins that a calibration error is over; bins that are fewer stand for themselves.
+const CALIBRATION_GROUPS: usize = 16;
+
+impl Evaluation {
+    /// The predicted probability, in the middle of each bin, with right and wrong answers.
+    fn bins(&self) -> impl Iterator<Item = (f64, f64, f64)> {
+        let count = self.positive.len() as f64;
+        let bins = self.positive.iter().zip(&self.negative).enumerate();
+        bins.map(move |(bin, (right, wrong))| ((bin as f64 + 0.5) / count, *right, *wrong))
+    }
+
+    /// The mean squared error of the predicted probability (Brier 1950, Monthly Weather Review), each taken
+    /// for the middle of its bin. `None` without answers.
+    pub fn brier(&self) -> Option<f64> {
+        let mut n = 0.0;
+        let mut squares = 0.0;
+        for (p, right, wrong) in self.bins() {
+            n += right + wrong;
+            squares += right * (1.0 - p) * (1.0 - p) + wrong * p * p;
+        }
+        (n > 0.0).then(|| squares / n)
+    }
+
+    /// The expected calibration error: |mean predicted - share right| over at most 16 equal groups of bins (all
+    /// where bins are few), weighted by answers (Naeini, Cooper and Hauskrecht 2015, AAAI). `None` without
+    /// answers.
+    pub fn ece(&self) -> Option<f64> {
+        let all: Vec<_> = self.bins().collect();
+        let n: f64 = all.iter().map(|(_, right, wrong)| right + wrong).sum();
+        let each = (all.len() / CALIBRATION_GROUPS).max(1);
+        let apart = |group: &[(f64, f64, f64)]| {
+            group.iter().map(|(p, right, wrong)| p * (right + wrong) - right).sum::<f64>().abs()
+        };
+        (n > 0.0).then(|| all.chunks(each).map(apart).sum::<f64>() / n)
+    }
+}
+
 /// The bin of a probability: bisection, because a float has no checked conversion to an index.
 pub(super) fn bin(p: f64, bins: usize) -> usize {
     let (mut low, mut high) = (0, bins);
@@ -192,6 +229,18 @@ mod tests {
         let specs = segments(&Stage::Evaluate, &Hyper::default(), none);
         let sums = name_sums(&specs, &evaluation.values()).unwrap();
         assert_eq!(Evaluation::from_segments(&sums).unwrap(), evaluation);
+    }
+
+    #[test]
+    fn brier_and_calibration_are_as_by_hand() {
+        let mut evaluation = Evaluation::default();
+        assert_eq!((evaluation.brier(), evaluation.ece()), (None, None));
+        for (p, correct) in [(0.9, true), (0.9, false), (0.2, false), (0.2, false)] {
+            evaluation.observe(p, correct);
+        }
+        // (.01 + .81 + .04 + .04) / 4 and (2 x .4 + 2 x .2) / 4.
+        assert!((evaluation.brier().unwrap() - 0.225).abs() < 2e-3);
+        assert!((evaluation.ece().unwrap() - 0.3).abs() < 2e-3);
     }
 
     #[test]

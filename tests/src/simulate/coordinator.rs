@@ -644,7 +644,9 @@ impl Coordinator {
                     let (manifest, version) = (signed.body.digest(), signed.body.version);
                     go!(self.disk.store());
                     self.manifests.insert(manifest, signed);
-                    NetworkEvent::ModelReleased { release: Release { version, manifest, metrics } }
+                    NetworkEvent::ModelReleased {
+                        release: Release { version, manifest, metrics, card: None },
+                    }
                 }
             };
             self.record(Event::Network(event))?;

@@ -3,8 +3,12 @@
 
 use std::{fs, time::Duration};
 
-use collegium_coordinator::network::{Event, NetworkEvent};
-use collegium_shared::ids::InstitutionId;
+use collegium_coordinator::{
+    SIGNING_KEY,
+    card::ModelCard,
+    network::{Event, NetworkEvent},
+};
+use collegium_shared::{crypto::SigningKey, ids::InstitutionId, signed::Signed};
 use collegium_tests::{
     harness::{attempt, eventually},
     network::Network,
@@ -53,6 +57,40 @@ fn trained(network: &mut Network, names: &[InstitutionId]) {
         let installed = || Ok((network.agent_status(name)?["model"]["version"] == 2).then_some(()));
         eventually(LIMIT, "the last model is installed", installed).unwrap();
     }
+}
+
+/// Each release has a card that says what its manifest and its task say, and beside it what was found since.
+fn cards(network: &Network, dir: &std::path::Path) {
+    let models = json(network, &["model", "list", "--json"]);
+    let models = models["models"].as_array().unwrap();
+    assert_eq!(models.len(), 2);
+    let answer = json(network, &["model", "card", "kt", "--version", "2", "--json"]);
+    let signed: Signed<ModelCard> = serde_json::from_value(answer["card"].clone()).unwrap();
+    let key =
+        SigningKey::load(&network.coordinator_dir().join(SIGNING_KEY)).unwrap().verifying_key();
+    signed.verify(&key).unwrap();
+    let card = signed.body;
+    assert_eq!(serde_json::to_value(card.manifest).unwrap(), models[1]["manifest"]);
+    assert_eq!(serde_json::to_value(card.quality.metrics).unwrap(), models[1]["metrics"]);
+    let metrics = card.quality.metrics;
+    assert_eq!(card.quality.judged.right + card.quality.judged.wrong, metrics.responses);
+    let [low, high] = card.quality.judged.auc_interval.unwrap();
+    assert!((low..high).contains(&metrics.auc.unwrap()));
+    // Support, statistics, totals, two steps and the last evaluation.
+    let participants = &card.participants;
+    assert_eq!((participants.sums, participants.fewest, participants.most), (6, 4, 4));
+    assert!(card.data.training_answers.unwrap() > metrics.responses);
+    assert_eq!(card.parameters, 17 + 3 * card.data.shared_competencies);
+    assert_eq!(answer["since"]["evaluations"].as_array().unwrap().len(), 2);
+    let text = String::from_utf8(network.coordinator(&["model", "card"]).unwrap().stdout).unwrap();
+    assert!(text.contains("kt, version 2") && text.contains("weekly at"), "{text}");
+    let page = dir.join("card.html");
+    network.coordinator(&["model", "page", "--out", page.to_str().unwrap()]).unwrap();
+    assert!(fs::read_to_string(page).unwrap().contains("Known limits"));
+    let words = ["model", "card", "kt", "--version", "9", "--dir"];
+    let mut unknown = std::process::Command::new(&network.binaries().coordinator);
+    let said = attempt(unknown.args(words).arg(network.coordinator_dir()), LIMIT).unwrap();
+    assert!(String::from_utf8(said.stderr).unwrap().contains("model list"));
 }
 
 #[test]
@@ -123,6 +161,7 @@ fn an_evaluation_compares_the_released_model_with_what_institutions_have_alone()
     network.wait_for_task(TASK).unwrap();
     let again = &json(&network, &["evaluation", "show", "again", "--json"])["body"];
     assert_eq!(again["compared"], report["compared"]);
+    cards(&network, dir.path());
     network.coordinator(&["audit", "verify"]).unwrap();
     network.coordinator(&["store", "check"]).unwrap();
     network.stop().unwrap();

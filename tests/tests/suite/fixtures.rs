@@ -23,6 +23,9 @@ fn directories_of_earlier_versions_are_read_as_they_were() {
         assert!(ledger["lines"].as_array().unwrap().iter().all(unbounded), "{ledger}");
         // How many imports there were before the model follows from an old log too.
         assert_eq!(now.agent.log.state["model_imports"].take(), 1);
+        // So does how many institutions were in each sum.
+        let participants = now.coordinator.log.state["tasks"][0]["participants"].take();
+        assert!(participants.as_array().is_some_and(|sums| sums.len() == 5), "{participants}");
         still(&then.coordinator.log.state, &now.coordinator.log.state).unwrap();
         still(&then.agent.log.state, &now.agent.log.state).unwrap();
         let (mut then, mut now) = (json!(then), json!(now));

@@ -58,7 +58,7 @@ fn evaluate(task: &mut Task, by: &[&str], metrics: Metrics) -> Result<u32, Strin
             let parent = task.releases().last().map(|release| release.manifest);
             assert_eq!((manifest.version, manifest.parent), (version, parent));
             let manifest = Digest::of(&[u8::try_from(step).unwrap()]);
-            task.released(Release { version, manifest, metrics });
+            task.released(Release { version, manifest, metrics, card: None });
         }
         Err(reason) => {
             let reason = reason.clone();
