@@ -2,8 +2,10 @@
 //! federated model, personal copies of it, and private tasks, on the same held-out learners. Trains in one
 //! process with the product's own code for every part, over the product's encodings; no network.
 
+mod beside;
 mod networks;
 mod outcome;
+mod rounds;
 mod sets;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -46,6 +48,13 @@ pub struct Cli {
     /// Optimiser steps of private tasks.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     private_steps: u32,
+    /// Items and competencies are shared from so many institutions on, whatever the product's rule says. To see what
+    /// the rule costs; not of networks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    share_from: Option<u32>,
+    /// Times training beside NumPy as well, by this Python.
+    #[arg(long, value_name = "PYTHON")]
+    beside_numpy: Option<PathBuf>,
     /// Print one JSON object on the last line of standard output.
     #[arg(long)]
     json: bool,
@@ -83,13 +92,26 @@ impl Cli {
         if let Some(file) = &self.source.file {
             found.push(Set::read(file, self.mapping.as_deref(), self.task.as_deref())?);
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut beside) = (Vec::new(), Vec::new());
         for set in found {
+            if let Some(python) = self.beside_numpy.as_deref().filter(|_| set.task.is_none()) {
+                beside.push(beside::measure(&set.name, &set.institutions, python)?);
+                eprintln!("{}: beside NumPy", set.name);
+            }
             rows.extend(self.measure(set)?);
         }
         println!("{}", outcome::table(&rows));
+        if let Some(text) = rounds::text(&rows) {
+            println!("{text}");
+        }
+        match self.beside_numpy {
+            Some(_) => println!("{}", beside::text(&beside)),
+            None => println!(
+                "Training was not timed beside NumPy; name a Python that has it: --beside-numpy PYTHON"
+            ),
+        }
         if self.json {
-            println!("{}", json!({ "sets": rows }));
+            println!("{}", json!({ "sets": rows, "beside_numpy": beside }));
         }
         Ok(())
     }
@@ -100,7 +122,7 @@ impl Cli {
             return networks::measure(self, set, task);
         }
         let hyper = &Hyper::default();
-        let mut world = World::new(set.institutions);
+        let mut world = World::new(set.institutions).sharing_from(self.share_from);
         let records = world.records.clone();
         let alone = across(&records, |learners| evaluate::alone(learners, hyper, &free()))?;
         let outcome = |mode: &str, runs: &[Report]| {
@@ -109,9 +131,17 @@ impl Cli {
         };
         let mut rows = vec![outcome("alone", std::slice::from_ref(&alone))];
         let pooled = evaluate::pooled(&records, hyper, &free())?;
-        rows.push(outcome("pooled", &[across(&records, |_| Ok(pooled.clone()))?]));
-        let federated = world.plain(self.steps)?.model;
-        rows.push(outcome("federated", &[across(&records, |_| Ok(federated.clone()))?]));
+        let pooled = across(&records, |_| Ok(pooled.clone()))?;
+        rows.push(outcome("pooled", std::slice::from_ref(&pooled)));
+        let mut reached = Vec::new();
+        let federated = world.followed(self.steps, &mut |step, model| {
+            let report = across(&records, |_| Ok(model.clone()))?;
+            reached.push((step, report.together.auc));
+            Ok(())
+        })?;
+        let federated = federated.model;
+        let reports = [across(&records, |_| Ok(federated.clone()))?];
+        rows.push(outcome("federated", &reports).with_rounds(&reached, pooled.together.auc));
         let half = (1..=self.repetitions)
             .map(|seed| Ok(world.half(self.steps, seed)?.model))
             .collect::<anyhow::Result<Vec<_>>>()?;

@@ -48,10 +48,15 @@ pub(crate) struct World {
     /// What the institutions add of the noise that a plan asks for, as a standard deviation: 1, but where a
     /// benchmark breaks them.
     noise: f64,
+    /// From how many institutions on items and competencies are shared; by the product's rule if none.
+    least: Option<u32>,
 }
 
 /// Called with every opened sum of a private task.
 pub(crate) type Watch<'w> = dyn FnMut(&Stage, PrivateWork<'_>, &Sums) -> anyhow::Result<()> + 'w;
+
+/// Called with the number of each step, from 1, and the model after it.
+pub(crate) type Follow<'f> = dyn FnMut(u32, &Model) -> anyhow::Result<()> + 'f;
 
 /// The least noise of one institution, in integer units: the samplers know no variance of 0, and a draw of
 /// this one is 0 but with probability below e^-500.
@@ -83,12 +88,17 @@ impl World {
     pub(super) fn over(registry: SharedSets, records: Vec<Vec<Learner>>) -> Self {
         let trainers = records.iter().cloned().map(Trainer::new).collect();
         let effort = Effort::new(Arc::default(), 100);
-        Self { records, trainers, registry, effort, noise: 1.0 }
+        Self { records, trainers, registry, effort, noise: 1.0, least: None }
     }
 
     /// Institutions that add so much of the noise that is asked for.
     pub(super) fn with_noise(self, noise: f64) -> Self {
         Self { noise, ..self }
+    }
+
+    /// Sharing what so many institutions have, whatever the product's rule is.
+    pub(crate) fn sharing_from(self, least: Option<u32>) -> Self {
+        Self { least, ..self }
     }
 
     fn n(&self) -> anyhow::Result<u32> {
@@ -151,7 +161,8 @@ impl World {
         let work = Work::Support { items, competencies };
         let all = &mut |_: &Stage| true;
         let support = self.exact(&Stage::Support, &registry, work, all)?;
-        let least = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
+        let proposed = u32::try_from(Cohort::proposed(self.trainers.len()).least())?;
+        let least = self.least.unwrap_or(proposed);
         let (by_item, by_skill) = (&support["items"], &support["competencies"]);
         let shared = SharedSets::from_support(items, competencies, by_item, by_skill, least);
         let work = Work::Statistics { shared: &shared };
@@ -171,19 +182,29 @@ impl World {
 
     /// A task without noise.
     pub(crate) fn plain(&mut self, steps: u32) -> anyhow::Result<Trained> {
-        self.steps(steps, &mut |_| true)
+        self.steps(steps, &mut |_| true, None)
+    }
+
+    /// The same; `follow` sees the model after each step.
+    pub(crate) fn followed(
+        &mut self,
+        steps: u32,
+        follow: &mut Follow<'_>,
+    ) -> anyhow::Result<Trained> {
+        self.steps(steps, &mut |_| true, Some(follow))
     }
 
     /// The same, with each institution away from every other training step, by chance.
     pub(crate) fn half(&mut self, steps: u32, seed: u64) -> anyhow::Result<Trained> {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
-        self.steps(steps, &mut |_| random.random_bool(0.5))
+        self.steps(steps, &mut |_| random.random_bool(0.5), None)
     }
 
     fn steps(
         &mut self,
         steps: u32,
         present: &mut dyn FnMut(&Stage) -> bool,
+        mut follow: Option<&mut Follow<'_>>,
     ) -> anyhow::Result<Trained> {
         let hyper = &Hyper::default();
         let Basis { shared, statistics, totals } = &self.basis()?;
@@ -198,6 +219,10 @@ impl World {
             seconds.push(processor_seconds() - begun);
             let moves = at.iter_mut().zip(&sums["move"]);
             moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
+            if let Some(follow) = &mut follow {
+                let [_, weights] = Coordinate::models(&at);
+                follow(step, &Model::new(&shared.competencies, statistics.clone(), &weights)?)?;
+            }
         }
         let [_, candidate] = Coordinate::models(&at);
         let model = Model::new(&shared.competencies, statistics.clone(), &candidate)?;

@@ -122,6 +122,29 @@ impl Networks {
 
     /// A task without noise, each institution taking part in each round with probability `part`.
     pub(crate) fn plain(&mut self, part: f64, seed: u64) -> anyhow::Result<TrainedNetwork> {
+        self.train(part, seed, &mut |_, _, _| Ok(()))
+    }
+
+    /// The same with everybody; after every so many rounds `follow` sees what held-out learners are predicted.
+    pub(crate) fn followed(
+        &mut self,
+        every: u32,
+        follow: &mut dyn FnMut(u32, &[Predictions]),
+    ) -> anyhow::Result<TrainedNetwork> {
+        self.train(1.0, 0, &mut |networks, round, trained| {
+            if round % every == 0 {
+                follow(round, &networks.predicted(trained)?);
+            }
+            Ok(())
+        })
+    }
+
+    fn train(
+        &mut self,
+        part: f64,
+        seed: u64,
+        follow: &mut dyn FnMut(&Self, u32, &TrainedNetwork) -> anyhow::Result<()>,
+    ) -> anyhow::Result<TrainedNetwork> {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
         let shared = self.shared();
         let all = &mut |_: &Stage| true;
@@ -129,7 +152,10 @@ impl Networks {
         let first = self.network.facts().layout(&self.hyper, &shared).initial();
         let server = self.hyper.optimizer.server;
         let mut at = server.coordinates(&first);
+        let (hyper, shared, statistics) = (self.hyper.clone(), shared, statistics.clone());
+        let mut trained = TrainedNetwork { hyper, shared, statistics, weights: first };
         for step in 1..=self.rounds {
+            let (shared, statistics) = (&trained.shared.clone(), &trained.statistics.clone());
             let [start, candidate] = Coordinate::models(&at);
             let (start, candidate) = (&*start, &*candidate);
             let work = NeuralWork::Train { statistics, round: step, start, candidate };
@@ -137,10 +163,10 @@ impl Networks {
             let sums = self.exact(&Stage::Train { step }, &shared, work, here)?;
             let moves = at.iter_mut().zip(&sums["move"]);
             moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
+            [_, trained.weights] = Coordinate::models(&at);
+            follow(self, step, &trained)?;
         }
-        let [_, weights] = Coordinate::models(&at);
-        let hyper = self.hyper.clone();
-        Ok(TrainedNetwork { hyper, shared, statistics: statistics.clone(), weights })
+        Ok(trained)
     }
 
     fn noisy(

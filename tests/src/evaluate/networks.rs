@@ -11,6 +11,9 @@ use super::{
 };
 use crate::bench::{DELTA, Networks};
 
+/// What stays at home is fitted anew for each look at the shared weights.
+const LOOK_EVERY: u32 = 5;
+
 /// All ways of learning on one set.
 pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Result<Vec<Row>> {
     let name = set.name;
@@ -23,9 +26,13 @@ pub(super) fn measure(cli: &Cli, set: super::Set, spec: TaskSpec) -> anyhow::Res
     let mut rows = vec![outcome("alone", std::slice::from_ref(&alone))];
     let pooled = report(&networks.pooled()?);
     rows.push(outcome("pooled", std::slice::from_ref(&pooled)));
-    let trained = networks.plain(1.0, 0)?;
+    let mut reached = Vec::new();
+    let trained = networks.followed(LOOK_EVERY, &mut |round, predicted| {
+        reached.push((round, report(predicted).together.auc));
+    })?;
     let federated = report(&networks.predicted(&trained)?);
-    rows.push(outcome("federated", std::slice::from_ref(&federated)));
+    let row = outcome("federated", std::slice::from_ref(&federated));
+    rows.push(row.with_rounds(&reached, pooled.together.auc));
     let half = (1..=cli.repetitions)
         .map(|seed| {
             let trained = networks.plain(0.5, seed)?;

@@ -5,6 +5,8 @@ use collegium_agent::evaluate::{Quality, Report};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use super::rounds::Rounds;
+
 /// Held-out answers that an institution needs to count in means: fewer say nothing.
 const ENOUGH: usize = 50;
 
@@ -15,6 +17,9 @@ pub(super) struct Row {
     mode: String,
     #[serde(flatten)]
     outcome: Outcome,
+    /// Of the federated model, beside the pooled one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounds: Option<Rounds>,
 }
 
 /// The figures. Over all answers unless said.
@@ -88,7 +93,16 @@ fn mean(values: &[f64]) -> Option<f64> {
 
 impl Row {
     pub(super) fn new(set: &str, mode: &str, outcome: Outcome) -> Self {
-        Self { set: set.to_owned(), mode: mode.to_owned(), outcome }
+        Self { set: set.to_owned(), mode: mode.to_owned(), outcome, rounds: None }
+    }
+
+    /// With how the AUC went by rounds, beside that of the pooled model.
+    pub(super) fn with_rounds(self, reached: &[(u32, Option<f64>)], pooled: Option<f64>) -> Self {
+        Self { rounds: Rounds::of(reached, pooled), ..self }
+    }
+
+    pub(super) fn rounds(&self) -> Option<(&str, &Rounds)> {
+        Some((self.set.as_str(), self.rounds.as_ref()?))
     }
 }
 
@@ -108,7 +122,7 @@ pub(super) fn table(rows: &[Row]) -> String {
         "ECE",
         "not worse",
     ]);
-    for Row { set, mode, outcome } in rows {
+    for Row { set, mode, outcome, .. } in rows {
         let figure = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.4}"));
         let spread = match outcome.auc_spread.filter(|_| outcome.repetitions > 1) {
             Some([low, high]) => format!("{low:.4} to {high:.4}"),
