@@ -271,10 +271,10 @@ impl Home {
         }
         self.repair_imports()?;
         self.repair_session()?;
-        let (model, previous) =
-            self.book.read(|s| (s.model().map(|(m, _)| m.clone()), s.previous().cloned()));
+        let (model, standing_by) =
+            self.book.read(|s| (s.model().map(|(m, _)| m.clone()), s.standing_by()));
         if let Some(model) = model {
-            self.models.activate(&model, previous.as_ref())?;
+            self.models.activate(&model, &standing_by)?;
         }
         Ok(())
     }
@@ -435,16 +435,25 @@ impl Home {
     pub fn model(&self) -> Option<(Installed, Released)> {
         let (current, previous) =
             self.book.read(|s| (s.model().map(|(m, _)| m.clone()), s.previous().cloned()));
-        current.into_iter().chain(previous).find_map(|installed| {
-            match self.models.load(&installed) {
-                Ok(model) => Some((installed, model)),
-                Err(error) => {
-                    let version = installed.version;
-                    tracing::error!(version, %error, "an installed model cannot be read");
-                    None
-                }
+        current.into_iter().chain(previous).find_map(|installed| self.read_model(installed))
+    }
+
+    /// The model that recommendations are made with: the newest of the architecture that makes them, or the
+    /// one that serves if there is none or it cannot be read.
+    pub fn recommending(&self) -> Option<(Installed, Released)> {
+        let newest = self.book.read(|state| state.recommending().cloned());
+        newest.and_then(|installed| self.read_model(installed)).or_else(|| self.model())
+    }
+
+    fn read_model(&self, installed: Installed) -> Option<(Installed, Released)> {
+        match self.models.load(&installed) {
+            Ok(model) => Some((installed, model)),
+            Err(error) => {
+                let version = installed.version;
+                tracing::error!(version, %error, "an installed model cannot be read");
+                None
             }
-        })
+        }
     }
 
     /// Removes every blob but `keep`.

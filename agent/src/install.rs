@@ -206,6 +206,7 @@ impl ModelStore {
             weights: manifest.weights,
             metrics: manifest.metrics,
             released_at: manifest.released_at,
+            architecture: Some(manifest.architecture.clone()),
         };
         let dir = self.dir.join(Self::name(&installed));
         durable::create_dir(&dir).map_err(at(&dir))?;
@@ -223,12 +224,12 @@ impl ModelStore {
         Ok((installed, model))
     }
 
-    /// Points `current` to a model that the journal says is installed, and removes all others but
-    /// the one before.
+    /// Points `current` to a model that the journal says is installed, and removes all others but those that
+    /// stand by.
     pub fn activate(
         &self,
         model: &Installed,
-        previous: Option<&Installed>,
+        standing_by: &[Installed],
     ) -> Result<(), InstallError> {
         let name = Self::name(model);
         let path = self.dir.join(CURRENT);
@@ -237,10 +238,11 @@ impl ModelStore {
         if fs::read(&path).ok().as_deref() != Some(line.as_bytes()) {
             durable::write(&path, line.as_bytes()).map_err(at(&path))?;
         }
-        let kept = [Some(name), previous.map(Self::name), Some(CURRENT.to_owned())];
+        let mut kept: Vec<String> = standing_by.iter().map(Self::name).collect();
+        kept.extend([name, CURRENT.to_owned()]);
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let entry = entry.map_err(at(&self.dir))?;
-            let keep = kept.iter().flatten().any(|kept| entry.file_name() == kept.as_str());
+            let keep = kept.iter().any(|kept| entry.file_name() == kept.as_str());
             if !keep && entry.path().is_dir() {
                 faults::step("remove model", || fs::remove_dir_all(entry.path()))
                     .map_err(at(&self.dir))?;

@@ -105,7 +105,7 @@ impl Serving {
     /// The model in use, over the records as they are. Blocks for reading them when either is new.
     pub fn recommender(self: &Arc<Self>) -> anyhow::Result<Arc<Recommender>> {
         let snapshot = self.home.vault().snapshot().sha256;
-        let newest = self.home.book.read(|state| state.model().map(|(model, _)| model.manifest));
+        let newest = self.home.book.read(|state| state.recommending().map(|model| model.manifest));
         let missing =
             "no model is installed yet; one arrives after the network's first training task";
         let basis = Basis { manifest: newest.context(missing)?, snapshot };
@@ -113,7 +113,7 @@ impl Serving {
         if let Some(served) = held.filter(|served| served.basis == basis) {
             return Ok(served.recommender);
         }
-        let Some((_, model)) = self.home.model() else { bail!(missing) };
+        let Some((_, model)) = self.home.recommending() else { bail!(missing) };
         let model = model.logistic().map_err(anyhow::Error::msg)?;
         let learners = self.home.vault().learners()?;
         match self.making {

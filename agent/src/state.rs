@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
-    architecture::Population,
+    architecture::{KT_LOGISTIC_1, Population},
     clock::Timestamp,
     crypto::{Digest, Signature, VerifyingKey},
     hand_over::SignedHandOver,
@@ -173,6 +173,16 @@ pub struct Installed {
     pub weights: Digest,
     pub metrics: Metrics,
     pub released_at: Timestamp,
+    /// None of a model that an earlier build installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+}
+
+impl Installed {
+    /// Whether recommendations are made with models of its architecture.
+    fn recommends(&self) -> bool {
+        self.architecture.as_deref().is_none_or(|id| id == KT_LOGISTIC_1)
+    }
 }
 
 /// A document of the root that is in force here.
@@ -228,6 +238,10 @@ pub struct AgentState {
     model_imports: u64,
     /// The model before, which takes over if the current one cannot be read.
     previous: Option<Installed>,
+    /// The newest model that recommendations can be made with, while a newer one of another architecture is
+    /// installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recommending: Option<Installed>,
     /// The newest version of each task that was ever installed.
     versions: BTreeMap<String, u32>,
     refused_models: BTreeSet<Digest>,
@@ -342,7 +356,13 @@ impl AgentState {
             }
             LocalEvent::ModelInstalled { model } => {
                 self.versions.insert(model.round.task.to_string(), model.version);
-                self.previous = self.model.replace(model.clone());
+                let before = self.model.replace(model.clone());
+                if model.recommends() {
+                    self.recommending = None;
+                } else if let Some(before) = before.as_ref().filter(|before| before.recommends()) {
+                    self.recommending = Some(before.clone());
+                }
+                self.previous = before;
                 self.model_at = Some(at);
                 self.model_imports = self.imports;
             }
@@ -427,6 +447,16 @@ impl AgentState {
         self.previous.as_ref()
     }
 
+    /// The newest model that recommendations can be made with, as far as is known without reading it.
+    pub fn recommending(&self) -> Option<&Installed> {
+        self.recommending.as_ref().or(self.model.as_ref())
+    }
+
+    /// The models whose files stay beside the newest one's.
+    pub fn standing_by(&self) -> Vec<Installed> {
+        self.previous.iter().chain(&self.recommending).cloned().collect()
+    }
+
     /// The newest version of the task's models that was installed here.
     pub fn newest_version(&self, task: &str) -> Option<u32> {
         self.versions.get(task).copied()
@@ -486,7 +516,25 @@ mod tests {
             weights: Digest::of(b"weights"),
             metrics: Metrics { responses: 7, auc: Some(0.1 + 0.2), log_loss: None },
             released_at: Timestamp::EPOCH,
+            architecture: None,
         }
+    }
+
+    #[test]
+    fn a_network_takes_no_recommendations_away() {
+        let mut state = AgentState::default();
+        let mut install = |version, architecture: &str| {
+            let architecture = Some(architecture.to_owned());
+            let model = Installed { architecture, ..installed(version) };
+            state.apply(&LocalEvent::ModelInstalled { model }.into(), Timestamp::EPOCH);
+            let versions = |models: &[Installed]| models.iter().map(|m| m.version).collect();
+            let standing_by: Vec<u32> = versions(&state.standing_by());
+            (state.recommending().unwrap().version, standing_by)
+        };
+        assert_eq!(install(1, "kt-logistic/1"), (1, vec![]));
+        assert_eq!(install(2, "wide-mlp/1"), (1, vec![1, 1]));
+        assert_eq!(install(3, "kt-attention/1"), (1, vec![2, 1]));
+        assert_eq!(install(4, "kt-logistic/1"), (4, vec![3]));
     }
 
     fn hand_over() -> SignedHandOver {

@@ -141,6 +141,9 @@ pub struct Status {
     /// The round that a person has to approve or reject.
     pub held: Option<RoundId>,
     pub model: Option<ModelStatus>,
+    /// The model that recommendations are made with, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommending: Option<Recommending>,
     /// Whether recommendations are made with a personal copy of it; not known before the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommendations: Option<Standing>,
@@ -244,6 +247,13 @@ pub struct RoundStatus {
     pub phase: &'static str,
 }
 
+/// A model that recommendations are made with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recommending {
+    pub task: String,
+    pub version: u32,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelStatus {
     pub task: String,
@@ -276,7 +286,7 @@ impl Status {
             let vault = home.vault();
             (vault.snapshot(), vault.imports().len())
         };
-        let (round, model, last_refusal) = home.book.read(|state| {
+        let (round, model, recommending, last_refusal) = home.book.read(|state| {
             let session = state.history().session().filter(|session| !session.over());
             let round = session.map(|s| RoundStatus { id: s.id().clone(), phase: s.phase() });
             let model = state.model().map(|(model, installed_at)| ModelStatus {
@@ -285,7 +295,11 @@ impl Status {
                 installed_at,
                 metrics: model.metrics,
             });
-            (round, model, state.last_refusal().cloned())
+            let newest = state.model().map(|(model, _)| model);
+            let other = state.recommending().filter(|of| newest != Some(*of));
+            let recommending = other
+                .map(|of| Recommending { task: of.round.task.to_string(), version: of.version });
+            (round, model, recommending, state.last_refusal().cloned())
         });
         let availability = Availability::of(home);
         let policy = policy_in_force(home);
@@ -320,6 +334,7 @@ impl Status {
             round,
             held: egress::waiting(home),
             model,
+            recommending,
             recommendations: None,
             last_refusal,
             traffic: live.map(|live| TrafficStatus {
@@ -430,6 +445,12 @@ impl fmt::Display for Status {
             line("approval", format!("round {round} {what}"))?;
         }
         line("model", self.model.as_ref().map_or("none yet".into(), model_line))?;
+        if let Some(Recommending { task, version }) = &self.recommending {
+            line(
+                "recommends by",
+                format!("{task} version {version}: the newest of kt-logistic/1"),
+            )?;
+        }
         if let Some(standing) = &self.recommendations {
             line("recommends by", standing.to_string())?;
         }

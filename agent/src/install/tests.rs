@@ -121,10 +121,9 @@ impl Fixture {
 
     fn install(&mut self, manifest: Manifest) -> Installed {
         let model = self.stage(manifest).unwrap();
-        let previous = self.state.model().map(|(model, _)| model.clone());
         let event = LocalEvent::ModelInstalled { model: model.clone() };
         self.state.apply(&event.into(), Timestamp::EPOCH);
-        self.store.activate(&model, previous.as_ref()).unwrap();
+        self.store.activate(&model, &self.state.standing_by()).unwrap();
         model
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     drift,
     install::{self, InstallError},
     link::LinkError,
-    state::LocalEvent,
+    state::{AgentState, LocalEvent},
     status::is_member,
 };
 
@@ -78,13 +78,12 @@ impl Runner {
             home.models.stage(digest, &manifest, &registry, &home.blobs).map(|(model, _)| model)
         });
         let model = staged.await??;
-        let previous = self.home.book.read(|state| state.model().map(|(model, _)| model.clone()));
         self.record(vec![LocalEvent::ModelInstalled { model: model.clone() }.into()]).await?;
         tracing::info!(task = %model.round.task, version = model.version, "a model is installed");
         drift::measure_in_background(&self.home);
         let home = Arc::clone(&self.home);
         Self::blocking(move || {
-            home.models.activate(&model, previous.as_ref())?;
+            home.models.activate(&model, &home.book.read(AgentState::standing_by))?;
             let needed = |session: &crate::session::Session| session.plan().inputs.iter().collect();
             let keep: BTreeSet<Digest> =
                 home.book.read(|state| state.history().session().map(needed).unwrap_or_default());

@@ -190,8 +190,11 @@ impl Runner {
     /// What is audited or evaluated serves here, or the sum would not say how learners fare.
     fn other_model(&self, plan: &Plan) -> Option<String> {
         let asked = prepare::asked_model(plan)?;
-        let installed = self.home.book.read(|state| state.model().map(|(model, _)| model.manifest));
-        (installed != Some(asked)).then(|| {
+        let serves = self.home.book.read(|state| {
+            let newest = state.model().map(|(model, _)| model);
+            newest.into_iter().chain(state.recommending()).any(|model| model.manifest == asked)
+        });
+        (!serves).then(|| {
             "the question is about another model than the one that serves here; ask for it again when the newest \
              release is installed".to_owned()
         })
@@ -514,8 +517,9 @@ fn of_serving(
 ) -> Result<Result<Values, PrepareError>, Failure> {
     let policy = policy_in_force(home).map_err(|error| Failure::Leave(error.to_string()))?;
     let asked = prepare::asked_model(plan);
-    let serving = home.model().filter(|(installed, _)| Some(installed.manifest) == asked);
-    let Some((_, model)) = serving else {
+    let serving = [home.model(), home.recommending()].into_iter().flatten();
+    let mut serving = serving.filter(|(installed, _)| Some(installed.manifest) == asked);
+    let Some((_, model)) = serving.next() else {
         return Err(Failure::Leave("the model that was asked about serves no more".to_owned()));
     };
     let permitted = policy.audited();

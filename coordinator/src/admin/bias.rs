@@ -7,8 +7,8 @@ use crate::{
     task::{Task, TaskSpec},
 };
 
-/// Puts the question together, about the newest released model: with the scope of the task's file if it is an
-/// audit.
+/// Puts the question together, about the newest released model: with the scope of the task's file, and about the
+/// newest that recommends, if it is an audit.
 pub(super) fn ask_about_newest(driver: &Driver, spec: &mut TaskSpec) -> Result<(), String> {
     let evaluation = spec.architecture == Architecture::Evaluation1;
     if spec.audit.is_none() && !evaluation {
@@ -20,14 +20,15 @@ pub(super) fn ask_about_newest(driver: &Driver, spec: &mut TaskSpec) -> Result<(
         spec.hyper.evaluation = Some(model);
         return Ok(());
     };
-    let made = |task: &&Task| task.releases().iter().any(|release| release.manifest == model);
-    let architecture =
-        driver.state.network.tasks().iter().find(made).map(|t| t.spec().architecture);
-    if let Some(network @ Architecture::Neural(_)) = architecture {
-        return Err(format!(
-            "the newest released model is {network}; a bias audit is of {KT_LOGISTIC_1} models: train one first"
-        ));
-    }
+    // Agents keep it beside newer networks, which recommend nothing.
+    let recommends = |task: &&Task| task.spec().architecture == Architecture::KtLogistic1;
+    let tasks = driver.state.network.tasks().iter().rev().filter(recommends);
+    let newest = tasks.filter_map(|task| task.releases().last()).next();
+    let model = newest.map(|release| release.manifest).ok_or_else(|| {
+        format!(
+            "there is no released {KT_LOGISTIC_1} model, which a bias audit is of; train one first"
+        )
+    })?;
     spec.hyper.audit = Some(Box::new(BiasQuestion { model, scope: *scope }));
     Ok(())
 }

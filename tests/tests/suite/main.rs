@@ -9,6 +9,7 @@ mod agent_certificates;
 mod agent_commands;
 mod agents;
 mod attacks;
+mod attention;
 mod benchmarks;
 mod bias_audit;
 mod certificates;
