@@ -133,12 +133,10 @@ impl Session {
         let snapshot = self.snapshot.filter(|_| self.plan().stage.once())?;
         let plan = self.plan();
         let stage = plan.stage.label().as_bytes();
-        // What serves is asked about over no registry, and the same learners count whatever is told apart.
-        let over = match prepare::asks_of_serving(plan) {
-            true => plan.architecture.as_bytes(),
-            false => plan.registry.as_bytes(),
-        };
-        let parts = [stage, snapshot.as_bytes(), over];
+        // The same learners count whatever the registry names: totals over all of them would tell of whoever
+        // is in one sum only. What serves is asked about apart from training.
+        let over = prepare::asks_of_serving(plan).then_some(plan.architecture.as_bytes());
+        let parts = [stage, snapshot.as_bytes(), over.unwrap_or_default()];
         let named = self.institutions.iter().zip(0u16..).filter(|(_, i)| survivors.contains(*i));
         Some(Summed {
             subject: Digest::of_parts("collegium/v1/summed", &parts),
@@ -192,7 +190,7 @@ pub struct History {
 /// A sum over this institution's records that a quorum may have had opened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Summed {
-    /// Stage, records and registry: what makes two sums comparable.
+    /// Stage and records, and whether it is asked of what serves: what makes two sums comparable.
     subject: Digest,
     /// Of an audit: which learners are counted, and how they are told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]

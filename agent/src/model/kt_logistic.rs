@@ -177,7 +177,8 @@ impl Chunk {
     fn add_gradient(&self, weights: &[f64], gradient: &mut [f64]) -> Result<(), ModelError> {
         let (dense, skills) = weights.split_at(DENSE.len());
         let (by_dense, by_skills) = gradient.split_at_mut(DENSE.len());
-        let logits = read(self.dense.clone().matmul(column(dense)))?;
+        let rows = self.right.len();
+        let logits = read(self.dense.clone().matmul(matrix(dense, DENSE.len(), 1)))?;
         let mut residuals = Vec::with_capacity(logits.len());
         let mut start = 0;
         for ((logit, end), right) in logits.into_iter().zip(&self.ends).zip(&self.right) {
@@ -188,15 +189,16 @@ impl Chunk {
             own.iter().for_each(|(j, x)| by_skills[*j] += residual * x);
             residuals.push(residual);
         }
-        let added = read(self.dense.clone().transpose().matmul(column(&residuals)))?;
+        // A row times the matrix: nothing has to be turned around.
+        let added = read(matrix(&residuals, 1, rows).matmul(self.dense.clone()))?;
         by_dense.iter_mut().zip(added).for_each(|(sum, part)| *sum += part);
         Ok(())
     }
 }
 
-/// [values, 1]
-fn column(values: &[f64]) -> Tensor<2> {
-    Tensor::from_floats(TensorData::new(values.to_vec(), [values.len(), 1]), &Device::flex())
+/// Row by row.
+fn matrix(values: &[f64], rows: usize, columns: usize) -> Tensor<2> {
+    Tensor::from_floats(TensorData::new(values.to_vec(), [rows, columns]), &Device::flex())
 }
 
 /// Row by row.

@@ -97,6 +97,25 @@ fn four(dir: &Path) -> (Network, Vec<InstitutionId>, [String; 2]) {
     (network, names, [framework, table])
 }
 
+/// The institution's first learner comes again, as another one.
+fn one_more_learner(network: &Network, dir: &Path, institution: &InstitutionId) {
+    let data = dir.join("data");
+    let table = fs::read_to_string(data.join(format!("{institution}.csv"))).unwrap();
+    let mut lines = table.lines();
+    let (header, rows) = (lines.next().unwrap(), lines.collect::<Vec<_>>());
+    let column = header.split(',').position(|name| name == "learner").unwrap();
+    let of = |row: &str| row.split(',').nth(column).unwrap().to_owned();
+    let first = of(rows[0]);
+    let own = rows.iter().filter(|row| of(row) == first);
+    let again = own.map(|row| row.replace(&first, &format!("{first}-again")));
+    let later = data.join(format!("{institution}-later.csv"));
+    let again = again.collect::<Vec<_>>().join("\n");
+    fs::write(&later, format!("{header}\n{again}\n")).unwrap();
+    let [later, mapping] =
+        [later, data.join("tagged.toml")].map(|p| p.to_str().unwrap().to_owned());
+    said(network, institution, &["data", "import", &later, "--mapping", &mapping]);
+}
+
 /// Waits until the agent has measured its records, and gives what `status` says of them.
 fn coverage(network: &Network, institution: &InstitutionId) -> Value {
     eventually(LIMIT, "its records are measured", || {
@@ -201,7 +220,9 @@ fn a_framework_tags_a_threshold_and_a_registry_in_the_middle_of_a_task() {
     })
     .unwrap();
 
-    // The next task is over the newer one, and has everybody who wants to be in it.
+    // The next task is over the newer one, and has everybody who wants to be in it. Over the same records nobody
+    // would add to a sum that one institution more is in, whatever the registry.
+    names[..3].iter().for_each(|name| one_more_learner(&network, dir.path(), name));
     network.agent_process(without).unwrap().expect_running().unwrap();
     let path = network.agent_dir(without).join("policy.toml");
     fs::write(&path, format!("{POLICY}min_coverage = 0.0\n")).unwrap();
