@@ -134,7 +134,11 @@ pub fn asks_of_serving(plan: &Plan) -> bool {
 
 /// The manifest of the model that the plan asks about: it has to be the one that serves here.
 pub fn asked_model(plan: &Plan) -> Option<Digest> {
-    plan.hyper.audit.as_ref().map(|question| question.model).or(plan.hyper.evaluation)
+    plan.hyper.audit.as_ref().map(|question| question.model).or(plan
+        .hyper
+        .evaluation
+        .as_deref()
+        .copied())
 }
 
 /// Whether learner records have any part in what the plan asks for.

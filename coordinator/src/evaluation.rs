@@ -109,7 +109,8 @@ pub fn make(
     released: Option<(u32, Metrics)>,
     blobs: &Blobs,
 ) -> Result<EvaluationReport, AggregateError> {
-    let (Stage::Audit, Some(model)) = (&opened.stage, task.spec().hyper.evaluation) else {
+    let asked = task.spec().hyper.evaluation.as_deref();
+    let (Stage::Audit, Some(model)) = (&opened.stage, asked) else {
         return Err(AggregateError::Inconsistent("the opened sum is of no evaluation"));
     };
     let sums = tensors::read_sums(&blobs.read(&opened.sum, MAX_BLOB)?)?;
@@ -121,7 +122,7 @@ pub fn make(
     let proposal = now.zip(at_release).and_then(|(now, then)| worse(now, then.log_loss));
     Ok(EvaluationReport {
         task: task.spec().task.clone(),
-        model,
+        model: *model,
         version: released.map(|(version, _)| version),
         round: opened.made.round.clone(),
         plan: opened.made.plan,

@@ -49,7 +49,7 @@ pub enum Done {
     Folded(Digest, Result<Accumulator, AggregateError>),
     Opened(Digest, Result<Digest, AggregateError>),
     Initialised(Result<Candidate, AggregateError>),
-    Digested(Box<Opened>, Result<Digested, AggregateError>),
+    Digested(Box<Opened>, Result<Box<Digested>, AggregateError>),
 }
 
 /// What an opened sum of training or evaluation says.
@@ -121,7 +121,7 @@ impl Workshop {
             ),
             Work::Digest { opened } => {
                 let digested = self.digest(&opened, network, registry.as_deref());
-                Done::Digested(opened, digested)
+                Done::Digested(opened, digested.map(Box::new))
             }
         }
     }
@@ -196,9 +196,9 @@ impl Workshop {
             let report = Some(Found::Audit(Box::new(report)));
             return Ok(Digested { report, ..Digested::default() });
         }
-        if let Some(model) = task.spec().hyper.evaluation {
+        if let Some(model) = task.spec().hyper.evaluation.as_deref() {
             let releases = network.tasks().iter().flat_map(|task| task.releases());
-            let of = releases.rev().find(|release| release.manifest == model);
+            let of = releases.rev().find(|release| release.manifest == *model);
             let of = of.map(|release| (release.version, release.metrics));
             let report = evaluation::make(task, opened, of, &self.blobs)?;
             let report = Some(Found::Evaluation(Box::new(report)));

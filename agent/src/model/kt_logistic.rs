@@ -1,73 +1,60 @@
-//! Trains `kt-logistic/1` at one institution: the gradient, of which the tensor library multiplies the dense
-//! part, and the move that an institution contributes to a round. The answers are held here and never leave; only
-//! moves do.
+//! Trains `kt-logistic/1` at one institution: the gradient, in one pass over the answers (ADR 41), and the move
+//! that an institution contributes to a round. The answers are held here and never leave; only moves do.
 
-use burn::tensor::{Device, Tensor, TensorData};
 use collegium_shared::architecture::{DENSE, Hyper, Local, Optimizer, Totals};
 
 use super::{
     Effort, ModelError,
     features::{Design, sigmoid},
-    finite,
+    finite, single,
 };
 
-/// Rows per tensor: bounds the memory of one gradient.
-const CHUNK: usize = 8_192;
+/// Answers whose parts of a gradient are added in single precision before they join the whole.
+const CHUNK: usize = 1_024;
+
+const WIDTH: usize = DENSE.len();
 
 /// An institution's training answers, ready to be differentiated.
 #[derive(Debug)]
 pub struct Dataset {
-    chunks: Vec<Chunk>,
-    rows: usize,
-    parameters: usize,
-    curvature: Vec<f64>,
-}
-
-/// At most [`CHUNK`] answers.
-#[derive(Debug)]
-struct Chunk {
-    /// [rows, 17]
-    dense: Tensor<2>,
-    /// The competency terms of all rows: positions among the competency parameters, and values.
+    dense: Vec<[f32; WIDTH]>,
+    /// The competency terms of all answers: positions among the competency parameters, and values.
     terms: Vec<(usize, f64)>,
-    /// For each row, the end of its run in `terms`.
+    /// For each answer, the end of its run in `terms`.
     ends: Vec<usize>,
     right: Vec<bool>,
+    parameters: usize,
+    curvature: Vec<f64>,
 }
 
 impl Dataset {
     /// `base` is the shared base rate, for the curvature.
     pub fn new(design: &Design, base: f64) -> Self {
-        let mut chunks = Vec::new();
-        let mut builder = Builder::default();
-        for row in design.rows() {
-            builder.dense.extend_from_slice(row.dense);
-            builder.right.push(row.correct);
-            let terms = row.values().skip(DENSE.len()).map(|(j, x)| (j - DENSE.len(), x));
-            builder.terms.extend(terms);
-            builder.ends.push(builder.terms.len());
-            if builder.right.len() == CHUNK {
-                chunks.push(std::mem::take(&mut builder).finish());
-            }
-        }
-        if !builder.right.is_empty() {
-            chunks.push(builder.finish());
-        }
-        Self {
-            chunks,
-            rows: design.len(),
+        let mut dataset = Self {
+            dense: Vec::with_capacity(design.len()),
+            terms: Vec::new(),
+            ends: Vec::with_capacity(design.len()),
+            right: Vec::with_capacity(design.len()),
             parameters: design.parameters(),
             curvature: design.curvature(base),
+        };
+        for row in design.rows() {
+            dataset.dense.push(row.dense.map(single));
+            let terms = row.values().skip(WIDTH).map(|(j, x)| (j - WIDTH, x));
+            dataset.terms.extend(terms);
+            dataset.ends.push(dataset.terms.len());
+            dataset.right.push(row.correct);
         }
+        dataset
     }
 
     /// Training answers.
     pub fn len(&self) -> usize {
-        self.rows
+        self.right.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.right.is_empty()
     }
 
     /// The curvature bound of each parameter (see [`Design::curvature`]).
@@ -75,11 +62,29 @@ impl Dataset {
         &self.curvature
     }
 
-    /// The gradient of the summed log loss at `weights`.
+    /// The gradient of the summed log loss at `weights`: X' (sigmoid(X w) - y).
     pub fn gradient(&self, weights: &[f64]) -> Result<Vec<f64>, ModelError> {
+        self.check("the model", weights.len())?;
         let mut gradient = vec![0.0; self.parameters];
-        for chunk in &self.chunks {
-            chunk.add_gradient(weights, &mut gradient)?;
+        let (dense, skills) = weights.split_at(WIDTH);
+        let (by_dense, by_skills) = gradient.split_at_mut(WIDTH);
+        let mut own = [0.0_f32; WIDTH];
+        own.iter_mut().zip(dense).for_each(|(own, weight)| *own = single(*weight));
+        let mut start = 0;
+        let answers = self.ends.chunks(CHUNK).zip(self.right.chunks(CHUNK));
+        for (rows, (ends, right)) in self.dense.chunks(CHUNK).zip(answers) {
+            let mut part = [0.0_f32; WIDTH];
+            for ((row, end), right) in rows.iter().zip(ends).zip(right) {
+                let terms = &self.terms[start..*end];
+                start = *end;
+                let skilled: f64 = terms.iter().map(|(j, x)| skills[*j] * x).sum();
+                let residual =
+                    sigmoid(f64::from(dot(row, &own)) + skilled) - f64::from(u8::from(*right));
+                terms.iter().for_each(|(j, x)| by_skills[*j] += residual * x);
+                let residual = single(residual);
+                part.iter_mut().zip(row).for_each(|(sum, x)| *sum += residual * x);
+            }
+            by_dense.iter_mut().zip(part).for_each(|(sum, part)| *sum += f64::from(part));
         }
         finite("the gradient", gradient)
     }
@@ -101,7 +106,7 @@ impl Dataset {
         if self.is_empty() {
             return Ok(vec![0.0; self.parameters]);
         }
-        let rows = self.rows as f64;
+        let rows = self.len() as f64;
         // An institution that the totals do not count would otherwise weigh more than all.
         let share = rows / totals.examples.max(rows);
         let ridge = hyper.ridge((self.parameters - DENSE.len()) / 3);
@@ -153,57 +158,18 @@ impl Dataset {
     }
 }
 
-/// The values of a chunk before they become a tensor.
-#[derive(Default)]
-struct Builder {
-    dense: Vec<f64>,
-    terms: Vec<(usize, f64)>,
-    ends: Vec<usize>,
-    right: Vec<bool>,
-}
-
-impl Builder {
-    fn finish(self) -> Chunk {
-        let Self { dense, terms, ends, right } = self;
-        let dense = TensorData::new(dense, [right.len(), DENSE.len()]);
-        let dense = Tensor::from_floats(dense, &Device::flex());
-        Chunk { dense, terms, ends, right }
-    }
-}
-
-impl Chunk {
-    /// Adds the gradient of the summed log loss: X' (sigmoid(X w) - y). The dense part of X is multiplied as a
-    /// matrix; the other is mostly 0, and added up term by term.
-    fn add_gradient(&self, weights: &[f64], gradient: &mut [f64]) -> Result<(), ModelError> {
-        let (dense, skills) = weights.split_at(DENSE.len());
-        let (by_dense, by_skills) = gradient.split_at_mut(DENSE.len());
-        let rows = self.right.len();
-        let logits = read(self.dense.clone().matmul(matrix(dense, DENSE.len(), 1)))?;
-        let mut residuals = Vec::with_capacity(logits.len());
-        let mut start = 0;
-        for ((logit, end), right) in logits.into_iter().zip(&self.ends).zip(&self.right) {
-            let own = &self.terms[start..*end];
-            start = *end;
-            let logit = logit + own.iter().map(|(j, x)| skills[*j] * x).sum::<f64>();
-            let residual = sigmoid(logit) - f64::from(u8::from(*right));
-            own.iter().for_each(|(j, x)| by_skills[*j] += residual * x);
-            residuals.push(residual);
+/// In four sums side by side, which a processor adds at once.
+fn dot(row: &[f32; WIDTH], weights: &[f32; WIDTH]) -> f32 {
+    let mut sums = [0.0_f32; 4];
+    let (rows, rest) = row.as_chunks::<4>();
+    let (others, last) = weights.as_chunks::<4>();
+    for (four, with) in rows.iter().zip(others) {
+        for lane in 0..4 {
+            sums[lane] += four[lane] * with[lane];
         }
-        // A row times the matrix: nothing has to be turned around.
-        let added = read(matrix(&residuals, 1, rows).matmul(self.dense.clone()))?;
-        by_dense.iter_mut().zip(added).for_each(|(sum, part)| *sum += part);
-        Ok(())
     }
-}
-
-/// Row by row.
-fn matrix(values: &[f64], rows: usize, columns: usize) -> Tensor<2> {
-    Tensor::from_floats(TensorData::new(values.to_vec(), [rows, columns]), &Device::flex())
-}
-
-/// Row by row.
-fn read(tensor: Tensor<2>) -> Result<Vec<f64>, ModelError> {
-    tensor.try_into_vec_as::<f64>().map_err(|error| ModelError::Tensor(error.to_string()))
+    let rest: f32 = rest.iter().zip(last).map(|(x, w)| x * w).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
 /// The probability of a right answer for each row of `design`, in [0, 1].
@@ -215,7 +181,7 @@ pub fn predict(design: &Design, weights: &[f64]) -> Vec<f64> {
 mod tests {
     use std::sync::Arc;
 
-    use burn::tensor::activation::log_sigmoid;
+    use burn::tensor::{Device, Tensor, TensorData, activation::log_sigmoid};
     use collegium_shared::architecture::Server;
 
     use super::*;
@@ -326,7 +292,7 @@ mod tests {
         let logits = matrix(inputs, parameters).matmul(leaf.clone());
         // -ln p(outcome) = (1 - y) z - ln sigmoid(z)
         let loss = (matrix(wrong, 1) * logits.clone() - log_sigmoid(logits)).sum();
-        read(leaf.grad_remove(&mut loss.backward()).unwrap()).unwrap()
+        leaf.grad_remove(&mut loss.backward()).unwrap().try_into_vec_as::<f64>().unwrap()
     }
 
     #[test]
@@ -351,7 +317,7 @@ mod tests {
             many.append(&one);
         }
         let dataset = Dataset::new(&many, 0.5);
-        assert_eq!((dataset.chunks.len(), dataset.len()), (2, 9_600));
+        assert_eq!(dataset.len(), 9_600);
         let expected: Vec<_> = GRADIENT.iter().map(|g| g * 200.0).collect();
         assert_close(&dataset.gradient(&start()).unwrap(), &expected, 1e-4);
         assert!(dataset.gradient(&[1e4; 26]).is_ok());

@@ -28,7 +28,7 @@ pub(super) fn question(plan: &Plan) -> Result<Digest, PrepareError> {
     if plan.stage != Stage::Audit {
         return Err(form("an evaluation has one sum: audit"));
     }
-    plan.hyper.evaluation.ok_or(PrepareError::Missing("evaluation"))
+    plan.hyper.evaluation.as_deref().copied().ok_or(PrepareError::Missing("evaluation"))
 }
 
 /// This institution's part. `released` is the model that the plan names; `least` the fewest learners that the
@@ -74,7 +74,7 @@ mod tests {
         plan.architecture = EVALUATION_1.to_owned();
         plan.layout = None;
         plan.encoding = encoding(5).unwrap();
-        plan.hyper.evaluation = Some(Digest::of(b"model"));
+        plan.hyper.evaluation = Some(Box::new(Digest::of(b"model")));
         let released = Released::Logistic(model);
         let run = |plan: &Plan| -> Result<Vec<f64>, String> {
             let go = Effort::new(Arc::default(), 100);

@@ -17,7 +17,7 @@ pub(super) fn ask_about_newest(driver: &Driver, spec: &mut TaskSpec) -> Result<(
     let model = driver.state.network.release();
     let model = model.ok_or("there is no released model to ask about; train one first")?;
     let Some(scope) = spec.audit.clone() else {
-        spec.hyper.evaluation = Some(model);
+        spec.hyper.evaluation = Some(Box::new(model));
         return Ok(());
     };
     // Agents keep it beside newer networks, which recommend nothing.

@@ -83,7 +83,7 @@ impl Driver {
             Done::Initialised(Ok(candidate)) => {
                 self.record(Event::Network(NetworkEvent::ModelStepped { candidate }))
             }
-            Done::Digested(opened, Ok(digested)) => self.digested(&opened.stage, digested),
+            Done::Digested(opened, Ok(digested)) => self.digested(&opened.stage, *digested),
             Done::Initialised(Err(error)) | Done::Digested(_, Err(error)) => {
                 let error = self.await_storage(error)?;
                 tracing::error!(%error, "the task cannot go on");

@@ -57,7 +57,7 @@ pub struct Hyper {
     pub audit: Option<Box<BiasQuestion>>,
     /// The manifest of the released model that an evaluation is about; none of any other task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluation: Option<Digest>,
+    pub evaluation: Option<Box<Digest>>,
     /// The numbers that a network takes; none of any other model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<Feature>,

@@ -160,7 +160,7 @@ impl Networks {
             let (start, candidate) = (&*start, &*candidate);
             let work = NeuralWork::Train { statistics, round: step, start, candidate };
             let here = &mut |_: &Stage| part >= 1.0 || random.random_bool(part);
-            let sums = self.exact(&Stage::Train { step }, &shared, work, here)?;
+            let sums = self.exact(&Stage::Train { step }, shared, work, here)?;
             let moves = at.iter_mut().zip(&sums["move"]);
             moves.for_each(|(at, moved)| *at = server.advance(step, *at, *moved));
             [_, trained.weights] = Coordinate::models(&at);

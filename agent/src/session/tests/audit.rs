@@ -81,7 +81,7 @@ fn evaluations_over_the_same_records_are_of_the_same_institutions() {
     let body = |task: &str, registry: &[u8]| {
         let mut body = world.plan_body(task, 1, 0, Stage::Audit);
         body.architecture = "evaluation/1".into();
-        body.hyper.evaluation = Some(Digest::of(task.as_bytes()));
+        body.hyper.evaluation = Some(Box::new(Digest::of(task.as_bytes())));
         body.registry = Digest::of(registry);
         body
     };
