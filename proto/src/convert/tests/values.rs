@@ -224,15 +224,19 @@ fn hyper() -> impl Strategy<Value = Hyper> {
             norm,
         },
     );
-    (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy()), option::of(audit().prop_map(Box::new)))
-        .prop_map(|(optimizer, ridge_dense, ridge_skill, privacy, audit)| Hyper {
+    let audit = option::of(audit().prop_map(Box::new));
+    let evaluation = option::of(digest().prop_map(Box::new));
+    (optimizer, 1e-9..1e6, 1e-9..1e6, option::of(privacy()), audit, evaluation).prop_map(
+        |(optimizer, ridge_dense, ridge_skill, privacy, audit, evaluation)| Hyper {
             optimizer,
             ridge_dense,
             ridge_skill,
             privacy,
             audit,
+            evaluation,
             features: Vec::new(),
-        })
+        },
+    )
 }
 
 fn audit() -> impl Strategy<Value = BiasQuestion> {
