@@ -1,15 +1,13 @@
 //! The owner's part in bias audits: signs and records a report and the reviews that it opens, and a person's
 //! word that closes one.
 
-use collegium_shared::{journal::JournalError, signed::Signed};
+use collegium_shared::journal::JournalError;
 use serde_json::{Value, json};
 
 use super::Driver;
 use crate::{
-    aggregate::AggregateError,
     bias::{self, Audit, Closed, Review, report::BiasReport},
     network::{Event, NetworkEvent},
-    task::TaskEnding,
 };
 
 /// The longest name and note of who closes a review, in characters.
@@ -24,19 +22,7 @@ impl Driver {
         let over = report.attributes.iter().map(|of| (of.attribute.clone(), of.over(&scope)));
         let over: Vec<_> = over.filter(|(_, gaps)| !gaps.is_empty()).collect();
         let (model, institutions, at) = (report.model, report.institutions, report.made_at);
-        let signed = Signed::sign(report, &self.key);
-        let kept = match serde_json::to_vec(&signed) {
-            Ok(json) => self.workshop.blobs.put(&json).map_err(AggregateError::from),
-            Err(_) => Err(AggregateError::Inconsistent("the report cannot be written")),
-        };
-        let report = match kept {
-            Ok(report) => report,
-            Err(error) => {
-                let error = self.await_storage(error)?;
-                let ending = TaskEnding::Failed { reason: error.to_string() };
-                return self.record(Event::Network(NetworkEvent::TaskEnded { ending }));
-            }
-        };
+        let Some(report) = self.keep_report(report)? else { return Ok(()) };
         let audit = Audit { task: task.clone(), report, model, institutions, at };
         self.record(Event::Network(NetworkEvent::BiasAudited { audit }))?;
         for (attribute, gaps) in over {

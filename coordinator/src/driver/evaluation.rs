@@ -1,14 +1,12 @@
 //! The owner's part in federated evaluations: signs and records a report.
 
-use collegium_shared::{journal::JournalError, signed::Signed};
+use collegium_shared::journal::JournalError;
 use serde_json::{Value, json};
 
 use super::Driver;
 use crate::{
-    aggregate::AggregateError,
     evaluation::{self, Evaluated, EvaluationReport},
     network::{Event, NetworkEvent},
-    task::TaskEnding,
 };
 
 impl Driver {
@@ -17,19 +15,7 @@ impl Driver {
         report.made_at = self.now();
         let EvaluationReport { task, model, institutions, made_at: at, proposal, .. } =
             report.clone();
-        let signed = Signed::sign(report, &self.key);
-        let kept = match serde_json::to_vec(&signed) {
-            Ok(json) => self.workshop.blobs.put(&json).map_err(AggregateError::from),
-            Err(_) => Err(AggregateError::Inconsistent("the report cannot be written")),
-        };
-        let report = match kept {
-            Ok(report) => report,
-            Err(error) => {
-                let error = self.await_storage(error)?;
-                let ending = TaskEnding::Failed { reason: error.to_string() };
-                return self.record(Event::Network(NetworkEvent::TaskEnded { ending }));
-            }
-        };
+        let Some(report) = self.keep_report(report)? else { return Ok(()) };
         if let Some(proposal) = &proposal {
             tracing::warn!(%task, proposal, "the released model has become worse");
         }

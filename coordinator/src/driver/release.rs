@@ -1,5 +1,5 @@
-//! What the owner's key signs beside plans: the manifests of released models, and the log. Decides nothing
-//! about models, nor when the key changes.
+//! What the owner's key signs beside plans: the manifests and cards of released models, reports about them, and the
+//! log; and what is shown of releases. Decides nothing about models, nor when the key changes.
 
 use std::path::Path;
 
@@ -8,18 +8,19 @@ use collegium_shared::{
     hand_over::{SignedHandOver, countersigned_digest},
     journal::JournalError,
     protocol::{Manifest, Metrics},
-    signed::Signed,
+    signed::{Signed, Statement},
 };
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Driver;
 use crate::{
     aggregate::AggregateError,
     bias::Review,
-    card::{self, Facts, ModelCard, show::Since},
+    card::{self, Facts, show::Since},
     network::{Event, NetworkEvent},
-    task::{Reference, Release, Task, Withheld},
+    task::{Reference, Release, Task, TaskEnding, Withheld},
 };
 
 /// The most bytes of a manifest.
@@ -46,19 +47,34 @@ impl Driver {
         }
         let version = task.version();
         let manifest = task.manifest(metrics, self.now()).ok_or(missing)?;
-        let signed = Signed::sign(manifest, &self.key);
-        let json = serde_json::to_vec(&signed)
-            .map_err(|_| AggregateError::Inconsistent("the manifest cannot be written"))?;
-        let manifest = self.workshop.blobs.put(&json)?;
-        let card = facts.and_then(|facts| card::make(task, (manifest, &signed.body), facts));
-        let card = card.map(|card| self.keep_card(card)).transpose()?;
+        let digest = self.keep(manifest.clone())?;
+        let card = facts.and_then(|facts| card::make(task, (digest, &manifest), facts));
+        let card = card.map(|card| self.keep(card)).transpose()?;
+        let manifest = digest;
         Ok(NetworkEvent::ModelReleased { release: Release { version, manifest, metrics, card } })
     }
 
-    fn keep_card(&self, card: ModelCard) -> Result<Digest, AggregateError> {
-        let json = serde_json::to_vec(&Signed::sign(card, &self.key))
-            .map_err(|_| AggregateError::Inconsistent("the model card cannot be written"))?;
+    /// Signs a statement, and keeps it as a blob before anything names it.
+    fn keep<T: Statement + Serialize>(&self, statement: T) -> Result<Digest, AggregateError> {
+        let json = serde_json::to_vec(&Signed::sign(statement, &self.key))
+            .map_err(|_| AggregateError::Inconsistent("a signed document cannot be written"))?;
         Ok(self.workshop.blobs.put(&json)?)
+    }
+
+    /// The same of a report; none if it could not be kept, and the task has ended for it.
+    pub(super) fn keep_report<T: Statement + Serialize>(
+        &mut self,
+        report: T,
+    ) -> Result<Option<Digest>, JournalError> {
+        match self.keep(report) {
+            Ok(report) => Ok(Some(report)),
+            Err(error) => {
+                let error = self.await_storage(error)?;
+                let ending = TaskEnding::Failed { reason: error.to_string() };
+                self.record(Event::Network(NetworkEvent::TaskEnded { ending }))?;
+                Ok(None)
+            }
+        }
     }
 
     /// All released models, oldest first.

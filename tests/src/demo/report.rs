@@ -309,6 +309,7 @@ pub(super) fn ending(consortium: &Consortium<'_>, summary: &Summary, keep: bool)
     format!(
         "\nDone in {:.0} s. Everything lies in {dir} (daemons' output in logs). To look further:\n  \
          {coordinator} status --dir {home}\n  \
+         {coordinator} model card --dir {home}\n  \
          {coordinator} audit list --dir {home}\n  \
          {coordinator} audit show 20 --dir {home}\n  \
          {agent} status --dir {own}\n  \
