@@ -72,13 +72,14 @@ pub(super) fn run(command: ModelCommand) -> anyhow::Result<()> {
             }
             for one in all {
                 let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+                let auc = one["metrics"]["auc"].as_f64();
+                let auc = auc.map_or_else(|| "-".to_owned(), |auc| format!("{auc:.4}"));
                 let card = if one["card"].is_null() { "no card" } else { "card" };
                 say!(
-                    "{:<24} version {:<4} {:<16} AUC {}  {card}",
+                    "{:<24} version {:<4} {:<16} AUC {auc}  {card}",
                     text("task"),
                     one["version"],
-                    text("architecture"),
-                    one["metrics"]["auc"]
+                    text("architecture")
                 );
             }
             Ok(())
