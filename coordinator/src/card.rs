@@ -25,6 +25,8 @@ use crate::{
 
 /// What a card's blob is called among those that are needed.
 pub const CARD: &str = "a model card";
+/// With fewer institutions in every sum a card says so.
+const FEW: u16 = 10;
 /// The most bytes of a card.
 const MAX_CARD: u64 = 1 << 20;
 
@@ -32,6 +34,8 @@ const MAX_CARD: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
     pub format: String,
+    /// As its log is called.
+    pub network: String,
     pub task: TaskId,
     /// Of the task.
     pub version: u32,
@@ -66,6 +70,7 @@ pub struct Data {
     pub training_answers: Option<u64>,
     /// The registry, and how much of it enough institutions have to share.
     pub registry: Digest,
+    pub registry_version: u64,
     pub shared_items: u64,
     pub shared_competencies: u64,
 }
@@ -91,7 +96,7 @@ pub struct Quality {
     /// The public start, which learned from nobody; none with noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_start: Option<Metrics>,
-    /// The release before in the task.
+    /// The release before, of the same architecture and whatever task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Metrics>,
 }
@@ -117,11 +122,20 @@ pub struct Training {
     pub settings: Hyper,
 }
 
+/// What a card says that neither the task nor the manifest knows.
+pub struct Context<'a> {
+    /// As the log is called.
+    pub network: &'a str,
+    pub facts: Facts,
+    /// Of the release before, of the same architecture.
+    pub before: Option<Metrics>,
+}
+
 /// The card of the candidate that is released with this manifest.
 pub fn make(
     task: &Task,
     (digest, manifest): (Digest, &Manifest),
-    facts: Facts,
+    Context { network, facts, before }: Context<'_>,
 ) -> Option<ModelCard> {
     let spec = task.spec();
     let least = task.cohort().least();
@@ -136,6 +150,7 @@ pub fn make(
     };
     Some(ModelCard {
         format: "model-card/1".to_owned(),
+        network: network.to_owned(),
         task: spec.task.clone(),
         version: manifest.version,
         manifest: digest,
@@ -146,6 +161,7 @@ pub fn make(
             read_until: manifest.released_at,
             training_answers: facts.training_answers,
             registry: manifest.registry,
+            registry_version: facts.registry_version,
             shared_items: facts.items,
             shared_competencies: facts.competencies,
         },
@@ -154,7 +170,7 @@ pub fn make(
             metrics: manifest.metrics,
             judged: facts.judged,
             public_start: task.baseline().copied(),
-            before: task.releases().last().map(|release| release.metrics),
+            before,
         },
         groups: groups(spec.architecture),
         privacy,
@@ -165,7 +181,7 @@ pub fn make(
             settings: spec.hyper.clone(),
         },
         intended_use: intended_use(spec.architecture),
-        limits: limits(task),
+        limits: limits(task, facts.judged.auc_interval.is_some()),
         released_at: manifest.released_at,
     })
 }
@@ -212,13 +228,11 @@ fn intended_use(architecture: Architecture) -> String {
 }
 
 /// What somebody who relies on the model should know.
-fn limits(task: &Task) -> Vec<String> {
+fn limits(task: &Task, has_interval: bool) -> Vec<String> {
     let mut limits = vec![
         "Held-out learners come from the institutions that trained it; how it does elsewhere is not known."
             .to_owned(),
         "Members could falsify their part of the training and of the evaluation, within public bounds."
-            .to_owned(),
-        "The interval takes answers for independent; answers of one learner are not, so it is too narrow."
             .to_owned(),
         "When learners and curricula change it grows old; drift at home and federated evaluations show it."
             .to_owned(),
@@ -230,6 +244,18 @@ fn limits(task: &Task) -> Vec<String> {
                 .to_owned(),
         ),
         _ => limits.push("It does not explain its predictions.".to_owned()),
+    }
+    if has_interval {
+        limits.push(
+            "The interval takes answers for independent; answers of one learner are not, so it is too narrow."
+                .to_owned(),
+        );
+    }
+    let most = task.participants().iter().copied().max().unwrap_or_default();
+    if most < FEW {
+        limits.push(format!(
+            "At most {most} institutions are in a sum: what is usual at one of them weighs heavily."
+        ));
     }
     if task.spec().privacy.is_none() {
         limits.push(

@@ -26,6 +26,7 @@ use super::{
     MAX_SMALL_FILES, Manifest,
 };
 use crate::{
+    card::CARD,
     network::Network,
     retention, signing,
     store::{check::references, rebuild::fold},
@@ -135,9 +136,9 @@ fn read(dir: &Path, key: &VerifyingKey) -> Result<Source, BackupError> {
     Ok(Source { history, network, held: held? })
 }
 
-/// Opens what no release names: a few sums, models and documents.
+/// Opens what may be erased meanwhile: a few sums, models and documents, and nothing of releases.
 fn hold(network: &Network, blobs: &Blobs) -> Result<Held, BackupError> {
-    let mortal = network.blobs().into_iter().filter(|(_, what)| *what != RELEASED);
+    let mortal = network.blobs().into_iter().filter(|(_, what)| ![RELEASED, CARD].contains(what));
     let open = |(digest, what): (Digest, &'static str)| {
         let opened = blobs.open_blob(&digest);
         Ok((digest, opened.map_err(|source| BackupError::Blob { what, source })?))

@@ -67,6 +67,7 @@ pub struct Facts {
     pub training_answers: Option<u64>,
     pub items: u64,
     pub competencies: u64,
+    pub registry_version: u64,
 }
 
 impl Facts {
@@ -85,6 +86,7 @@ impl Facts {
             training_answers: training_answers(task, blobs)?,
             items: items.len() as u64,
             competencies: competencies.len() as u64,
+            registry_version: registry.version,
         })
     }
 }

@@ -53,11 +53,13 @@ fn sections(card: &ModelCard, since: &Since) -> Vec<Section> {
             "Model",
             &[
                 ("task and version", format!("{}, version {}", card.task, card.version)),
+                ("network", card.network.clone()),
                 ("architecture", format!("{}, {} parameters", card.architecture, card.parameters)),
                 ("released", card.released_at.to_string()),
                 ("manifest", card.manifest.to_string()),
                 ("steps", format!("{} of {}", training.steps, training.of)),
                 ("withheld before it", training.withheld.to_string()),
+                ("settings", serde_json::to_string(&training.settings).unwrap_or_default()),
                 ("intended use", card.intended_use.clone()),
             ],
         ),
@@ -74,7 +76,7 @@ fn sections(card: &ModelCard, since: &Since) -> Vec<Section> {
                         data.shared_items, data.shared_competencies
                     ),
                 ),
-                ("registry", data.registry.to_string()),
+                ("registry", format!("version {}, {}", data.registry_version, data.registry)),
             ],
         ),
         section(
@@ -244,6 +246,7 @@ mod tests {
         let metrics = |auc| Metrics { responses: 300, auc: Some(auc), log_loss: Some(0.5) };
         ModelCard {
             format: "model-card/1".into(),
+            network: "example.org/collegium".into(),
             task: "spring".parse().unwrap(),
             version: 4,
             manifest: Digest::of(b"m"),
@@ -254,6 +257,7 @@ mod tests {
                 read_until: Timestamp::EPOCH,
                 training_answers: Some(1_200),
                 registry: Digest::of(b"r"),
+                registry_version: 2,
                 shared_items: 20,
                 shared_competencies: 9,
             },
@@ -296,6 +300,8 @@ mod tests {
         let (text, page) = (text(&card, &since), html(&card, &since));
         for words in [
             "spring, version 4",
+            "example.org/collegium",
+            "version 2, ",
             "kt-logistic/1, 44 parameters",
             "1200",
             "5 to 7 in each of 8 sums, 6 in the middle one",

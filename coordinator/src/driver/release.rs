@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use collegium_shared::{
+    architecture::Architecture,
     crypto::{Digest, SigningKey},
     hand_over::{SignedHandOver, countersigned_digest},
     journal::JournalError,
@@ -18,7 +19,7 @@ use super::Driver;
 use crate::{
     aggregate::AggregateError,
     bias::Review,
-    card::{self, Facts, show::Since},
+    card::{self, Context, Facts, show::Since},
     network::{Event, NetworkEvent},
     task::{Reference, Release, Task, TaskEnding, Withheld},
 };
@@ -48,10 +49,21 @@ impl Driver {
         let version = task.version();
         let manifest = task.manifest(metrics, self.now()).ok_or(missing)?;
         let digest = self.keep(manifest.clone())?;
-        let card = facts.and_then(|facts| card::make(task, (digest, &manifest), facts));
+        let card = facts.and_then(|facts| {
+            let before = self.release_before(task.spec().architecture);
+            let context = Context { network: &self.origin, facts, before };
+            card::make(task, (digest, &manifest), context)
+        });
         let card = card.map(|card| self.keep(card)).transpose()?;
         let manifest = digest;
         Ok(NetworkEvent::ModelReleased { release: Release { version, manifest, metrics, card } })
+    }
+
+    /// The metrics of the newest release of an architecture.
+    fn release_before(&self, architecture: Architecture) -> Option<Metrics> {
+        let tasks = self.state.network.tasks().iter().rev();
+        let mut of = tasks.filter(|task| task.spec().architecture == architecture);
+        of.find_map(|task| task.releases().last()).map(|release| release.metrics)
     }
 
     /// Signs a statement, and keeps it as a blob before anything names it.
@@ -109,8 +121,16 @@ impl Driver {
         let tasks = network.tasks().iter().rev().filter(of_task);
         let mut releases = tasks.flat_map(|task| task.releases().iter().rev());
         let found = releases.find(|release| version.is_none_or(|asked| release.version == asked));
-        let release =
-            found.ok_or("there is no such released model; see those that there are: model list")?;
+        let release = found.ok_or_else(|| {
+            let all = network.tasks().iter().filter(|task| !task.releases().is_empty());
+            let all: Vec<_> = all
+                .map(|task| format!("{} 1 to {}", task.spec().task, task.releases().len()))
+                .collect();
+            match all.is_empty() {
+                true => "there is no released model yet".to_owned(),
+                false => format!("there is no such released model; there are: {}", all.join(", ")),
+            }
+        })?;
         let card = release.card.ok_or(
             "this model was released by an earlier build, which wrote no card; see: model list",
         )?;

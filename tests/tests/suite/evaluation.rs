@@ -90,7 +90,7 @@ fn cards(network: &Network, dir: &std::path::Path) {
     let words = ["model", "card", "kt", "--version", "9", "--dir"];
     let mut unknown = std::process::Command::new(&network.binaries().coordinator);
     let said = attempt(unknown.args(words).arg(network.coordinator_dir()), LIMIT).unwrap();
-    assert!(String::from_utf8(said.stderr).unwrap().contains("model list"));
+    assert!(String::from_utf8(said.stderr).unwrap().contains("kt 1 to 2"));
 }
 
 #[test]
