@@ -224,7 +224,7 @@ pub enum Stage {
     Train { step: u32 },
     /// The evaluation of the last model.
     Evaluate,
-    /// How a released model serves groups of learners.
+    /// How a released model serves: groups of learners (a bias audit), or all of them (an evaluation).
     Audit,
 }
 

@@ -5,6 +5,7 @@
 use collegium_shared::{
     architecture::{
         Hyper,
+        bias_audit::{Figures, Measure},
         comparison::{COMPARED, Comparison, Contender, Span},
     },
     crypto::Digest,
@@ -38,11 +39,11 @@ pub fn comparison(
     let held_out = || learners.iter().filter(|l| l.held_out && !l.responses.is_empty());
     let counts = |learner: &Learner| !left_out(learner, snapshot);
     let counted = u32::try_from(held_out().filter(|learner| counts(learner)).count());
-    if counted.is_ok_and(|counted| counted < least) {
+    if counted.is_ok_and(|counted| counted < least.max(1)) {
         return Ok(comparison);
     }
     let predicted = predictions(learners, released, effort)?;
-    let mut losses = [0.0; 3];
+    let mut losses = [None; 3];
     for (number, (contender, rows)) in [Contender::Alone, Contender::Global, Contender::InUse]
         .into_iter()
         .zip(&predicted)
@@ -69,11 +70,10 @@ pub fn comparison(
                 }
             }
         }
-        let cell = comparison.of(contender, Span::All);
-        // Of the cell's means over answers the fourth is the log loss.
-        losses[number] = cell.sums[3] / cell.answers;
+        let figures = Figures::of(comparison.of(contender, Span::All));
+        losses[number] = figures.measure(Measure::LogLoss).map(|loss| loss.value);
     }
-    let [alone, global, in_use] = losses;
+    let [Some(alone), Some(global), Some(in_use)] = losses else { return Ok(comparison) };
     let whether = |is: bool| f64::from(u8::from(is));
     comparison.counted = 1.0;
     comparison.global_not_worse = whether(global <= alone);
@@ -128,8 +128,6 @@ fn constant(like: &[Scored], own: &Counts) -> Vec<Scored> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use collegium_shared::architecture::bias_audit::{Figures, Measure};
 
     use super::*;
     use crate::{

@@ -1,5 +1,5 @@
 //! `kt-attention/1` at one institution: learners' histories as windows, training on drawn windows, and
-//! predictions. Keeps nothing to itself but its own counts of items that are not shared. Sends nothing.
+//! predictions. Keeps nothing to itself but its own counts of what is not shared. Sends nothing.
 
 mod attention;
 mod histories;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::records::Learner;
 
-/// Windows that are predicted at once, between which the thread may have to rest.
+/// Windows that are computed at once where all are: what this holds of memory, and when the thread may rest.
 const WINDOWS: usize = 16;
 
 /// The network's part at an institution.
@@ -31,6 +31,8 @@ pub struct KtAttention;
 #[derive(Debug)]
 struct Records {
     optimizer: Optimizer,
+    /// Shared competencies.
+    competencies: usize,
     /// Signals by the shared counts and, where there are none, by the institution's own.
     own: Split,
     /// Signals by nothing but what was published; of a task with privacy only.
@@ -102,7 +104,8 @@ impl Network for KtAttention {
             Some(_) => Some(split(&Statistics::published(&counts))?),
             None => None,
         };
-        Ok(Box::new(Records { optimizer: hyper.optimizer.clone(), own, published }))
+        let (optimizer, competencies) = (hyper.optimizer.clone(), shared.competencies.len());
+        Ok(Box::new(Records { optimizer, competencies, own, published }))
     }
 }
 
@@ -120,7 +123,7 @@ impl Loaded for Records {
     }
 
     fn train(&self, start: &[f32], round: u32, effort: &Effort) -> Result<Vec<f64>, ModelError> {
-        let mut weights = Weights::new(start)?;
+        let mut weights = self.weights(start)?;
         self.steps(&mut weights, (round, round.into()), effort)?;
         let moved = weights.values().iter().zip(start);
         finite("the update", moved.map(|(now, then)| f64::from(*now) - f64::from(*then)).collect())
@@ -136,11 +139,11 @@ impl Loaded for Records {
             Keeps::Fitted => &self.own,
             Keeps::Public => self.published()?,
         };
-        predicted(&Weights::new(weights)?, &split.held_out, effort)
+        predicted(&self.weights(weights)?, &split.held_out, effort)
     }
 
     fn alone(&self, start: &[f32], times: u32, effort: &Effort) -> Result<Predictions, ModelError> {
-        let mut weights = Weights::new(start)?;
+        let mut weights = self.weights(start)?;
         let Local::Adam { decay_rounds, .. } = self.optimizer.local else { return Err(NOT_ADAM) };
         let rounds = (1..=decay_rounds).flat_map(|round| (0..times).map(move |_| round));
         for (seed, round) in (1..).zip(rounds) {
@@ -155,13 +158,23 @@ impl Loaded for Records {
         effort: &Effort,
         take: &mut Take<'_>,
     ) -> Result<(), ModelError> {
-        let weights = Weights::new(start)?;
+        let weights = self.weights(start)?;
         let train = &self.published()?.train;
         for windows in train.by_learner() {
-            effort.step()?;
-            let gradient = weights.gradient(&train.batch(&windows.collect::<Vec<_>>()))?;
-            let places = gradient.into_iter().map(f64::from).enumerate();
-            take(&places.filter(|(_, value)| *value != 0.0).collect::<Vec<_>>());
+            let mut all = vec![0.0; start.len()];
+            let mut answers = 0.0;
+            for some in windows.collect::<Vec<_>>().chunks(WINDOWS) {
+                effort.step()?;
+                let batch = train.batch(some);
+                let own = batch.answers() as f64;
+                let gradient = weights.gradient(&batch)?;
+                for (sum, value) in all.iter_mut().zip(gradient) {
+                    *sum += own * f64::from(value);
+                }
+                answers += own;
+            }
+            let mean = all.into_iter().map(|sum| sum / answers).enumerate();
+            take(&mean.filter(|(_, value)| *value != 0.0).collect::<Vec<_>>());
         }
         Ok(())
     }
@@ -170,6 +183,10 @@ impl Loaded for Records {
 const NOT_ADAM: ModelError = ModelError::Settings("a network is trained with local-adam");
 
 impl Records {
+    fn weights(&self, values: &[f32]) -> Result<Weights, ModelError> {
+        Weights::new(values, self.competencies)
+    }
+
     fn published(&self) -> Result<&Split, ModelError> {
         let none = "what is public alone belongs to a task with learner-level privacy";
         self.published.as_ref().ok_or(ModelError::Settings(none))

@@ -10,8 +10,7 @@ use crate::{
     round::{Round, RoundEvent},
     spool::SpoolError,
     task::TaskEnding,
-    work::Found,
-    work::{self, Digested, Done},
+    work::{self, Digested, Done, Found},
 };
 
 impl Driver {

@@ -11,7 +11,6 @@ use collegium_shared::{
     protocol::{Manifest, Metrics},
     signed::{Signed, Statement},
 };
-
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -8,6 +8,7 @@ use super::{
     LearnerPrivacy, Local, Neural, Optimizer, SegmentSpec, Server, SharedSets, SharedStatistics,
     Sizes, Stage, Sums, TensorSpec,
     kt_logistic::{self, PRIVATE_BOUND, single},
+    optimizer::whole,
     sums::segment,
 };
 
@@ -24,6 +25,9 @@ pub const HEADS: usize = 4;
 pub const INNER: usize = 128;
 /// The most answers of a learner that one attention looks over; longer histories are cut into such windows.
 pub const WINDOW: usize = 128;
+
+/// The most windows of a batch: an institution's memory is what bounds it.
+const MAX_WINDOWS: u32 = 64;
 
 /// A tensor of the network: rows for each input, columns for each output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +174,9 @@ impl Neural for KtAttention1 {
     }
 
     fn check(&self, hyper: &Hyper) -> Result<(), BadHyper> {
+        if let Local::Adam { batch, .. } = hyper.optimizer.local {
+            whole("batch", batch, MAX_WINDOWS)?;
+        }
         match hyper.features.first() {
             None => Ok(()),
             Some(feature) => {
@@ -239,6 +246,14 @@ mod tests {
         let hyper = Hyper { features: vec![feature], ..Hyper::default() };
         let error = KtAttention1.check(&hyper).unwrap_err().to_string();
         assert!(error.contains("clicks") && error.contains("remove"), "{error}");
+        let large = |batch| {
+            let local = Local::Adam { learning_rate: 1e-3, batch, decay_rounds: 30 };
+            let optimizer = Optimizer { local, ..KtAttention1.optimizer() };
+            KtAttention1.check(&Hyper { optimizer, ..Hyper::default() })
+        };
+        assert_eq!(large(MAX_WINDOWS), Ok(()));
+        let error = large(MAX_WINDOWS + 1).unwrap_err().to_string();
+        assert!(error.contains("batch is 65") && error.contains("64"), "{error}");
         assert_eq!(KtAttention1.check(&Hyper::default()), Ok(()));
     }
 }

@@ -360,7 +360,7 @@ fn fraction(name: &'static str, given: f64) -> Result<f64, BadHyper> {
 }
 
 /// A number from 1 on.
-fn whole(name: &'static str, given: u32, most: u32) -> Result<u32, BadHyper> {
+pub(super) fn whole(name: &'static str, given: u32, most: u32) -> Result<u32, BadHyper> {
     match given {
         1.. if given <= most => Ok(given),
         _ => Err(BadHyper::OutOfRange { name, given: given.into(), most: most.into() }),

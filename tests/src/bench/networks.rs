@@ -148,14 +148,14 @@ impl Networks {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
         let shared = self.shared();
         let all = &mut |_: &Stage| true;
-        let statistics = &self.exact(&Stage::Statistics, &shared, NeuralWork::Statistics, all)?;
+        let statistics = self.exact(&Stage::Statistics, &shared, NeuralWork::Statistics, all)?;
         let first = self.network.facts().layout(&self.hyper, &shared).initial();
         let server = self.hyper.optimizer.server;
         let mut at = server.coordinates(&first);
-        let (hyper, shared, statistics) = (self.hyper.clone(), shared, statistics.clone());
-        let mut trained = TrainedNetwork { hyper, shared, statistics, weights: first };
+        let mut trained =
+            TrainedNetwork { hyper: self.hyper.clone(), shared, statistics, weights: first };
         for step in 1..=self.rounds {
-            let (shared, statistics) = (&trained.shared.clone(), &trained.statistics.clone());
+            let (shared, statistics) = (&trained.shared, &trained.statistics);
             let [start, candidate] = Coordinate::models(&at);
             let (start, candidate) = (&*start, &*candidate);
             let work = NeuralWork::Train { statistics, round: step, start, candidate };

@@ -49,14 +49,12 @@ struct Layer {
 }
 
 impl Weights {
-    pub(super) fn new(values: &[f32]) -> Result<Self, ModelError> {
-        let sizes = |competencies| matrices(competencies).into_iter().map(|m| [m.rows, m.columns]);
-        let len = |competencies| sizes(competencies).map(|[rows, columns]| rows * columns).sum();
-        // All but the table of competencies is of one size.
-        let least: usize = len(0);
-        let competencies = values.len().saturating_sub(least) / WIDTH;
-        checked(values, len(competencies))?;
-        Ok(Self { values: values.to_vec(), shapes: sizes(competencies).collect() })
+    /// Of the network over so many shared competencies.
+    pub(super) fn new(values: &[f32], competencies: usize) -> Result<Self, ModelError> {
+        let shapes: Vec<_> =
+            matrices(competencies).into_iter().map(|m| [m.rows, m.columns]).collect();
+        checked(values, shapes.iter().map(|[rows, columns]| rows * columns).sum())?;
+        Ok(Self { values: values.to_vec(), shapes })
     }
 
     pub(super) fn values(&self) -> &[f32] {
@@ -101,8 +99,7 @@ impl Weights {
         let leaves: Vec<_> = leaves.collect();
         let logits = forward(&Parts::of(leaves.clone())?, batch, &device);
         let rows = batch.windows * batch.longest;
-        let answers: usize = batch.right.iter().map(Vec::len).sum();
-        let share = single(1.0 / answers.max(1) as f64);
+        let share = single(1.0 / batch.answers().max(1) as f64);
         let mut wrong = vec![0.0_f32; rows];
         let mut counts = vec![0.0_f32; rows];
         for (window, right) in batch.right.iter().enumerate() {

@@ -53,6 +53,12 @@ pub(super) struct Batch {
     pub(super) right: Vec<Vec<bool>>,
 }
 
+impl Batch {
+    pub(super) fn answers(&self) -> usize {
+        self.right.iter().map(Vec::len).sum()
+    }
+}
+
 impl Histories {
     /// `competencies` are the layout's.
     pub(super) fn new<'a>(

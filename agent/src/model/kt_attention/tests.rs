@@ -49,6 +49,10 @@ fn stirred(seed: u64) -> Vec<f32> {
     start().into_iter().map(|w| w + draws.random_range(-0.2..0.2)).collect()
 }
 
+fn weights(values: &[f32]) -> Result<Weights, ModelError> {
+    Weights::new(values, shared().competencies.len())
+}
+
 fn histories(learners: &[Learner]) -> Histories {
     let statistics = Statistics::new(&training_counts(learners), &training_counts(learners));
     let competencies = shared().competencies;
@@ -66,10 +70,10 @@ fn the_gradient_is_that_of_the_mean_log_loss() {
     let histories = histories(&synthetic());
     let batch = histories.batch(&[0, 2, 3]);
     let at = stirred(1);
-    let gradient = Weights::new(&at).unwrap().gradient(&batch).unwrap();
+    let gradient = weights(&at).unwrap().gradient(&batch).unwrap();
     let loss_at = |direction: &[f32], step: f32| {
         let moved: Vec<f32> = at.iter().zip(direction).map(|(w, d)| w + step * d).collect();
-        log_loss(&Weights::new(&moved).unwrap().predict(&batch).unwrap())
+        log_loss(&weights(&moved).unwrap().predict(&batch).unwrap())
     };
     for seed in 0..4 {
         let mut draws = ChaCha8Rng::seed_from_u64(seed);
@@ -93,7 +97,7 @@ fn the_gradient_is_that_of_the_mean_log_loss() {
 fn no_answer_is_seen_before_it_is_given() {
     let learners = synthetic();
     let all = histories(&learners);
-    let weights = Weights::new(&stirred(2)).unwrap();
+    let weights = weights(&stirred(2)).unwrap();
     let predict = |batch: &histories::Batch| weights.predict(batch).unwrap();
     let before = predict(&all.batch(&[0, 1]));
     for changed in 0..12 {
@@ -112,7 +116,7 @@ fn no_answer_is_seen_before_it_is_given() {
 fn it_begins_with_the_item_response_model() {
     let learners = synthetic();
     let histories = histories(&learners);
-    let predicted = Weights::new(&start()).unwrap().predict(&histories.batch(&[0, 1, 2])).unwrap();
+    let predicted = weights(&start()).unwrap().predict(&histories.batch(&[0, 1, 2])).unwrap();
     let statistics = Statistics::new(&training_counts(&learners), &training_counts(&learners));
     let design = Design::new(&learners[..3], &statistics, &[]);
     let weights = collegium_shared::architecture::layout(&[]).initial();
@@ -128,7 +132,7 @@ fn padding_and_company_change_nothing() {
     let mut learners = synthetic();
     learners[1].responses.truncate(5);
     let histories = histories(&learners);
-    let weights = Weights::new(&stirred(3)).unwrap();
+    let weights = weights(&stirred(3)).unwrap();
     let together = weights.predict(&histories.batch(&[0, 1, 2])).unwrap();
     for (window, together) in together.iter().enumerate() {
         let alone = weights.predict(&histories.batch(&[window])).unwrap();
@@ -213,8 +217,12 @@ fn hardly_any_records_do_no_harm() {
         assert!(moves.iter().all(|moved| moved.is_finite()));
         assert!(records.held_out(&start(), Keeps::Fitted, &free()).unwrap().is_empty());
     }
-    let short = Weights::new(&start()[1..]).unwrap_err().to_string();
+    let short = weights(&start()[1..]).unwrap_err().to_string();
     assert!(short.contains("another model"), "{short}");
+    // A network over fewer competencies has not all the rows that are looked up.
+    let fewer = KtAttention1.layout(&hyper(), &SharedSets::default()).initial();
+    let refused = loaded(&synthetic()).held_out(&fewer, Keeps::Fitted, &free());
+    assert!(refused.unwrap_err().to_string().contains("another model"));
 }
 
 /// With privacy, a learner's part and gradient depend on no other learner but through what was published.
@@ -248,5 +256,36 @@ fn what_leaves_with_privacy_depends_on_one_learner_and_the_published_counts() {
     assert_eq!(together.len(), training.len());
     for (learner, expected) in training.into_iter().zip(together) {
         assert_eq!(gradients(std::slice::from_ref(learner)), [expected]);
+    }
+}
+
+/// A learner's many windows are computed some at a time; the gradient is that of all together.
+#[test]
+fn a_long_history_has_the_gradient_of_the_whole() {
+    let target = Target { epsilon: 4.0, delta: 1e-6 };
+    let privacy = LearnerPrivacy::propose_for_network(target, 10, 2, &KtAttention1).unwrap();
+    let hyper = Hyper { privacy: Some(privacy), ..hyper() };
+    let mut learner = Learner { held_out: false, ..synthetic()[0].clone() };
+    let answers = WINDOWS * WINDOW + 5;
+    learner.responses = learner.responses.iter().cycle().take(answers).cloned().collect();
+    let segments = KtAttention1.statistics(&hyper, shared().sizes());
+    let len: usize = segments.iter().map(|segment| segment.len as usize).sum();
+    let statistics = name_sums(&segments, &vec![1.0; len]).unwrap();
+    let counts = KtAttention1::counts(&statistics, &shared(), &hyper).unwrap();
+    let learners = [learner];
+    let task = Task { hyper: &hyper, shared: &shared() };
+    let records = KtAttention.load(&learners, &task, &statistics, &free()).unwrap();
+    let mut found = vec![0.0; start().len()];
+    let mut add = |part: &[(usize, f64)]| part.iter().for_each(|(at, value)| found[*at] += value);
+    records.gradients(&stirred(4), &free(), &mut add).unwrap();
+    let published = Statistics::published(&counts);
+    let competencies = shared().competencies;
+    let all = Histories::new(learners.iter(), &published, &competencies, &free()).unwrap();
+    let windows: Vec<_> = (0..all.windows()).collect();
+    assert_eq!(windows.len(), WINDOWS + 1);
+    let expected = weights(&stirred(4)).unwrap().gradient(&all.batch(&windows)).unwrap();
+    let largest = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - f64::from(expected)).abs() < 1e-4 * f64::from(largest));
     }
 }
