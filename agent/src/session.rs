@@ -343,8 +343,14 @@ impl History {
         open.map(left).collect()
     }
 
-    /// A plan that is new: check it, leave what came before, accept.
+    /// A plan that is new: check it, leave what came before, accept. One that asks others is none of ours.
     fn consider(&self, view: &RoundView, around: Surroundings<'_>) -> Result<Step, Refusal> {
+        if !view.plan.body.asks(around.own) {
+            let signed = view.plan.verify(around.roster.coordinator());
+            let plan = signed.map_err(|_| Refusal::NotTheCoordinator)?;
+            let events = self.leave(view.id(), plan.before.as_ref());
+            return Ok(Step { events, action: Action::Wait });
+        }
         self.check_plan(&view.plan, around)?;
         let mut events = self.leave(view.id(), view.plan.body.before.as_ref());
         events.push(SessionEvent::PlanAccepted { plan: Box::new(view.plan.clone()) });
@@ -660,6 +666,9 @@ impl Session {
             let who = &ready.body.institution;
             if !is_signed(ready, who, around) {
                 return Err(Refusal::BadMember(who.clone()));
+            }
+            if !self.plan().asks(who) {
+                return Err(Refusal::NotAsked(who.clone()));
             }
         }
         Ok(())

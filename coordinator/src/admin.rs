@@ -313,6 +313,7 @@ fn check_task(driver: &Driver, mut spec: TaskSpec) -> Result<(TaskSpec, Cohort, 
     let registry = registry.digest;
     bias::ask_about_newest(driver, &mut spec)?;
     spec.fill_in();
+    spec.check_members(members, cohort).map_err(|error| error.to_string())?;
     spec.calibrate(members, cohort).map_err(|error| error.to_string())?;
     Ok((spec, cohort, registry))
 }

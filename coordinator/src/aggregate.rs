@@ -30,6 +30,10 @@ use crate::{
     task::{Candidate, Opened, Task, TaskSpec},
 };
 
+mod step_sums;
+
+pub use step_sums::StepSums;
+
 /// The segment of a training sum that holds the moves, in the order of the layout.
 const MOVE: &str = "move";
 
@@ -270,8 +274,8 @@ fn store_model(
 }
 
 /// The evaluation of the candidate that rode in a sum.
-pub fn metrics(sums: &TensorFile) -> Result<(Metrics, Judged), AggregateError> {
-    let evaluation = Evaluation::from_segments(&sums.sums(EVALUATION)?)?;
+pub fn metrics(sums: &StepSums) -> Result<(Metrics, Judged), AggregateError> {
+    let evaluation = Evaluation::from_segments(&sums.totals(EVALUATION)?)?;
     let metrics = Metrics {
         responses: whole(evaluation.n),
         auc: evaluation.auc(),
@@ -295,13 +299,13 @@ pub fn step(
     opened: &Opened,
     task: &Task,
     layout: &Layout,
-    sums: &TensorFile,
+    sums: &StepSums,
     blobs: &Blobs,
 ) -> Result<Candidate, AggregateError> {
     let (Stage::Train { step }, Some(before)) = (&opened.stage, task.candidate()) else {
         return Err(AggregateError::Inconsistent("no optimiser step is due"));
     };
-    if sums.len_of(MOVE) != Some(layout.len()) {
+    if !sums.has_moves(layout.len()) {
         return Err(AggregateError::Inconsistent("the sum has no moves of this layout"));
     }
     let server = match task.spec().architecture {
@@ -310,7 +314,9 @@ pub fn step(
         }
         Architecture::KtLogistic1 | Architecture::Neural(_) => {
             let optimizer = &task.spec().hyper.optimizer;
-            check_moves(optimizer, opened.made.uploads.len(), layout.len(), sums)?;
+            for (institutions, sum) in sums.parts() {
+                check_moves(optimizer, institutions, layout.len(), sum)?;
+            }
             optimizer.server
         }
     };
@@ -364,7 +370,7 @@ struct Stepping<'a> {
     blobs: &'a Blobs,
     /// Where each tensor begins among the moves.
     offsets: BTreeMap<&'a str, usize>,
-    sums: &'a TensorFile,
+    sums: &'a StepSums,
     weights: TensorFile,
     /// If it is not the weights.
     start: Option<TensorFile>,
@@ -378,7 +384,7 @@ impl<'a> Stepping<'a> {
         step: u32,
         before: &Candidate,
         layout: &'a Layout,
-        sums: &'a TensorFile,
+        sums: &'a StepSums,
         blobs: &'a Blobs,
     ) -> Result<Self, AggregateError> {
         let open = |model: &Digest| TensorFile::open_model(blobs, model, MAX_BLOB, layout);
@@ -414,7 +420,7 @@ impl<'a> Stepping<'a> {
             let len = values.len();
             let (moves, run, at) = (&mut moves[..len], &mut run[..len], &mut at[..len]);
             let offset = self.offsets.get(tensor.name.as_str()).unwrap_or(&0);
-            self.sums.read(MOVE, offset + first, moves)?;
+            self.sums.moves(offset + first, moves)?;
             self.weights.read(&tensor.name, first, run)?;
             for (at, value) in at.iter_mut().zip(&*run) {
                 (at.weight, at.start) = (f64::from(*value), f64::from(*value));
@@ -522,6 +528,7 @@ mod tests {
             cohort: None,
             deadlines: Deadlines::default(),
             release: ReleaseRule::default(),
+            aggregation: crate::task::Aggregation::default(),
         };
         let nothing = Digest::of(b"");
         let mut task = Task::started(spec, Cohort::proposed(7), nothing, Timestamp::EPOCH);
@@ -558,10 +565,14 @@ mod tests {
         let (sum, plan, roster) = (Digest::of(b"s"), Digest::of(b"p"), Digest::of(b"r"));
         let made = Made { round, plan, roster, uploads: vec![sum; UPLOADS] };
         let stage = Stage::Train { step };
-        Opened { stage, sum, made, institutions: BTreeSet::new() }
+        Opened { stage, sum, made, institutions: BTreeSet::new(), groups: Vec::new() }
     }
 
-    fn sum(blobs: &Blobs, moves: Vec<f64>) -> TensorFile {
+    fn sum(blobs: &Blobs, moves: Vec<f64>) -> StepSums {
+        StepSums::of(vec![(UPLOADS, file(blobs, moves))])
+    }
+
+    fn file(blobs: &Blobs, moves: Vec<f64>) -> TensorFile {
         let sums = architecture::Sums::from([(MOVE.to_owned(), moves)]);
         let digest = blobs.put(&tensors::write_sums(&sums).unwrap()).unwrap();
         TensorFile::open(blobs, &digest, MAX_BLOB).unwrap()
@@ -657,6 +668,24 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_is_poisoned_does_not_move_the_median() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let layout = load_test::layout(3);
+        let task = task(Optimizer::default(), 0, &layout, [&[0.0; 3], &[0.0; 3]], &blobs);
+        let groups = [(2, [2.0, 4.0, -2.0]), (2, [4.0, 1e6, -1e6]), (1, [3.0, 1.0, -2.0])];
+        let parts = groups.map(|(members, moves)| (members, file(&blobs, moves.to_vec())));
+        let sums = StepSums::of(parts.into());
+        assert!(sums.whole().is_err());
+        let next = super::step(&opened(1), &task, &layout, &sums, &blobs).unwrap();
+        let file = blobs.read(&next.weights, MAX_BLOB).unwrap();
+        // Means 1, 2, 3; 2, 500000, 1; -1, -500000, -2: the one in the middle, times five members.
+        assert_eq!(tensors::read_model(&file, &layout).unwrap(), [10.0, 10.0, -10.0]);
+        let totals = sums.totals([MOVE]).unwrap();
+        assert_eq!(totals[MOVE], [9.0, 1e6 + 5.0, -1e6 - 4.0], "what is no move is summed");
+    }
+
+    #[test]
     fn a_sum_that_clipped_moves_cannot_make_is_not_applied() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path()).unwrap();
@@ -672,6 +701,13 @@ mod tests {
             whole[..moves.len()].copy_from_slice(moves);
             super::step(&opened(1), &task, &layout, &sum(&blobs, whole), &blobs)
         };
+        // Each group is held to its own members' bound, which is that of all only for all.
+        let mut large = vec![0.0; all.len()];
+        large[0] = 1.5;
+        let two = [(1, large), (2, vec![0.0; all.len()])];
+        let parts = two.map(|(members, moves)| (members, file(&blobs, moves)));
+        let refused = super::step(&opened(1), &task, &layout, &StepSums::of(parts.into()), &blobs);
+        assert!(refused.unwrap_err().to_string().contains("moves of 1 institutions"));
         // Three institutions: 3 for each coordinate, 6 for the norm.
         assert!(step(&[2.0, -2.0, 2.0, 2.0]).is_ok());
         let coordinate = step(&[-3.001]).unwrap_err();

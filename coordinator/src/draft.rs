@@ -8,7 +8,11 @@ use collegium_shared::{
     protocol::Plan, roster::VerifiedRoster,
 };
 
-use crate::{network::Network, round::Round, task::Task};
+use crate::{
+    network::Network,
+    round::Round,
+    task::{Asked, Task},
+};
 
 /// The members that a round of this task may ask.
 pub fn expected(
@@ -25,12 +29,29 @@ pub fn expected(
         .collect()
 }
 
-/// The plan of the task's next round, for a stage whose sums have this encoding and layout.
+/// Whom the next round of a task asks, and how many of them have to be present; `away` says who is not.
+pub fn asked(
+    network: &Network,
+    task: &Task,
+    stage: &Stage,
+    (roster, now): (&VerifiedRoster, Timestamp),
+    away: impl FnOnce(&BTreeSet<InstitutionId>) -> BTreeSet<InstitutionId>,
+) -> Asked {
+    let expected = expected(network, task, roster, now);
+    let away = away(&expected);
+    match task.in_groups(stage) {
+        true => task.asked_of_group(&expected, &away),
+        false => Asked { expected, away, needed: task.n_min(), draw: None },
+    }
+}
+
+/// The plan of the task's next round, for a stage whose sums have this encoding and layout, and those whom it
+/// asks.
 pub fn plan(
     network: &Network,
     task: &Task,
     roster: &VerifiedRoster,
-    stage: Stage,
+    (stage, expected): (Stage, &BTreeSet<InstitutionId>),
     (encoding, layout): (Encoding, Option<Digest>),
     now: Timestamp,
 ) -> Plan {
@@ -41,6 +62,7 @@ pub fn plan(
         purpose: spec.purpose.clone(),
         layout,
         inputs: task.inputs(&stage),
+        group: task.in_groups(&stage).then(|| expected.clone()),
         stage,
         hyper: spec.hyper.clone(),
         encoding,

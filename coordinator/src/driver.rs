@@ -18,7 +18,7 @@ use collegium_shared::{
     blobs::Blobs,
     clock::{Clock, Timestamp},
     credentials::Authorities,
-    crypto::{Digest, Signature, SigningKey, VerifyingKey},
+    crypto::{self, Digest, Signature, SigningKey, VerifyingKey},
     faults,
     ids::{InstitutionId, RoundId},
     journal::{Entry, JournalError, Log},
@@ -53,7 +53,7 @@ use crate::{
     spool::{Spool, SpoolError},
     status,
     store::{Snapshot, Store},
-    task::{Next, TaskEnding},
+    task::{Asked, Next, TaskEnding},
     waiting,
     work::{Done, Workshop},
 };
@@ -239,8 +239,15 @@ pub struct Driver {
     erasure: Erasure,
 }
 
-/// A plan, who is expected, and who of them is not waited for.
-type Draft = (Plan, BTreeSet<InstitutionId>, BTreeSet<InstitutionId>);
+const NO_RANDOMNESS: &str = "the system gives no random numbers to draw groups by";
+
+/// What a round begins with.
+enum Draft {
+    /// A plan, who is expected, and who of them is not waited for.
+    Round(Box<Plan>, BTreeSet<InstitutionId>, BTreeSet<InstitutionId>),
+    /// Who is summed with whom is drawn first.
+    Groups(Vec<BTreeSet<InstitutionId>>),
+}
 
 /// Answers that wait until what they say is durable.
 type Replies = Vec<Box<dyn FnOnce() + Send>>;
@@ -479,8 +486,12 @@ impl Driver {
                 Ok(true)
             }
             Some(Next::Round(stage)) => match self.draft(stage, now) {
-                Ok(Some((plan, expected, away))) => {
-                    let plan = Box::new(Signed::sign(plan, &self.key));
+                Ok(Some(Draft::Groups(groups))) => {
+                    self.record(Event::Network(NetworkEvent::GroupsDrawn { groups }))?;
+                    Ok(true)
+                }
+                Ok(Some(Draft::Round(plan, expected, away))) => {
+                    let plan = Box::new(Signed::sign(*plan, &self.key));
                     self.record(Event::Round(RoundEvent::Planned { plan, expected, away }))?;
                     Ok(true)
                 }
@@ -565,8 +576,7 @@ impl Driver {
 // --- Documents and plans -----------------------------------------------------------------------
 
 impl Driver {
-    /// The next plan, who is expected, and who of them is not waited for; none while the documents
-    /// or institutions that it needs are missing.
+    /// What comes next; none while the documents or institutions that it needs are missing.
     fn draft(
         &self,
         stage: architecture::Stage,
@@ -580,9 +590,10 @@ impl Driver {
         if roster.expires_at() <= now {
             return Ok(None);
         }
-        let expected = draft::expected(&self.state.network, task, roster, now);
-        let n_min = task.n_min();
-        if expected.len() < n_min {
+        let network = &self.state.network;
+        let missing = |expected: &_| self.presence.missing(expected);
+        let asked = draft::asked(network, task, &stage, (roster, now), missing);
+        if asked.expected.len() < asked.needed {
             // Only a new roster can bring more, except where dealers were left out for good.
             return if task.excluded().is_empty() {
                 Ok(None)
@@ -590,14 +601,20 @@ impl Driver {
                 Err(AggregateError::TooFewLeft)
             };
         }
-        let away = self.presence.missing(&expected);
-        if expected.len() - away.len() < n_min {
+        if !asked.enough() {
             return Ok(None);
+        }
+        let Asked { expected, away, draw, .. } = asked;
+        if let Some(count) = draw {
+            let seed = crypto::random().map_err(|_| AggregateError::Inconsistent(NO_RANDOMNESS))?;
+            let present = expected.difference(&away).cloned().collect();
+            let groups = architecture::deal(&present, &away, count, &Digest(seed));
+            return Ok(Some(Draft::Groups(groups)));
         }
         let n_max = u32::try_from(expected.len().max(1)).unwrap_or(u32::MAX);
         let vector = aggregate::vector(task, &stage, registry, &self.workshop.blobs, n_max)?;
-        let plan = draft::plan(&self.state.network, task, roster, stage, vector, now);
-        Ok(Some((plan, expected, away)))
+        let plan = draft::plan(network, task, roster, (stage, &expected), vector, now);
+        Ok(Some(Draft::Round(Box::new(plan), expected, away)))
     }
 
     /// The cohort of a task: what was asked for, or what is proposed for the roster.

@@ -144,6 +144,10 @@ pub enum NetworkEvent {
     ModelStepped {
         candidate: Candidate,
     },
+    /// Who is summed with whom in the next step, but for groups that are summed already.
+    GroupsDrawn {
+        groups: Vec<BTreeSet<InstitutionId>>,
+    },
     /// The public start was evaluated on held-out learners.
     StartEvaluated {
         metrics: Metrics,
@@ -422,6 +426,7 @@ impl Network {
         let Some(task) = self.tasks.last_mut() else { return };
         match event {
             NetworkEvent::ModelStepped { candidate } => task.stepped(candidate),
+            NetworkEvent::GroupsDrawn { groups } => task.groups_drawn(groups),
             NetworkEvent::StartEvaluated { metrics } => task.evaluated_start(metrics),
             NetworkEvent::ModelReleased { release } => {
                 self.release = Some(release.manifest);

@@ -105,6 +105,7 @@ fn task_status(task: &Task) -> Value {
         "rounds_completed": completed,
         "rounds_failed": failed,
         "cohort": task.cohort(),
+        "group": task.group().map(|(group, of)| json!({ "group": group, "of": of })),
         "excluded": task.excluded(),
         "start_metrics": task.baseline(),
         "release": task.releases().last(),

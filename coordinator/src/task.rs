@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use collegium_shared::{
     accountant::AccountantError,
     architecture::{
-        Architecture, BIAS_AUDIT_1, BadHyper, BiasScope, EVALUATION_1, Hyper, LOAD_TEST_1, Layout,
-        LearnerPrivacy, Optimizer, Stage, Target, load_test,
+        Architecture, BIAS_AUDIT_1, BadHyper, BiasScope, EVALUATION_1, FROM_INSTITUTIONS, Hyper,
+        LEAST_GROUPS, LOAD_TEST_1, Layout, LearnerPrivacy, Optimizer, Stage, Target, group_count,
+        load_test,
     },
     clock::Timestamp,
     crypto::Digest,
@@ -21,8 +22,10 @@ use thiserror::Error;
 use crate::{card::CARD, round::Round};
 
 mod gate;
+mod groups;
 
 pub use gate::{Gate, Reference, ReleaseRule, Withheld, sampling};
+pub use groups::{Aggregation, Asked, GroupSum, Groups};
 
 /// How many rounds in a row may end without a sum before the task is given up. Rounds for which too
 /// few institutions were there do not count: the task waits for them.
@@ -64,6 +67,9 @@ pub struct TaskSpec {
     /// Which models are released.
     #[serde(default, skip_serializing_if = "ReleaseRule::is_default")]
     pub release: ReleaseRule,
+    /// How the moves of a step become one.
+    #[serde(default, skip_serializing_if = "Aggregation::is_default")]
+    pub aggregation: Aggregation,
 }
 
 /// The learner-level differential privacy that an operator asks for.
@@ -124,6 +130,14 @@ pub enum BadTask {
     Noise,
     #[error("optimizer has no part in a task with [privacy], which has one of its own; remove it")]
     Optimizer,
+    #[error(
+        "group-medians is for tasks that train, and without [privacy], whose noise is in one sum; remove it"
+    )]
+    Medians,
+    #[error(
+        "group-medians needs {FROM_INSTITUTIONS} institutions or more, in {LEAST_GROUPS} groups of at least {n_min}; there are {members}"
+    )]
+    FewForMedians { members: usize, n_min: usize },
     #[error("[privacy]: {0}")]
     Privacy(#[from] AccountantError),
     #[error(
@@ -157,6 +171,10 @@ impl TaskSpec {
         if self.privacy.is_some() && self.hyper.optimizer != Optimizer::default() {
             return Err(BadTask::Optimizer);
         }
+        let medians = self.aggregation == Aggregation::GroupMedians;
+        if medians && (self.privacy.is_some() || asks.contains(&self.architecture)) {
+            return Err(BadTask::Medians);
+        }
         match (self.architecture, self.parameters) {
             (Architecture::LoadTest1, None) => return Err(BadTask::NoParameters),
             (Architecture::LoadTest1, Some(given)) => match given as usize {
@@ -175,6 +193,16 @@ impl TaskSpec {
             && self.hyper.optimizer == Optimizer::default()
         {
             self.hyper.optimizer = network.optimizer();
+        }
+    }
+
+    /// Whether so many `members` are enough for it.
+    pub fn check_members(&self, members: usize, cohort: Cohort) -> Result<(), BadTask> {
+        let n_min = cohort.n_min();
+        let enough = members >= FROM_INSTITUTIONS && group_count(members, n_min).is_some();
+        match self.aggregation {
+            Aggregation::GroupMedians if !enough => Err(BadTask::FewForMedians { members, n_min }),
+            _ => Ok(()),
         }
     }
 
@@ -235,6 +263,9 @@ pub struct Opened {
     /// Whose uploads were summed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub institutions: BTreeSet<InstitutionId>,
+    /// The sums of a step's groups, of which `sum` is the last; none of a sum over all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupSum>,
 }
 
 /// The model that the next sum starts from, and evaluates.
@@ -299,6 +330,8 @@ pub struct Task {
     /// Institutions in each opened sum, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     participants: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Groups::is_new")]
+    groups: Groups,
 }
 
 /// An operator's pause.
@@ -335,6 +368,7 @@ impl Task {
             gate: Gate::default(),
             report: None,
             participants: Vec::new(),
+            groups: Groups::default(),
         }
     }
 
@@ -414,7 +448,11 @@ impl Task {
                 };
                 let by = round.uploads().values().map(|u| u.body.institution.clone());
                 let (stage, institutions) = (plan.stage.clone(), by.collect());
-                self.opened = Some(Opened { stage, sum, made, institutions });
+                let opened = Opened { stage, sum, made, institutions, groups: Vec::new() };
+                self.opened = match plan.group {
+                    Some(_) => self.groups.take(opened),
+                    None => Some(opened),
+                };
             }
         }
     }
@@ -463,6 +501,7 @@ impl Task {
 
     pub fn ended(&mut self, ending: TaskEnding) {
         self.opened = None;
+        self.groups = Groups::default();
         self.gate.over();
         self.ending = Some(ending);
     }
@@ -615,6 +654,12 @@ impl Task {
         self.cohort.n_min().max(usize::from(self.cohort.c_max) + parties)
     }
 
+    /// Whether the sum of this stage is one of several over groups.
+    pub fn in_groups(&self, stage: &Stage) -> bool {
+        let steps = matches!(stage, Stage::Train { .. });
+        steps && self.spec.aggregation == Aggregation::GroupMedians
+    }
+
     /// The blobs that a round for `stage` starts from.
     pub fn inputs(&self, stage: &Stage) -> Inputs {
         let mut inputs = self.inputs.clone();
@@ -706,7 +751,9 @@ impl Task {
         }
         let Inputs { support, statistics, totals, .. } = &self.inputs;
         let sums = [support, statistics, totals].into_iter().copied().flatten();
-        let opened = self.opened.iter().map(|opened| opened.sum);
+        let groups = self.opened.iter().flat_map(|opened| &opened.groups).map(|group| group.sum);
+        let groups = groups.chain(self.groups.sums());
+        let opened = self.opened.iter().map(|opened| opened.sum).chain(groups);
         blobs.extend(sums.chain(opened).map(|sum| (sum, "an opened sum")));
         let candidate = self.candidate.iter();
         let models = candidate.flat_map(|c| [&c.weights, &c.start].into_iter().chain(&c.moments));

@@ -20,23 +20,22 @@ pub(crate) fn of(driver: &Driver) -> Option<String> {
         let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         return Some(format!("paused since {since}{reason}"));
     }
-    let Some(Next::Round(_)) = task.next() else { return None };
+    let Some(Next::Round(stage)) = task.next() else { return None };
     let now = driver.now();
     let Some(roster) = driver.state.roster.as_deref().filter(|r| now < r.expires_at()) else {
         return Some("waiting for a roster that has not expired".to_owned());
     };
-    let expected = draft::expected(network, task, roster, now);
-    let needed = task.cohort().n_min();
-    let members = expected.len();
+    let missing = |expected: &_| driver.presence.missing(expected);
+    let asked = draft::asked(network, task, &stage, (roster, now), missing);
+    let (members, needed) = (asked.expected.len(), asked.needed);
     if members < needed {
         return Some(format!(
             "waiting for a roster of at least {needed} members: it has {members}"
         ));
     }
-    let missing = driver.presence.missing(&expected);
-    let present = members - missing.len();
+    let present = members - asked.away.len();
     (present < needed).then(|| {
-        let names = named(&missing);
+        let names = named(&asked.away);
         format!(
             "waiting for institutions: {present} of {members} present, {needed} are needed, missing: {names}"
         )

@@ -9,12 +9,11 @@ use collegium_shared::{
     crypto::Digest,
     protocol::{Metrics, Phase},
     roster::Registry,
-    tensors::TensorFile,
 };
 
 use crate::{
     accumulator::Accumulator,
-    aggregate::{self, AggregateError},
+    aggregate::{self, AggregateError, StepSums},
     bias::report::{self, BiasReport},
     card::{Facts, Judged},
     evaluation::{self, EvaluationReport},
@@ -204,7 +203,7 @@ impl Workshop {
             let report = Some(Found::Evaluation(Box::new(report)));
             return Ok(Digested { report, ..Digested::default() });
         }
-        let sums = TensorFile::open(&self.blobs, &opened.sum, aggregate::MAX_BLOB)?;
+        let sums = StepSums::open(opened, &self.blobs)?;
         let private = task.spec().hyper.privacy.is_some();
         let judged = judge(&sums, task, opened)?;
         let made = task.candidate().is_some_and(|candidate| candidate.made.is_some());
@@ -220,7 +219,7 @@ impl Workshop {
                 let layout = self.layout(network, registry)?;
                 Some(match registry.filter(|_| private) {
                     Some(registry) => {
-                        noisy::step(opened, task, (&layout, registry), &sums, &self.blobs)?
+                        noisy::step(opened, task, (&layout, registry), sums.whole()?, &self.blobs)?
                     }
                     None => aggregate::step(opened, task, &layout, &sums, &self.blobs)?,
                 })
@@ -241,7 +240,7 @@ struct Judgement {
 
 /// None of a sum that evaluated nothing.
 fn judge(
-    sums: &TensorFile,
+    sums: &StepSums,
     task: &Task,
     opened: &Opened,
 ) -> Result<Option<Judgement>, AggregateError> {
@@ -253,7 +252,7 @@ fn judge(
         // With noise an evaluation has a budget of its own, and comes once.
         (_, Stage::Train { .. }) if private => Ok(None),
         (_, _) if private => {
-            let (metrics, judged, noisy) = noisy::metrics(sums, task, opened)?;
+            let (metrics, judged, noisy) = noisy::metrics(sums.whole()?, task, opened)?;
             Ok(Some(Judgement { metrics, judged, noisy }))
         }
         (_, _) => {

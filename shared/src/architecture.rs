@@ -40,7 +40,7 @@ pub use privacy::{
     BadPrivacy, Charge, Group, LearnerPrivacy, Mechanism, Placed, Population, Target, charges,
     placed,
 };
-pub use robust::{FROM_INSTITUTIONS, GroupSum, groups, median_of_means};
+pub use robust::{FROM_INSTITUTIONS, GroupSum, LEAST_GROUPS, deal, group_count, median_of_means};
 pub use settings::{BadHyper, Hyper};
 pub use sums::{BadSums, SegmentSpec, Sums, name_sums};
 pub use wide_mlp::{Feature, WIDE_MLP_1};

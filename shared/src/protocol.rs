@@ -1,7 +1,7 @@
 //! The statements of one round, in the order in which they are made (docs/PROTOCOL.md). Plain data:
 //! the coordinator's `round` and the agent's `session` decide what to do with them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,6 +31,9 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<Digest>,
     pub stage: Stage,
+    /// The institutions that it asks, if not all: one of the groups whose sums give a step's median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<BTreeSet<InstitutionId>>,
     pub hyper: Hyper,
     pub encoding: Encoding,
     pub cohort: Cohort,
@@ -64,6 +67,11 @@ impl Plan {
     /// ones as its noise needs.
     pub fn least(&self) -> usize {
         self.cohort.least().max(usize::from(self.cohort.c_max) + self.noise_parties())
+    }
+
+    /// Whether this institution is asked.
+    pub fn asks(&self, institution: &InstitutionId) -> bool {
+        self.group.as_ref().is_none_or(|group| group.contains(institution))
     }
 
     /// The honest institutions whose noise the plan counts on; 0 without noise.

@@ -20,7 +20,7 @@ use collegium_coordinator::{
     root,
     round::RoundEvent,
     service,
-    task::{ReleaseRule, TaskSpec},
+    task::{Aggregation, ReleaseRule, TaskSpec},
 };
 use collegium_shared::{
     architecture::{Architecture, Hyper, Sums},
@@ -212,6 +212,7 @@ impl Testbed {
             cohort,
             deadlines,
             release: ReleaseRule::default(),
+            aggregation: Aggregation::default(),
         };
         self.admin(AdminRequest::StartTask { spec: Box::new(spec) }).await.map(drop)
     }

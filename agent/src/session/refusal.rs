@@ -50,6 +50,8 @@ pub enum Refusal {
     Malformed(&'static str),
     #[error("{0} on the list is not on the roster, or its signature does not verify")]
     BadMember(InstitutionId),
+    #[error("{0} on the list is not of the group that the plan asks")]
+    NotAsked(InstitutionId),
     #[error("the list is out of order, has repetitions or statements about another round")]
     BadList,
     #[error("the list has {given} institutions; the plan and the policy need at least {needed}")]

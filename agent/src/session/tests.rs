@@ -130,6 +130,7 @@ impl World {
             inputs: Inputs::default(),
             deadlines: Deadlines::default(),
             purpose: None,
+            group: None,
             aborted: None,
             before: None,
             issued_at: at(5),
@@ -299,6 +300,36 @@ fn abort_of(world: &World, view: &RoundView) -> Certificate {
 }
 
 const FOUR: [&str; 4] = ["a", "b", "c", "d"];
+
+#[test]
+fn a_plan_that_asks_others_is_none_of_this_institutions() {
+    let world = World::new();
+    let mut history = History::default();
+    world.catch_up(&mut history, &world.listed(&world.train(0, 0), &FOUR));
+    let asking = |round, group: &[&str]| {
+        let mut plan = world.plan_body("t", round, 0, Stage::Train { step: 2 });
+        plan.group = Some(group.iter().map(|who| who.parse().unwrap()).collect());
+        world.view(plan)
+    };
+    let others = asking(1, &["a", "c", "d"]);
+    let (action, events) = world.go_with_events(&mut history, &others).unwrap();
+    assert_eq!(action, Action::Wait);
+    assert!(matches!(events[..], [SessionEvent::RoundLeft { .. }]), "{events:?}");
+    assert_eq!(world.go_with_events(&mut history, &others).unwrap(), (Action::Wait, vec![]));
+    // What is not the coordinator's word ends nothing.
+    let mut forged = asking(1, &["a", "c", "d"]);
+    forged.plan = world.sign("a", forged.plan.body);
+    let mut open = world.until(&world.listed(&world.train(0, 0), &FOUR));
+    assert!(matches!(world.go(&mut open, &forged), Err(Refusal::NotTheCoordinator)));
+    // Asked, it takes part, with those who are asked and nobody else.
+    let own = asking(2, &["a", "b", "c", "d"]);
+    assert_eq!(world.go(&mut history, &own).unwrap(), Action::Prepare);
+    assert!(world.go(&mut history, &world.listed(&own, &FOUR)).is_ok());
+    let fewer = asking(3, &["a", "b", "c"]);
+    assert_eq!(world.go(&mut history, &fewer).unwrap(), Action::Prepare);
+    let refused = world.go(&mut history, &world.listed(&fewer, &FOUR)).unwrap_err();
+    assert!(matches!(&refused, Refusal::NotAsked(who) if who.as_str() == "d"), "{refused}");
+}
 
 #[test]
 fn an_honest_round_goes_through_and_is_repeatable_in_every_phase() {

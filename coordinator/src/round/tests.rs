@@ -49,6 +49,7 @@ fn plan(n: usize, cohort: Cohort) -> Plan {
         inputs: Inputs::default(),
         deadlines: Deadlines::default(),
         purpose: None,
+        group: None,
         aborted: None,
         before: None,
         issued_at: START,

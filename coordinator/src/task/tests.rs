@@ -121,6 +121,26 @@ fn a_load_test_is_steps_alone() {
 }
 
 #[test]
+fn medians_over_groups_need_many_institutions_and_exact_sums() {
+    let medians = |more: &str| {
+        read(&format!("architecture = \"kt-logistic/1\"\naggregation = \"group-medians\"\n{more}"))
+    };
+    let spec = medians("");
+    assert_eq!(spec.check(), Ok(()));
+    assert_eq!(spec.check_members(64, Cohort::proposed(64)), Ok(()));
+    let few = spec.check_members(63, Cohort::proposed(63)).unwrap_err().to_string();
+    assert!(few.contains("64 institutions or more") && few.contains("there are 63"), "{few}");
+    let wary = Cohort { c_max: 25, min_honest: 5 };
+    let error = spec.check_members(100, wary).unwrap_err().to_string();
+    assert!(error.contains("3 groups of at least 76"), "{error}");
+    assert_eq!(read("architecture = \"kt-logistic/1\"").check_members(4, wary), Ok(()));
+    let private = medians("[privacy]\nepsilon = 4.0\n").check().unwrap_err();
+    assert!(private.to_string().contains("without [privacy]"), "{private}");
+    let evaluation = "architecture = \"evaluation/1\"\naggregation = \"group-medians\"\n";
+    assert_eq!(read(evaluation).check(), Err(BadTask::Medians));
+}
+
+#[test]
 fn an_unknown_key_or_architecture_is_named() {
     let text = "task = \"t\"\narchitecture = \"kt-logistic/1\"\nepsilon = 4\n";
     assert!(toml::from_str::<TaskSpec>(text).unwrap_err().to_string().contains("epsilon"));

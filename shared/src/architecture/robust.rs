@@ -1,12 +1,15 @@
-//! Sums that a few institutions cannot move at will: random groups of members, and the coordinate-wise
-//! median over the means of the groups. Decides nothing about when it is used; rounds do not carry it
-//! yet (docs/adr/0031).
+//! Sums that a few institutions cannot move at will: random groups of them, and the coordinate-wise
+//! median over the means of the groups. Decides nothing about when it is used (docs/adr/0031).
 
-use crate::{crypto::Digest, ids::InstitutionId, protocol::Cohort};
+use std::collections::BTreeSet;
+
+use crate::{crypto::Digest, ids::InstitutionId};
 
 /// The fewest institutions that are worth groups: with fewer, groups that each hide their members are too
 /// few for a median.
 pub const FROM_INSTITUTIONS: usize = 64;
+/// The fewest groups of which one bad one does not matter.
+pub const LEAST_GROUPS: usize = 3;
 
 /// What the members of one group moved, added up.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,31 +18,35 @@ pub struct GroupSum {
     pub sum: Vec<f64>,
 }
 
-/// Splits `members` at random, by a `seed` that nobody controls alone, into as many groups as can each hold
-/// `c_max` + `min_honest` of them: an odd number, so that a median is one of the groups' own values, and at
-/// least 3. Sizes differ by 1 at most. None if there are fewer than [`FROM_INSTITUTIONS`] members, or too few
-/// for 3 groups. The order of `members` does not matter.
-pub fn groups(
-    members: &[InstitutionId],
-    cohort: Cohort,
-    seed: &Digest,
-) -> Option<Vec<Vec<InstitutionId>>> {
-    let least = cohort.least().max(1);
-    let most = members.len() / least;
+/// Into how many groups so many institutions are dealt that each has `least`: an odd number, so that a median is
+/// one of the groups' own values. None if not even 3 are possible.
+pub fn group_count(institutions: usize, least: usize) -> Option<usize> {
+    let most = institutions / least.max(1);
     let count = most - usize::from(most.is_multiple_of(2) && most > 0);
-    if members.len() < FROM_INSTITUTIONS || count < 3 {
-        return None;
-    }
+    (count >= LEAST_GROUPS).then_some(count)
+}
+
+/// Deals institutions to `count` groups at random, by a `seed` that none of them knows: first those that are
+/// present, then those that are away, so that every group has as many of both, give or take 1.
+pub fn deal(
+    present: &BTreeSet<InstitutionId>,
+    away: &BTreeSet<InstitutionId>,
+    count: usize,
+    seed: &Digest,
+) -> Vec<BTreeSet<InstitutionId>> {
     let place = |member: &InstitutionId| {
         Digest::of_parts("collegium/v1/group", &[seed.as_bytes(), member.as_str().as_bytes()])
     };
-    let mut drawn: Vec<_> = members.iter().map(|member| (place(member), member)).collect();
-    drawn.sort();
-    let mut groups = vec![Vec::new(); count];
-    for (number, (_, member)) in drawn.into_iter().enumerate() {
-        groups[number % count].push(member.clone());
+    let shuffled = |some: &BTreeSet<InstitutionId>| {
+        let mut drawn: Vec<_> = some.iter().map(|m| (place(m), m.clone())).collect();
+        drawn.sort();
+        drawn.into_iter().map(|(_, member)| member)
+    };
+    let mut groups = vec![BTreeSet::new(); count.max(1)];
+    for (number, member) in shuffled(present).chain(shuffled(away)).enumerate() {
+        groups[number % count.max(1)].insert(member);
     }
-    Some(groups)
+    groups
 }
 
 /// What takes the place of the sum over all members: for each coordinate the median over the groups' means,
@@ -68,40 +75,38 @@ pub fn median_of_means(groups: &[GroupSum]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
-    fn members(count: usize) -> Vec<InstitutionId> {
-        (0..count).map(|number| format!("school-{number}").parse().unwrap()).collect()
+    fn members(names: std::ops::Range<usize>) -> BTreeSet<InstitutionId> {
+        names.map(|number| format!("school-{number}").parse().unwrap()).collect()
     }
 
     #[test]
-    fn groups_hold_everybody_once_and_are_large_enough() {
-        for count in [64, 70, 158, 256] {
-            let (all, cohort) = (members(count), Cohort::proposed(count));
-            let drawn = groups(&all, cohort, &Digest::of(b"seed")).unwrap();
-            assert!(drawn.len() % 2 == 1 && drawn.len() >= 3, "{} groups of {count}", drawn.len());
-            assert!(drawn.iter().all(|group| group.len() >= cohort.least()), "{count}");
-            let sizes: BTreeSet<usize> = drawn.iter().map(Vec::len).collect();
-            assert!(sizes.last().unwrap() - sizes.first().unwrap() <= 1);
-            let found: BTreeSet<_> = drawn.iter().flatten().collect();
-            assert_eq!((found.len(), drawn.iter().flatten().count()), (count, count));
-            // The same for whoever has the seed, in whatever order; another one with another seed.
-            let mut turned = all.clone();
-            turned.reverse();
-            assert_eq!(groups(&turned, cohort, &Digest::of(b"seed")), Some(drawn.clone()));
-            assert_ne!(groups(&all, cohort, &Digest::of(b"other")), Some(drawn));
+    fn groups_hold_everybody_once_and_as_many_present_ones() {
+        for (present, away) in [(64, 0), (61, 3), (150, 8), (256, 0)] {
+            let (here, gone) = (members(0..present), members(present..present + away));
+            let drawn = deal(&here, &gone, 3, &Digest::of(b"seed"));
+            assert_eq!(drawn.len(), 3);
+            let of = |some: &BTreeSet<InstitutionId>| {
+                let sizes = drawn.iter().map(|group| group.intersection(some).count());
+                sizes.collect::<Vec<_>>()
+            };
+            for sizes in [of(&here), of(&gone)] {
+                assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            }
+            assert_eq!(drawn.iter().map(BTreeSet::len).sum::<usize>(), present + away);
+            let everybody: BTreeSet<_> = drawn.iter().flatten().cloned().collect();
+            assert_eq!(everybody, here.union(&gone).cloned().collect());
+            assert_eq!(deal(&here, &gone, 3, &Digest::of(b"seed")), drawn);
+            assert_ne!(deal(&here, &gone, 3, &Digest::of(b"other")), drawn);
         }
     }
 
     #[test]
-    fn too_few_make_no_groups() {
-        let seed = Digest::of(b"seed");
-        assert_eq!(groups(&members(63), Cohort::proposed(63), &seed), None);
-        let large = Cohort { c_max: 20, min_honest: 10 };
-        assert_eq!(groups(&members(64), large, &seed), None, "two groups of thirty");
-        assert_eq!(groups(&members(90), large, &seed).unwrap().len(), 3);
+    fn the_number_of_groups_is_odd_and_each_is_large_enough() {
+        let counts = [(64, 19), (158, 46), (64, 10), (64, 9), (64, 22), (0, 0), (256, 0)];
+        let expected = [Some(3), Some(3), Some(5), Some(7), None, None, Some(255)];
+        assert_eq!(counts.map(|(institutions, least)| group_count(institutions, least)), expected);
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl Stage {
             },
             deadlines: Deadlines::default(),
             purpose: None,
+            group: None,
             aborted: None,
             before: None,
             issued_at: Clock::system().now(),

@@ -279,6 +279,7 @@ fn plan(
         inputs: Inputs::default(),
         deadlines: Deadlines::default(),
         purpose: None,
+        group: None,
         aborted: None,
         before: None,
         issued_at: NOW,

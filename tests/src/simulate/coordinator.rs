@@ -347,7 +347,7 @@ impl Coordinator {
             Some(_) => architecture::encoding(&stage, hyper, SIZES, most)?,
             None => Encoding::new([("x", DIMENSION, 1.0)], most)?,
         };
-        let plan = draft::plan(network, task, roster, stage, (encoding, None), now);
+        let plan = draft::plan(network, task, roster, (stage, &expected), (encoding, None), now);
         let plan = Box::new(Signed::sign(plan, &self.key));
         Ok(Some(Event::Round(RoundEvent::Planned { plan, expected, away })))
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use collegium_coordinator::task::{ReleaseRule, TaskSpec};
+use collegium_coordinator::task::{Aggregation, ReleaseRule, TaskSpec};
 use collegium_shared::{
     architecture::{Architecture, Hyper, LearnerPrivacy, Target},
     clock::Timestamp,
@@ -513,6 +513,7 @@ impl World {
                 reveal: PHASE,
             },
             release: ReleaseRule::default(),
+            aggregation: Aggregation::default(),
         };
         let done = self.coordinator.start_task(spec, Digest::of(b"registry"));
         self.tasks += u32::from(self.served(done)?.is_none_or(|started| started));

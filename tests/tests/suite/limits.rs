@@ -6,7 +6,7 @@ use collegium_agent::{session::SessionEvent, state::AgentEvent};
 use collegium_coordinator::{network::Event, round::RoundEvent};
 use collegium_proto::convert::MAX_PLAN;
 use collegium_shared::{
-    architecture::{self, Hyper, KT_LOGISTIC_1, Sizes, Stage},
+    architecture::{self, Hyper, KT_LOGISTIC_1, LEAST_GROUPS, Sizes, Stage},
     clock::Clock,
     crypto::{Digest, SigningKey},
     ids::{InstitutionId, RoundId},
@@ -62,6 +62,7 @@ fn largest_plan(key: &SigningKey) -> Signed<Plan> {
         inputs,
         encoding: architecture::encoding(&stage, &hyper, sizes, n_max).unwrap(),
         stage,
+        group: Some(institutions().into_iter().take(MAX_MEMBERS.div_ceil(LEAST_GROUPS)).collect()),
         hyper,
         cohort,
         roster: digest,

@@ -23,7 +23,7 @@ use collegium_tests::{network::Network, testbed::events};
 /// How long a load test of a few small rounds may take on a slow machine.
 const TASK: Duration = Duration::from_secs(120);
 
-const PARAMETERS: u32 = 10_000;
+pub(crate) const PARAMETERS: u32 = 10_000;
 
 pub(crate) fn task(rounds: u32) -> String {
     format!(
@@ -40,9 +40,18 @@ fn policy(architectures: &str) -> String {
 
 /// Four institutions without records, their agents running.
 pub(crate) fn four(dir: &Path, policies: [&str; 4]) -> (Network, Vec<InstitutionId>) {
+    many(dir, policies.map(policy))
+}
+
+/// The same with one of each policy.
+pub(crate) fn many(
+    dir: &Path,
+    policies: impl IntoIterator<Item = String>,
+) -> (Network, Vec<InstitutionId>) {
     let mut network = Network::start(dir).unwrap();
+    let policies: Vec<_> = policies.into_iter().collect();
     let names: Vec<InstitutionId> =
-        (1..=4).map(|i| format!("school-{i}").parse().unwrap()).collect();
+        (1..=policies.len()).map(|i| format!("school-{i}").parse().unwrap()).collect();
     for name in &names {
         network.enrol(name, &format!("{name} e.V.")).unwrap();
     }
@@ -50,15 +59,15 @@ pub(crate) fn four(dir: &Path, policies: [&str; 4]) -> (Network, Vec<Institution
     let registry = dir.join("registry.csv");
     fs::write(&registry, "kind,id,title,competencies\ncompetency,k,K,\nitem,a,A,k\n").unwrap();
     network.publish_registry(&registry).unwrap();
-    for (name, architectures) in names.iter().zip(policies) {
-        network.set_policy(name, &policy(architectures)).unwrap();
+    for (name, policy) in names.iter().zip(policies) {
+        network.set_policy(name, &policy).unwrap();
         network.start_agent(name).unwrap();
     }
     (network, names)
 }
 
 /// Who was summed in each round that gave a sum, and the last candidate.
-fn followed(coordinator: &Path) -> (Vec<(Plan, Vec<InstitutionId>)>, Candidate) {
+pub(crate) fn followed(coordinator: &Path) -> (Vec<(Plan, Vec<InstitutionId>)>, Candidate) {
     let (mut plan, mut list, mut outcome) = (None, BTreeSet::new(), None);
     let (mut rounds, mut candidate) = (Vec::new(), None);
     for entry in events(coordinator).unwrap() {

@@ -30,6 +30,7 @@ mod evaluation;
 mod fixtures;
 mod full_device;
 mod full_disk;
+mod groups;
 mod identity_rotation;
 mod key_rotation;
 mod limits;

@@ -46,7 +46,13 @@ fn evaluate(task: &mut Task, by: &[&str], metrics: Metrics) -> Result<u32, Strin
     let Some(Next::Round(stage)) = task.next() else { panic!("{:?}", task.next()) };
     let institutions = by.iter().map(|name| name.parse().unwrap()).collect();
     let made = made(task);
-    task.opened = Some(Opened { stage: stage.clone(), sum: made.plan, made, institutions });
+    task.opened = Some(Opened {
+        stage: stage.clone(),
+        sum: made.plan,
+        made,
+        institutions,
+        groups: Vec::new(),
+    });
     let step = task.candidate().unwrap().step;
     assert!(!task.evaluated(step), "once");
     let judged = task.judge(&metrics, None);

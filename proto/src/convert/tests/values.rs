@@ -1,5 +1,7 @@
 //! Strategies over domain values, wide enough to reach every field and every limit.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use collegium_shared::{
     architecture::{
@@ -298,7 +300,11 @@ fn time() -> impl Strategy<Value = Timestamp> {
 /// Boxed: as a part of the strategies around it, it would fill their stack.
 fn plan() -> BoxedStrategy<Plan> {
     let purpose = option::of("[a-z]{1,20}".prop_map(|name| name.parse().unwrap()));
-    let what = (round_id(), option::of(digest()), stage(), hyper(), (encoding(), purpose));
+    let group = option::of(vec("[a-z]{1,20}", 1..5).prop_map(|names| {
+        names.into_iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<_>>()
+    }));
+    let staged = (stage(), group);
+    let what = (round_id(), option::of(digest()), staged, hyper(), (encoding(), purpose));
     let cohort =
         (any::<u16>(), any::<u16>()).prop_map(|(c_max, min_honest)| Cohort { c_max, min_honest });
     let deadlines = any::<[u32; 5]>().prop_map(|[ready, share, upload, vote, reveal]| Deadlines {
@@ -312,28 +318,28 @@ fn plan() -> BoxedStrategy<Plan> {
     let ended = (option::of(certificate()), option::of(before));
     let rest = (digest(), digest(), inputs(), ended, time());
     (what, cohort, deadlines, rest)
-        .prop_map(
-            |((round, layout, stage, hyper, (encoding, purpose)), cohort, deadlines, rest)| {
-                let (roster, registry, inputs, (aborted, before), issued_at) = rest;
-                Plan {
-                    round,
-                    architecture: "kt-logistic/1".into(),
-                    purpose,
-                    layout,
-                    stage,
-                    hyper,
-                    encoding,
-                    cohort,
-                    roster,
-                    registry,
-                    inputs,
-                    deadlines,
-                    aborted,
-                    before,
-                    issued_at,
-                }
-            },
-        )
+        .prop_map(|(what, cohort, deadlines, rest)| {
+            let (round, layout, (stage, group), hyper, (encoding, purpose)) = what;
+            let (roster, registry, inputs, (aborted, before), issued_at) = rest;
+            Plan {
+                round,
+                architecture: "kt-logistic/1".into(),
+                purpose,
+                layout,
+                stage,
+                group,
+                hyper,
+                encoding,
+                cohort,
+                roster,
+                registry,
+                inputs,
+                deadlines,
+                aborted,
+                before,
+                issued_at,
+            }
+        })
         .boxed()
 }
 

@@ -1,12 +1,14 @@
 //! One task under attack: its steps, what is released of them, and how good that is at the honest
 //! institutions.
 
+use std::collections::BTreeSet;
+
 use collegium_agent::{records::Learner, trainer::Work};
 use collegium_coordinator::task::{Reference, ReleaseRule, sampling};
 use collegium_shared::{
     architecture::{
-        self, Coordinate, Evaluation, GroupSum, Hyper, Optimizer, groups, median_of_means,
-        name_sums, segments,
+        self, Coordinate, Evaluation, FROM_INSTITUTIONS, GroupSum, Hyper, Optimizer, deal,
+        group_count, median_of_means, name_sums, segments,
     },
     crypto::Digest,
     ids::InstitutionId,
@@ -85,9 +87,12 @@ impl Task {
             Digest::of_parts("collegium/bench/groups", &parts.each_ref().map(|part| &part[..]))
         };
         let medians = defence == Defence::GroupMedians;
-        if medians && groups(&self.names, cohort, &seed(0)).is_none() {
+        let count = group_count(self.names.len(), cohort.n_min());
+        if medians && (self.names.len() < FROM_INSTITUTIONS || count.is_none()) {
             return Ok(None);
         }
+        let everybody: BTreeSet<_> = self.names.iter().cloned().collect();
+        let draw = |step| deal(&everybody, &BTreeSet::new(), count.unwrap_or(1), &seed(step));
         let mut optimizer = Optimizer::default();
         optimizer.norm = options.norm.unwrap_or(optimizer.norm);
         let train = match defence {
@@ -109,8 +114,7 @@ impl Task {
                 // Their agents clip, whoever they are.
                 hyper.optimizer.clip(own);
             }
-            let drawn = medians.then(|| groups(&self.names, cohort, &seed(step))).flatten();
-            let moved = self.combined(&moves, drawn);
+            let moved = self.combined(&moves, medians.then(|| draw(step)));
             let server = hyper.optimizer.server;
             at.iter_mut().zip(moved).for_each(|(at, moved)| *at = server.advance(step, *at, moved));
         }
@@ -146,8 +150,12 @@ impl Task {
     }
 
     /// The sum, or what takes its place.
-    fn combined(&self, moves: &[Vec<f64>], groups: Option<Vec<Vec<InstitutionId>>>) -> Vec<f64> {
-        let sum = |group: &[InstitutionId]| {
+    fn combined(
+        &self,
+        moves: &[Vec<f64>],
+        groups: Option<Vec<BTreeSet<InstitutionId>>>,
+    ) -> Vec<f64> {
+        let sum = |group: &BTreeSet<InstitutionId>| {
             let places = group.iter().filter_map(|m| self.names.iter().position(|name| name == m));
             let mut sum = vec![0.0; moves.first().map_or(0, Vec::len)];
             for place in places {
@@ -156,7 +164,7 @@ impl Task {
             GroupSum { members: group.len(), sum }
         };
         match groups {
-            None => sum(&self.names).sum,
+            None => sum(&self.names.iter().cloned().collect()).sum,
             Some(groups) => {
                 median_of_means(&groups.iter().map(|group| sum(group)).collect::<Vec<_>>())
             }

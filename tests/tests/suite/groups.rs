@@ -1,0 +1,94 @@
+//! Steps that are summed in groups, through 64 real agents and a real coordinator: who is summed with whom,
+//! and a median that is known beforehand, bit by bit.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use collegium_coordinator::network::{Event, NetworkEvent};
+use collegium_shared::{
+    architecture::{
+        Optimizer,
+        load_test::{self, Moves},
+    },
+    blobs::Blobs,
+    ids::InstitutionId,
+    protocol::Plan,
+    tensors,
+};
+use collegium_tests::testbed::events;
+
+use crate::{
+    agents::wait_for_sums,
+    load_test::{PARAMETERS, followed, many},
+};
+
+/// How long two steps of three groups of agents may take on a slow machine.
+const TASK: Duration = Duration::from_secs(240);
+
+const AGENTS: usize = 64;
+const GROUPS: usize = 3;
+
+#[test]
+fn sixty_four_agents_are_summed_in_groups_and_their_median_is_known_beforehand() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = "tasks = [\"*\"]\narchitectures = [\"load-test/1\"]\nc_max = 6\nn_min = 19\nmin_honest = 5\n";
+    let (mut network, names) = many(dir.path(), vec![policy.to_owned(); AGENTS]);
+    // One is away: it sits in a group, and the others of the group go on without it.
+    network.kill_agent(&names[7]).unwrap();
+    let task = format!(
+        "task = \"load\"\narchitecture = \"load-test/1\"\nparameters = {PARAMETERS}\nrounds = 2\n\
+         aggregation = \"group-medians\"\n[deadlines]\nready = 5\n"
+    );
+    network.start_task(&task).unwrap();
+    wait_for_sums(&mut network, 1);
+    let status = network.status().unwrap();
+    assert_eq!(status["task"]["group"]["of"], GROUPS, "{status}");
+    // A step that is half done goes on where it was.
+    network.coordinator_process().unwrap().kill().unwrap();
+    network.start_coordinator().unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    assert_eq!(ended["rounds_completed"], 2 * GROUPS, "{ended}");
+    let listed = network.agent(&names[0], &["audit", "list", "--count", "1000"]).unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.matches("plan_accepted").count(), 2, "once a step: {listed}");
+    network.stop().unwrap();
+
+    let coordinator = network.coordinator_dir();
+    let drawn = events(&coordinator).unwrap().into_iter().filter_map(|entry| match entry.event {
+        Event::Network(NetworkEvent::GroupsDrawn { groups }) => Some(groups),
+        _ => None,
+    });
+    let drawn: Vec<_> = drawn.collect();
+    let everybody: BTreeSet<_> = names.iter().cloned().collect();
+    assert_eq!(drawn[0].iter().flatten().cloned().collect::<BTreeSet<_>>(), everybody);
+    assert_eq!(drawn[0].iter().map(BTreeSet::len).sum::<usize>(), AGENTS);
+    let (rounds, candidate) = followed(&coordinator);
+    let asked: BTreeSet<_> = rounds.iter().map(|(plan, _)| plan.group.clone().unwrap()).collect();
+    assert_eq!(asked.len(), 2 * GROUPS, "drawn anew for each step");
+    let bound = Optimizer::default().bound;
+    let mut weights = vec![0.0_f32; PARAMETERS as usize];
+    for step in rounds.chunks(GROUPS) {
+        let summed: Vec<&InstitutionId> = step.iter().flat_map(|(_, names)| names).collect();
+        assert_eq!(summed.len(), summed.iter().collect::<BTreeSet<_>>().len(), "nobody is twice");
+        assert!(summed.len() >= AGENTS - 3 && !summed.contains(&&names[7]), "{}", summed.len());
+        for (plan, names) in step {
+            let group = plan.group.as_ref().unwrap();
+            assert!(names.iter().all(|name| group.contains(name)));
+            assert!(names.len() >= plan.cohort.least(), "{}", names.len());
+        }
+        let moves = |plan: &Plan, names: &[InstitutionId]| {
+            names.iter().map(|name| Moves::new(name, &plan.round, bound)).collect::<Vec<_>>()
+        };
+        let groups: Vec<_> = step.iter().map(|(plan, names)| moves(plan, names)).collect();
+        for (index, weight) in (0..).zip(&mut weights) {
+            let mean = |of: &Vec<Moves>| {
+                of.iter().map(|moves| moves.value(index)).sum::<f64>() / of.len() as f64
+            };
+            let mut means: Vec<f64> = groups.iter().map(mean).collect();
+            means.sort_by(f64::total_cmp);
+            *weight = (f64::from(*weight) + means[GROUPS / 2] * summed.len() as f64) as f32;
+        }
+    }
+    let blobs = Blobs::open(&coordinator.join("blobs")).unwrap();
+    let file = blobs.read(&candidate.weights, 1 << 20).unwrap();
+    assert!(tensors::read_model(&file, &load_test::layout(PARAMETERS)).unwrap() == weights);
+}
