@@ -12,9 +12,10 @@ use collegium_shared::{
 
 use crate::{
     model::{
-        Effort, Model, ModelError,
+        Effort, Model, ModelError, Released,
         features::{Counts, Design, Statistics, training_counts},
         kt_logistic::predict,
+        neural::{Keeps, Predicted},
     },
     recommend::{Options, Recommendation, Recommender},
     records::Learner,
@@ -93,7 +94,7 @@ impl<'a> Audited<'a> {
     pub fn sums(
         &self,
         shared: &[bool],
-        (model, all): (&Model, &[Learner]),
+        (released, all): (&Released, &[Learner]),
         task: &TaskId,
         effort: &Effort,
     ) -> Result<Vec<f64>, ModelError> {
@@ -101,14 +102,17 @@ impl<'a> Audited<'a> {
         let own = training_counts(all);
         let mut cells = vec![Cell::default(); members.len()];
         let wanted: BTreeSet<usize> = members.iter().flatten().copied().collect();
-        let answers = Answers { model, statistics: Statistics::new(model.statistics(), &own) };
+        let answers = Answers::new(released, (all, &own), effort)?;
         for learner in &wanted {
             effort.step()?;
             let answers = answers.of(self.learners[*learner]);
             let groups = &self.groups[*learner];
             groups.iter().for_each(|group| cells[*group].observe(&answers, self.scope.band));
         }
-        self.expose(&mut cells, &members, (model, all), (task, &own), effort)?;
+        // Networks recommend nothing.
+        if let Released::Logistic(model) = released {
+            self.expose(&mut cells, &members, (model, all), (task, &own), effort)?;
+        }
         let summed = cells.into_iter().zip(shared).filter(|(_, shared)| **shared);
         Ok(Cell::vector(&summed.map(|(cell, _)| cell).collect::<Vec<_>>()))
     }
@@ -159,19 +163,51 @@ impl<'a> Audited<'a> {
     }
 }
 
-/// The one place here that knows the model's architecture.
-struct Answers<'a> {
-    model: &'a Model,
-    statistics: Statistics,
+/// How answers are predicted, by the model's architecture.
+enum Answers<'a> {
+    Logistic {
+        model: &'a Model,
+        statistics: Statistics,
+    },
+    /// Of all held-out learners, by their identifiers.
+    Network(BTreeMap<&'a str, Vec<Predicted>>),
 }
 
-impl Answers<'_> {
+impl<'a> Answers<'a> {
+    fn new(
+        released: &'a Released,
+        (all, own): (&'a [Learner], &Counts),
+        effort: &Effort,
+    ) -> Result<Self, ModelError> {
+        let model = match released {
+            Released::Logistic(model) => {
+                let statistics = Statistics::new(model.statistics(), own);
+                return Ok(Self::Logistic { model, statistics });
+            }
+            Released::Network(model) => model,
+        };
+        let loaded = model.load(all, effort)?;
+        let predicted = loaded.held_out(model.weights(), Keeps::Fitted, effort)?;
+        let mut predicted = predicted.into_iter().flatten();
+        let held_out = all.iter().filter(|learner| learner.held_out);
+        let of = |learner: &'a Learner| {
+            let own = predicted.by_ref().take(learner.responses.len()).collect();
+            (learner.id.as_str(), own)
+        };
+        Ok(Self::Network(held_out.map(of).collect()))
+    }
+
     /// The chance that each answer of the learner was given, from what came before it, and whether it was
     /// right.
-    fn of(&self, learner: &Learner) -> Vec<(f64, bool)> {
-        let design = Design::new([learner], &self.statistics, self.model.competencies());
-        let right = learner.responses.iter().map(|response| response.correct);
-        predict(&design, self.model.weights()).into_iter().zip(right).collect()
+    fn of(&self, learner: &Learner) -> Vec<Predicted> {
+        match self {
+            Self::Logistic { model, statistics } => {
+                let design = Design::new([learner], statistics, model.competencies());
+                let right = learner.responses.iter().map(|response| response.correct);
+                predict(&design, model.weights()).into_iter().zip(right).collect()
+            }
+            Self::Network(all) => all.get(learner.id.as_str()).cloned().unwrap_or_default(),
+        }
     }
 }
 
@@ -211,10 +247,20 @@ fn difficulty(item: &str, model: &Model, own: &Counts) -> f64 {
 mod tests {
     use std::sync::Arc;
 
-    use collegium_shared::architecture::Hyper;
+    use collegium_shared::architecture::{
+        Hyper, Neural, SharedSets, kt_attention::KtAttention1, name_sums,
+    };
 
     use super::*;
-    use crate::trainer::tests::{federate, simulated};
+    use crate::{
+        model::{
+            NetworkModel,
+            kt_attention::KtAttention,
+            neural::{Network, Task},
+        },
+        records::Response,
+        trainer::tests::{federate, simulated},
+    };
 
     fn scope(more: &str) -> BiasScope {
         toml::from_str(&format!("attributes.group = [\"a\", \"b\"]\nsmallest_cell = 5\n{more}"))
@@ -227,7 +273,7 @@ mod tests {
     }
 
     /// One institution in which every third learner is of group b, and one of group c.
-    fn fixture() -> (Vec<Learner>, Model) {
+    fn fixture() -> (Vec<Learner>, Released) {
         let mut world = simulated(21, 2, 120);
         for learners in &mut world {
             for (number, learner) in learners.iter_mut().enumerate() {
@@ -237,10 +283,10 @@ mod tests {
         }
         let run = federate(world.clone(), &Hyper::default(), 5, 1);
         let model = Model::new(&run.shared.competencies, run.statistics, &run.weights).unwrap();
-        (world.remove(0), model)
+        (world.remove(0), Released::Logistic(model))
     }
 
-    fn cells(audited: &Audited<'_>, shared: &[bool], of: (&Model, &[Learner])) -> Vec<Vec<f64>> {
+    fn cells(audited: &Audited<'_>, shared: &[bool], of: (&Released, &[Learner])) -> Vec<Vec<f64>> {
         let go = Effort::new(Arc::default(), 100);
         let vector = audited.sums(shared, of, &"audit".parse().unwrap(), &go).unwrap();
         assert_eq!(vector, audited.sums(shared, of, &"audit".parse().unwrap(), &go).unwrap());
@@ -319,6 +365,40 @@ mod tests {
         assert_eq!(four[..2], [4.0, 4.0]);
         let (chance, difficulty) = (four[2] / 4.0, four[3] / 4.0);
         assert!((0.3..1.0).contains(&chance) && (0.0..0.9).contains(&difficulty), "{four:?}");
+    }
+
+    #[test]
+    fn a_networks_predictions_go_to_the_learners_whose_answers_they_are() {
+        let (mut learners, _) = fixture();
+        // One without answers has none, and moves nobody else's.
+        learners.iter_mut().find(|learner| learner.held_out).unwrap().responses.clear();
+        let hyper = Hyper { optimizer: KtAttention1.optimizer(), ..Hyper::default() };
+        let names = |of: fn(&Response) -> Vec<String>| {
+            let all = learners.iter().flat_map(|l| &l.responses).flat_map(of);
+            all.collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let (items, competencies) =
+            (names(|r| vec![r.item.clone()]), names(|r| r.competencies.clone()));
+        let shared = SharedSets { items, competencies };
+        let task = Task { hyper: &hyper, shared: &shared };
+        let values = KtAttention.statistics(&learners, &task).unwrap();
+        let statistics =
+            name_sums(&KtAttention1.statistics(&hyper, shared.sizes()), &values).unwrap();
+        let weights = KtAttention1.layout(&hyper, &shared).initial();
+        let network = NetworkModel::new(&KtAttention, hyper, shared, statistics, weights).unwrap();
+        let released = Released::Network(network);
+        let go = Effort::new(Arc::default(), 100);
+        let own = training_counts(&learners);
+        let answers = Answers::new(&released, (&learners, &own), &go).unwrap();
+        for learner in learners.iter().filter(|learner| learner.held_out) {
+            let outcomes: Vec<_> = answers.of(learner).iter().map(|(_, right)| *right).collect();
+            let given: Vec<_> = learner.responses.iter().map(|r| r.correct).collect();
+            assert_eq!(outcomes, given, "{}", learner.id);
+        }
+        let scope = scope("");
+        let audited = Audited::new(&scope, &permitted(&["group"], 0), &learners);
+        let summed = cells(&audited, &[true, true, false], (&released, &learners));
+        assert!(summed[1].iter().all(|answers| *answers > 0.0));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use facts::{Facts, Judged};
 
 use crate::{
     aggregate::AggregateError,
-    task::{NoiseFrom, Task},
+    task::{Aggregation, NoiseFrom, Task},
 };
 
 /// What a card's blob is called among those that are needed.
@@ -57,6 +57,9 @@ pub struct ModelCard {
 impl Statement for ModelCard {
     const CONTEXT: &'static str = "collegium/v1/model-card";
 }
+
+const GROUPS: &str = "not audited when it was released: a bias audit is of a model that serves. Audits made \
+                      since are listed beside this card.";
 
 /// On what it was trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,6 +122,9 @@ pub struct Training {
     pub of: u32,
     /// Models of the task that were evaluated and not released.
     pub withheld: u32,
+    /// How the moves of a step became one.
+    #[serde(default, skip_serializing_if = "Aggregation::is_default")]
+    pub aggregation: Aggregation,
     pub settings: Hyper,
 }
 
@@ -172,12 +178,13 @@ pub fn make(
             public_start: task.baseline().copied(),
             before,
         },
-        groups: groups(spec.architecture),
+        groups: GROUPS.to_owned(),
         privacy,
         training: Training {
             steps: task.candidate()?.step,
             of: spec.rounds,
             withheld: task.withheld().0,
+            aggregation: spec.aggregation,
             settings: spec.hyper.clone(),
         },
         intended_use: intended_use(spec.architecture),
@@ -196,16 +203,6 @@ fn participants(task: &Task) -> Option<Participants> {
         median: *counts.get(counts.len() / 2)?,
         most: *counts.last()?,
     })
-}
-
-fn groups(architecture: Architecture) -> String {
-    match architecture {
-        Architecture::KtLogistic1 => "not audited when it was released: a bias audit is of a model that serves. \
-                                      Audits made since are listed beside this card."
-            .to_owned(),
-        _ => "not audited: bias audits are of kt-logistic/1. How the model serves groups of learners is not known."
-            .to_owned(),
-    }
 }
 
 fn intended_use(architecture: Architecture) -> String {

@@ -17,7 +17,7 @@ pub const PROTOCOL: u32 = 1;
 
 /// The minor number of that version, sent with every call. 1: calls say their version and may be
 /// signed. 2: institutions may decline; plans may have a purpose and noise.
-pub const MINOR: u32 = 2;
+pub const MINOR: u32 = 3;
 
 /// The most bytes of a vector or blob in one message that are accepted.
 pub const CHUNK: usize = 1 << 20;

@@ -21,7 +21,7 @@ use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, process:
 
 use anyhow::{Context, bail};
 use clap::Args;
-use collegium_shared::clock::Clock;
+use collegium_shared::{architecture::Architecture, clock::Clock};
 use tempfile::TempDir;
 
 use bias::Audit;
@@ -118,7 +118,9 @@ fn attempt(options: &Options) -> anyhow::Result<()> {
 fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyhow::Result<Summary> {
     let clock = Clock::system();
     let start = clock.now();
-    let read = |file: &PathBuf| Audit::read(file, options.audit_out.as_deref());
+    let task = options.task.as_deref().map(crate::evaluate::read_task).transpose()?;
+    let trained = task.as_ref().map_or(Architecture::KtLogistic1, |task| task.architecture);
+    let read = |file: &PathBuf| Audit::read(file, options.audit_out.as_deref(), trained);
     let audit = options.audit.as_ref().map(read).transpose()?;
     let dir = dir.path();
     screen.note(report::WELCOME);
@@ -129,7 +131,6 @@ fn play(options: &Options, dir: &TempDir, screen: &Screen, stop: &Stop) -> anyho
             Population::read(file, options.mapping.as_deref(), options.institutions, &data)?
         }
     };
-    let task = options.task.as_deref().map(crate::evaluate::read_task).transpose()?;
     let usual = task.as_ref().map(|task| task.rounds).filter(|_| options.epsilon.is_none());
     let rounds =
         options.rounds.or(usual).unwrap_or(match (options.epsilon, population.is_real()) {

@@ -15,7 +15,7 @@ use collegium_shared::{
 use super::{HEADER, PrepareError, Values, check_encoding};
 use crate::{
     bias::{Audited, Permitted},
-    model::{Effort, Model, ModelError},
+    model::{Effort, ModelError, Released},
     records::Learner,
 };
 
@@ -65,7 +65,7 @@ pub fn input(
     plan: &Plan,
     blobs: &Blobs,
     permitted: &Permitted,
-    (model, learners): (&Model, &[Learner]),
+    (model, learners): (&Released, &[Learner]),
     effort: &Effort,
 ) -> Result<Values, PrepareError> {
     let scope = &question(plan)?.scope;
@@ -116,6 +116,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        model::Model,
         session::tests::World,
         trainer::tests::{federate, simulated},
     };
@@ -126,7 +127,7 @@ mod tests {
         _dir: tempfile::TempDir,
         blobs: Blobs,
         learners: Vec<Learner>,
-        model: Model,
+        model: Released,
     }
 
     impl Fixture {
@@ -134,6 +135,7 @@ mod tests {
             let mut world = simulated(5, 1, 60);
             let run = federate(world.clone(), &Hyper::default(), 2, 1);
             let model = Model::new(&run.shared.competencies, run.statistics, &run.weights).unwrap();
+            let model = Released::Logistic(model);
             let mut learners = world.remove(0);
             learners
                 .iter_mut()

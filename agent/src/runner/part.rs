@@ -527,7 +527,6 @@ fn of_serving(
         let of = (snapshot, permitted.smallest_part);
         return Ok(prepare::evaluation::input(plan, (&model, learners), of, effort));
     }
-    let model = model.logistic().map_err(Failure::Leave)?;
     Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, (&model, learners), effort))
 }
 

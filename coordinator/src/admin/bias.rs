@@ -1,6 +1,6 @@
 //! The question that the task of a bias audit or of an evaluation puts to the institutions: about which model.
 
-use collegium_shared::architecture::{Architecture, BiasQuestion, KT_LOGISTIC_1};
+use collegium_shared::architecture::{Architecture, BiasQuestion};
 
 use crate::{
     driver::Driver,
@@ -20,15 +20,24 @@ pub(super) fn ask_about_newest(driver: &Driver, spec: &mut TaskSpec) -> Result<(
         spec.hyper.evaluation = Some(Box::new(model));
         return Ok(());
     };
-    // Agents keep it beside newer networks, which recommend nothing.
-    let recommends = |task: &&Task| task.spec().architecture == Architecture::KtLogistic1;
-    let tasks = driver.state.network.tasks().iter().rev().filter(recommends);
+    let audited = scope.audited();
+    let of = |task: &&Task| task.spec().architecture == audited;
+    let tasks = driver.state.network.tasks().iter().rev().filter(of);
     let newest = tasks.filter_map(|task| task.releases().last()).next();
-    let model = newest.map(|release| release.manifest).ok_or_else(|| {
+    let newest = newest.map(|release| release.manifest).ok_or_else(|| {
         format!(
-            "there is no released {KT_LOGISTIC_1} model, which a bias audit is of; train one first"
+            "there is no released {} model to audit; train one first, or name another under `of`",
+            audited.id()
         )
     })?;
+    // Agents keep kt-logistic/1, which recommends, beside a newer network, and nothing else.
+    if audited != Architecture::KtLogistic1 && newest != model {
+        return Err(format!(
+            "the newest release is no {} model, and institutions keep no older one; train it again first",
+            audited.id()
+        ));
+    }
+    let model = newest;
     spec.hyper.audit = Some(Box::new(BiasQuestion { model, scope: *scope }));
     Ok(())
 }

@@ -4,7 +4,10 @@
 
 use std::fmt::Write;
 
-use collegium_shared::architecture::bias_audit::{Bin, Measure};
+use collegium_shared::architecture::{
+    Architecture, BiasScope,
+    bias_audit::{Bin, Measure},
+};
 
 use super::{
     Review,
@@ -83,8 +86,21 @@ pub fn html(report: &BiasReport, reviews: &[Review]) -> String {
     page
 }
 
+/// Whose recommendations were looked at.
+fn exposure(scope: &BiasScope) -> String {
+    match scope.audited() {
+        Architecture::KtLogistic1 => format!(
+            "Recommendations aim at it. What would be recommended is asked for at most {} learners of a group at \
+             each institution, so that large institutions may weigh less in it than in the other figures.",
+            scope.exposure_learners
+        ),
+        other => format!("{} recommends nothing, so that nothing is said of exposure.", other.id()),
+    }
+}
+
 fn about(report: &BiasReport) -> String {
-    let BiasReport { made_at, institutions, model, round, plan, compared, .. } = report;
+    let BiasReport { made_at, institutions, model, round, plan, compared, scope, .. } = report;
+    let architecture = scope.audited().id();
     let compared: Vec<String> = compared.iter().map(|task| escape(task.as_str())).collect();
     let compared = match compared.as_slice() {
         [] => "None: this is the first audit of these groups.".to_owned(),
@@ -94,7 +110,7 @@ fn about(report: &BiasReport) -> String {
         "<table><caption>What was audited</caption>\
          <tr><th scope=\"row\">Made</th><td>{made_at}</td></tr>\
          <tr><th scope=\"row\">Institutions in the sums</th><td>{institutions}</td></tr>\
-         <tr><th scope=\"row\">Model (SHA-256 of its manifest)</th><td><code>{model}</code></td></tr>\
+         <tr><th scope=\"row\">Model (and SHA-256 of its manifest)</th><td>{architecture} <code>{model}</code></td></tr>\
          <tr><th scope=\"row\">Round and plan in the log</th><td>{round}, <code>{plan}</code></td></tr>\
          <tr><th scope=\"row\">Compared with the audits before</th><td>{compared}</td></tr></table>\n"
     )
@@ -161,12 +177,10 @@ fn reading(report: &BiasReport) -> String {
          whole audit. A group of which too few institutions tell is not summed at all.</li>\
          <li>Institutions whose policy does not permit an attribute, or that do not keep it, add nothing to \
          it: figures of two attributes may be about different institutions.</li>\
-         <li>The band that recommendations aim at is a chance of {low} to {high}. What would be recommended is \
-         asked for at most {exposed} learners of a group at each institution, so that large institutions may \
-         weigh less in it than in the other figures.</li>\
+         <li>The band is a chance of {low} to {high}. {exposure}</li>\
          <li>&#8220;Since the last audit&#8221; takes the two audits for independent. If the same learners are \
          in both, the interval is too wide.</li></ul>\n",
-        exposed = scope.exposure_learners,
+        exposure = exposure(scope),
         groups = scope.cells(),
         smallest = scope.smallest_cell,
         part = scope.smallest_part

@@ -160,11 +160,14 @@ pub fn make(
         shared.iter().map(|shared| if *shared { summed.next() } else { None }).collect();
     let had = support.get(CELLS).map(Vec::as_slice).unwrap_or_default();
     let mut compared = BTreeSet::new();
+    // Models of another architecture predict something else.
+    let earlier = earlier.iter().filter(|r| r.scope.audited() == question.scope.audited());
+    let earlier: Vec<&BiasReport> = earlier.collect();
     let attributes = question.scope.places().map(|(first, attribute, values)| {
         let range = first..=first + values.len();
         let (cells, had) = (&cells[range.clone()], &had[range]);
         let mut report = attribute_report(attribute, values, cells, had, &question.scope);
-        compared.extend(compare(&mut report, earlier));
+        compared.extend(compare(&mut report, &earlier));
         report
     });
     let attributes = attributes.collect();
@@ -248,7 +251,7 @@ fn gaps(group: &mut GroupReport, reference: &GroupReport, scope: &BiasScope) {
 
 /// Compares each group with the newest report that has it; gives the audits that were compared with. The same
 /// learners may be in both, so the interval is rather too wide.
-fn compare(report: &mut AttributeReport, earlier: &[BiasReport]) -> BTreeSet<TaskId> {
+fn compare(report: &mut AttributeReport, earlier: &[&BiasReport]) -> BTreeSet<TaskId> {
     let mut compared = BTreeSet::new();
     let attribute = &report.attribute;
     for group in report.groups.iter_mut().filter(|group| group.hidden.is_none()) {
@@ -322,7 +325,7 @@ pub(super) mod tests {
         let attributes = scope.places().map(|(first, attribute, values)| {
             let range = first..=first + values.len();
             let mut report = attribute_report(attribute, values, &cells[range], &[6.0; 4], &scope);
-            compared.extend(compare(&mut report, earlier));
+            compared.extend(compare(&mut report, &earlier.iter().collect::<Vec<_>>()));
             report
         });
         let attributes = attributes.collect();

@@ -143,9 +143,10 @@ pub fn review(review: &Review) -> String {
 pub fn report(report: &BiasReport) -> String {
     let BiasReport { task, model, institutions, made_at, scope, .. } = report;
     let mut text = format!(
-        "audit          {task}, made {made_at}\nmodel          {model}\ninstitutions   {institutions} in the sum\n\
+        "audit          {task}, made {made_at}\nmodel          {}, {model}\ninstitutions   {institutions} in the sum\n\
          smallest group {} learners; held-out learners only; 95 % intervals by learner, of auc and ece \
          approximate\n",
+        scope.audited().id(),
         scope.smallest_cell
     );
     for of in &report.attributes {

@@ -10,7 +10,7 @@ use super::{ModelCard, Participants, Privacy, Quality};
 use crate::{
     bias::{Audit, Review, page::escape},
     evaluation::Evaluated,
-    task::NoiseFrom,
+    task::{Aggregation, NoiseFrom},
 };
 
 /// What was found out about the model after its release.
@@ -59,6 +59,7 @@ fn sections(card: &ModelCard, since: &Since) -> Vec<Section> {
                 ("manifest", card.manifest.to_string()),
                 ("steps", format!("{} of {}", training.steps, training.of)),
                 ("withheld before it", training.withheld.to_string()),
+                ("a step's moves", moves(training.aggregation).to_owned()),
                 ("settings", serde_json::to_string(&training.settings).unwrap_or_default()),
                 ("intended use", card.intended_use.clone()),
             ],
@@ -106,6 +107,13 @@ fn sections(card: &ModelCard, since: &Since) -> Vec<Section> {
         },
         Section { title: "Since the release", lines: later(since) },
     ]
+}
+
+fn moves(aggregation: Aggregation) -> &'static str {
+    match aggregation {
+        Aggregation::Sum => "summed over institutions",
+        Aggregation::GroupMedians => "median over the means of random groups of institutions",
+    }
 }
 
 fn quality_lines(quality: &Quality) -> Vec<(String, String)> {
@@ -287,7 +295,13 @@ mod tests {
                 delta: 1e-6,
                 noise: NoiseFrom::Together,
             },
-            training: Training { steps: 4, of: 30, withheld: 1, settings: Hyper::default() },
+            training: Training {
+                steps: 4,
+                of: 30,
+                withheld: 1,
+                aggregation: Aggregation::GroupMedians,
+                settings: Hyper::default(),
+            },
             intended_use: "practice".into(),
             limits: vec!["few & far".into()],
             released_at: Timestamp::EPOCH,

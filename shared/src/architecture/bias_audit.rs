@@ -18,7 +18,7 @@ pub use cell::{CALIBRATION_BINS, Cell, EXPOSURES, LEARNER_ANSWERS, RATIOS};
 pub use estimate::{Bin, Estimate, Figures, Measure};
 pub use suppress::{Counted, Hidden, suppress, taking_part};
 
-use super::{SegmentSpec, Stage, Sums};
+use super::{Architecture, SegmentSpec, Stage, Sums};
 use crate::{
     crypto::Digest,
     params::{EncodeError, Encoding},
@@ -61,6 +61,8 @@ pub enum BadScope {
     Band,
     #[error("audit.exposure_learners is {0}; use 0 to {MOST_EXPOSED}")]
     Exposed(u32),
+    #[error("audit.of is {0}, of which there are no models; name the architecture of a model")]
+    NoModel(&'static str),
     #[error("audit.thresholds: {measure} is {given}; use a number above 0")]
     Threshold { measure: Measure, given: f64 },
 }
@@ -81,6 +83,9 @@ pub struct BiasScope {
     pub exposure_learners: u32,
     /// A gap above it opens a review.
     pub thresholds: BTreeMap<Measure, f64>,
+    /// Of which architecture the newest model is audited; of `kt-logistic/1`, which recommends, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Architecture>,
 }
 
 /// The same as it is written.
@@ -97,6 +102,7 @@ struct Given {
     exposure_learners: u32,
     #[serde(default = "default_thresholds")]
     thresholds: BTreeMap<Measure, f64>,
+    of: Option<Architecture>,
 }
 
 fn default_cell() -> u32 {
@@ -133,6 +139,7 @@ impl TryFrom<Given> for BiasScope {
             band: given.band,
             exposure_learners: given.exposure_learners,
             thresholds: given.thresholds,
+            of: given.of,
         };
         scope.check()?;
         Ok(scope)
@@ -178,10 +185,19 @@ impl BiasScope {
         if self.exposure_learners > MOST_EXPOSED {
             return Err(BadScope::Exposed(self.exposure_learners));
         }
+        match self.audited() {
+            Architecture::KtLogistic1 | Architecture::Neural(_) => {}
+            other => return Err(BadScope::NoModel(other.id())),
+        }
         let bad = self.thresholds.iter().find(|(_, given)| !(given.is_finite() && **given > 0.0));
         bad.map_or(Ok(()), |(measure, given)| {
             Err(BadScope::Threshold { measure: *measure, given: *given })
         })
+    }
+
+    /// Of which architecture the newest model is audited.
+    pub fn audited(&self) -> Architecture {
+        self.of.unwrap_or(Architecture::KtLogistic1)
     }
 
     /// Groups of all attributes, "other" among them.
@@ -287,6 +303,8 @@ mod tests {
             (&format!("{sex}thresholds.auc = 0.0"), "auc"),
             (&format!("{sex}thresholds.luck = 0.1"), "luck"),
             (&format!("{sex}epsilon = 1"), "epsilon"),
+            (&format!("{sex}of = \"load-test/1\""), "load-test/1, of which there are no models"),
+            (&format!("{sex}of = \"wide-mlp/9\""), "wide-mlp/9"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

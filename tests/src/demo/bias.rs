@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use collegium_coordinator::task::TaskSpec;
+use collegium_shared::architecture::Architecture;
 
 use super::{consortium::Consortium, screen::Screen, stop::Stop};
 
@@ -23,13 +24,20 @@ pub(super) struct Audit {
 }
 
 impl Audit {
-    /// Reads the task's file, and refuses one that could not be started.
-    pub(super) fn read(file: &Path, out: Option<&Path>) -> anyhow::Result<Self> {
+    /// Reads the task's file, and refuses one that could not be started. What is audited is the model that
+    /// was trained.
+    pub(super) fn read(
+        file: &Path,
+        out: Option<&Path>,
+        trained: Architecture,
+    ) -> anyhow::Result<Self> {
         let at = || file.display().to_string();
         let text = fs::read_to_string(file).with_context(at)?;
-        let spec: TaskSpec = toml::from_str(&text).with_context(at)?;
+        let mut spec: TaskSpec = toml::from_str(&text).with_context(at)?;
+        let scope = spec.audit.as_mut().context("this task's file has no [audit]");
+        scope.with_context(at)?.of = Some(trained);
         spec.check().with_context(at)?;
-        spec.audit.as_ref().context("this task's file has no [audit]").with_context(at)?;
+        let text = toml::to_string(&spec).with_context(at)?;
         let out = out.unwrap_or_else(|| Path::new(".")).to_owned();
         fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
         Ok(Self { text, spec, out })
@@ -88,7 +96,10 @@ mod tests {
     fn the_audit_of_the_real_records_asks_by_what_their_mapping_keeps() {
         let out = tempfile::tempdir().unwrap();
         let file = workspace().join("tests/audits/oulad.toml");
-        let audit = Audit::read(&file, Some(&out.path().join("reports"))).unwrap();
+        let trained = Architecture::lookup("wide-mlp/1").unwrap();
+        let audit = Audit::read(&file, Some(&out.path().join("reports")), trained).unwrap();
+        let started: TaskSpec = toml::from_str(&audit.text).unwrap();
+        assert_eq!(started.audit.unwrap().audited(), trained, "as it is started");
         assert!(out.path().join("reports").is_dir());
         let mapping = Mapping::load(&workspace().join("tests/mappings/oulad.toml")).unwrap();
         assert_eq!(
@@ -99,6 +110,6 @@ mod tests {
             mapping.attributes().iter().all(|name| audit.attributes().contains(&name.as_str()))
         );
         let training = workspace().join("deploy/task.toml");
-        assert!(Audit::read(&training, None).is_err(), "it audits nothing");
+        assert!(Audit::read(&training, None, trained).is_err(), "it audits nothing");
     }
 }

@@ -107,7 +107,19 @@ fn attention_is_trained_evaluated_and_leaves_recommendations_to_the_logistic_mod
     let audited = of(&network, &["bias", "show", "--json"]);
     assert_eq!(audited["body"]["model"], manifest("kt"));
 
+    // Unless it names the network, which recommends nothing.
+    let groups = groups.replace("[audit]", "[audit]\nof = \"kt-attention/1\"");
+    network.start_task(&asking("audit-attention", "bias-audit/1", &groups)).unwrap();
+    network.wait_for_task(TASK).unwrap();
+    let audited = of(&network, &["bias", "show", "--json"]);
+    assert_eq!(audited["body"]["model"], manifest("attention"));
+    let figures = &audited["body"]["attributes"][0]["groups"][0]["figures"];
+    assert!(figures["auc"]["value"].is_number() && figures["exposure"].is_null(), "{audited}");
+    assert!(audited["body"]["compared"].is_null(), "not with another architecture's: {audited}");
+
     trained(&mut network, &names, &crate::agents::task("kt-again", 1, 60));
+    let late = network.start_task(&asking("audit-late", "bias-audit/1", &groups)).unwrap_err();
+    assert!(format!("{late:#}").contains("is no kt-attention/1 model"), "{late:#}");
     assert!(agent(&network, &names[0], &["status", "--json"])["recommending"].is_null());
     let installed = std::fs::read_dir(network.agent_dir(&names[0]).join("models")).unwrap();
     assert_eq!(installed.count(), 3, "the newest, the one before, and which is current");

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use collegium_shared::{
     architecture::{
-        BiasQuestion, BiasScope, Hyper, LearnerPrivacy, Local, Mechanism, Optimizer, Second,
-        Server, Stage, bias_audit::Measure,
+        Architecture, BiasQuestion, BiasScope, Hyper, KT_ATTENTION_1, LearnerPrivacy, Local,
+        Mechanism, Optimizer, Second, Server, Stage, bias_audit::Measure,
     },
     clock::Timestamp,
     crypto::{AgreementKey, Digest, Signature, VerifyingKey},
@@ -245,8 +245,9 @@ fn audit() -> impl Strategy<Value = BiasQuestion> {
     let values = btree_set("[a-z]{1,8}", 1..4).prop_map(|all| all.into_iter().collect());
     let attributes = btree_map("[a-z]{1,8}", values, 1..4);
     let thresholds = btree_map(select(Measure::ALL.to_vec()), 1e-3..1.0, 0..4);
-    (digest(), attributes, 5_u32..100, thresholds).prop_map(
-        |(model, attributes, smallest_cell, thresholds)| {
+    let of = select(vec![None, Some(Architecture::lookup(KT_ATTENTION_1).unwrap())]);
+    (digest(), attributes, 5_u32..100, thresholds, of).prop_map(
+        |(model, attributes, smallest_cell, thresholds, of)| {
             let (smallest_part, band, exposure_learners) = (smallest_cell / 2, [0.5, 0.75], 50);
             let scope = BiasScope {
                 attributes,
@@ -255,6 +256,7 @@ fn audit() -> impl Strategy<Value = BiasQuestion> {
                 band,
                 exposure_learners,
                 thresholds,
+                of,
             };
             BiasQuestion { model, scope }
         },
