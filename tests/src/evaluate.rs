@@ -17,12 +17,15 @@ use collegium_agent::{
     records::Learner,
 };
 use collegium_shared::architecture::{Hyper, LearnerPrivacy, Target};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{DELTA, Trained, World};
 use outcome::{Outcome, Row};
 use sets::Set;
 pub(crate) use sets::read_task;
+
+/// Into so many parts institutions are divided, each of which is new to the model of the others.
+const FOLDS: usize = 5;
 
 /// Compares ways of learning on institutions' records.
 #[derive(Debug, Parser)]
@@ -76,7 +79,11 @@ impl Cli {
     /// Compares and prints.
     pub fn run(&self) -> ExitCode {
         match self.compare() {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(found) if self.json => {
+                println!("{found}");
+                ExitCode::SUCCESS
+            }
+            Ok(_) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error:#}");
                 ExitCode::FAILURE
@@ -84,7 +91,8 @@ impl Cli {
         }
     }
 
-    fn compare(&self) -> anyhow::Result<()> {
+    /// Prints tables, and gives the same as one object.
+    pub fn compare(&self) -> anyhow::Result<Value> {
         let mut found = Vec::new();
         if let Some(dir) = &self.source.data {
             found.extend(sets::known(dir)?);
@@ -110,10 +118,7 @@ impl Cli {
                 "Training was not timed beside NumPy; name a Python that has it: --beside-numpy PYTHON"
             ),
         }
-        if self.json {
-            println!("{}", json!({ "sets": rows, "beside_numpy": beside }));
-        }
-        Ok(())
+        Ok(json!({ "sets": rows, "beside_numpy": beside }))
     }
 
     /// All ways of learning on one set.
@@ -147,6 +152,7 @@ impl Cli {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let half = half.iter().map(|model| across(&records, |_| Ok(model.clone())));
         rows.push(outcome("federated, half of them away", &half.collect::<Result<Vec<_>, _>>()?));
+        rows.push(outcome("a new institution", &[self.newcomers(&records)?]));
         rows.push(outcome("personal", &[across(&records, |own| used(&federated, own))?]));
         for epsilon in &self.epsilons {
             let target = Target { epsilon: *epsilon, delta: DELTA };
@@ -161,6 +167,29 @@ impl Cli {
             rows.push(outcome(&format!("epsilon {epsilon}"), &runs));
         }
         Ok(rows)
+    }
+}
+
+impl Cli {
+    /// What the model of the others is worth to an institution that has no records of its own yet: each is
+    /// one of those that are left out of a task once.
+    fn newcomers(&self, records: &[Vec<Learner>]) -> anyhow::Result<Report> {
+        let mut models = Vec::with_capacity(FOLDS);
+        for fold in 0..FOLDS.min(records.len()) {
+            let others = records.iter().enumerate().filter(|(place, _)| place % FOLDS != fold);
+            let others = others.map(|(_, own)| own.clone()).collect();
+            let mut world = World::new(others).sharing_from(self.share_from);
+            models.push(world.plain(self.steps)?.model);
+        }
+        let unlearned = records
+            .iter()
+            .map(|own| own.iter().filter(|learner| learner.held_out).cloned().collect::<Vec<_>>());
+        let mut models = models.iter().cycle();
+        let next = |_: &[Learner]| {
+            let model = models.next().cloned();
+            model.ok_or(ModelError::Settings("there is no institution"))
+        };
+        Ok(across(&unlearned.collect::<Vec<_>>(), next)?)
     }
 }
 

@@ -15,6 +15,7 @@ mod bias_audit;
 mod certificates;
 mod clocks;
 mod commands;
+mod comparison;
 mod containers;
 mod crash;
 mod daemons;
