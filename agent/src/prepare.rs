@@ -19,6 +19,7 @@ use collegium_shared::{
     params::{EncodeError, Encoding},
     protocol::Plan,
     roster::Registry,
+    secagg::MAX_MEMBERS,
     tensors::{self, BadTensors},
 };
 use thiserror::Error;
@@ -55,7 +56,7 @@ pub enum PrepareError {
     Encoding(String),
     #[error("the plan's parameter layout is not the one that the shared competencies give")]
     Layout,
-    #[error("the support sum counts more institutions than there are, or fewer than none")]
+    #[error("the support sum counts more institutions than a round can have, or fewer than none")]
     Support,
     #[error("the {what} does not fit the plan: {reason}")]
     Sums { what: &'static str, reason: BadSums },
@@ -124,6 +125,15 @@ pub fn largest_input(plan: &Plan, registry: &Registry) -> u64 {
         largest_blob(registry)
     } else {
         4 * plan.encoding.dimension() as u64 + HEADER
+    }
+}
+
+/// Of how many institutions the sum is, this plan does not say: it may ask fewer of them.
+fn check_support(sums: &Sums) -> Result<(), PrepareError> {
+    let possible = 0.0..=MAX_MEMBERS as f64;
+    match sums.values().flatten().all(|support| possible.contains(support)) {
+        true => Ok(()),
+        false => Err(PrepareError::Support),
     }
 }
 
@@ -297,10 +307,7 @@ impl Basis<'_> {
     fn shared(&self) -> Result<SharedSets, PrepareError> {
         let what = "support sum";
         let sums = self.sums(what, self.plan.inputs.support)?;
-        let most = f64::from(self.plan.encoding.n_max());
-        if sums.values().flatten().any(|support| !(0.0..=most).contains(support)) {
-            return Err(PrepareError::Support);
-        }
+        check_support(&sums)?;
         let least = self.plan.cohort.least();
         shared_sets(self.registry, &sums, least)
             .map_err(|reason| PrepareError::Sums { what, reason })
@@ -491,6 +498,25 @@ pub(crate) mod tests {
                 let changed = Plan { encoding, ..plan.clone() };
                 assert!(matches!(fixture.run(&changed), Err(PrepareError::Encoding(_))));
             }
+        }
+    }
+
+    /// As that of a group does, and any after a member was excluded.
+    #[test]
+    fn a_plan_may_ask_fewer_institutions_than_support_was_counted_over() {
+        let fixture = fixture();
+        let mut plan = fixture.plans().remove(3);
+        let segments = plan.encoding.segments().to_vec();
+        let segments = segments.into_iter().map(|s| (s.name, s.len, s.bound));
+        plan.encoding = Encoding::new(segments, N - 2).unwrap();
+        assert!(fixture.run(&plan).is_ok());
+        let mut sums = fixture.blobs.read(&plan.inputs.support.unwrap(), 1 << 20).unwrap();
+        let mut support = tensors::read_sums(&sums).unwrap();
+        for bad in [257.0, -1.0] {
+            support.get_mut("items").unwrap()[0] = bad;
+            sums = tensors::write_sums(&support).unwrap();
+            plan.inputs.support = Some(fixture.blobs.put(&sums).unwrap());
+            assert!(matches!(fixture.run(&plan), Err(PrepareError::Support)), "{bad}");
         }
     }
 

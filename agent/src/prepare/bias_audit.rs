@@ -12,7 +12,7 @@ use collegium_shared::{
     tensors,
 };
 
-use super::{HEADER, PrepareError, Values, check_encoding};
+use super::{HEADER, PrepareError, Values, check_encoding, check_support};
 use crate::{
     bias::{Audited, Permitted},
     model::{Effort, ModelError, Released},
@@ -97,10 +97,7 @@ fn shared(plan: &Plan, blobs: &Blobs) -> Result<Vec<bool>, PrepareError> {
     let bytes = blobs.read(&digest, MAX_SUPPORT)?;
     let sums =
         tensors::read_sums(&bytes).map_err(|reason| PrepareError::Tensors { what, reason })?;
-    let most = f64::from(plan.encoding.n_max());
-    if sums.values().flatten().any(|support| !(0.0..=most).contains(support)) {
-        return Err(PrepareError::Support);
-    }
+    check_support(&sums)?;
     let shared = shared_cells(&question(plan)?.scope, &sums, plan.cohort.least());
     shared.ok_or(PrepareError::Support)
 }
@@ -203,7 +200,7 @@ mod tests {
         assert!(refused(&|plan| plan.inputs.support = None).contains("support"));
         let bits = |bits| Some(fixture.support(bits));
         assert!(refused(&|plan| plan.inputs.support = bits([5.0, 5.0, 0.0])).contains("segment"));
-        assert!(refused(&|plan| plan.inputs.support = bits([9.0, 0.0, 0.0])).contains("support"));
+        assert!(refused(&|plan| plan.inputs.support = bits([257.0, 0.0, 0.0])).contains("support"));
         let more = refused(&|plan| {
             let own = plan.encoding.segments().iter().map(|s| (s.name.clone(), s.len, s.bound));
             let more = own.chain([("one-learner".to_owned(), 1, 1.0)]);

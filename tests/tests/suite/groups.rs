@@ -14,7 +14,12 @@ use collegium_shared::{
     protocol::Plan,
     tensors,
 };
-use collegium_tests::testbed::events;
+use collegium_tests::{
+    harness::eventually,
+    network::Network,
+    simulator::{Federation, Settings},
+    testbed::{LIMIT, events},
+};
 
 use crate::{
     agents::wait_for_sums,
@@ -91,4 +96,32 @@ fn sixty_four_agents_are_summed_in_groups_and_their_median_is_known_beforehand()
     let blobs = Blobs::open(&coordinator.join("blobs")).unwrap();
     let file = blobs.read(&candidate.weights, 1 << 20).unwrap();
     assert!(tensors::read_model(&file, &load_test::layout(PARAMETERS)).unwrap() == weights);
+}
+
+/// Counts are over everybody, moves over groups, and what rides with the moves is added up again.
+#[test]
+fn a_model_that_is_trained_in_groups_is_evaluated_on_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { institutions: AGENTS, size_percent: 5, ..Settings::default() };
+    let federation = Federation::simulate(&settings);
+    let policy = "tasks = [\"*\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = 6\nn_min = 19\nmin_honest = 5\n";
+    let mut network = Network::assemble(dir.path(), &federation, policy).unwrap();
+    let task = "task = \"kt\"\narchitecture = \"kt-logistic/1\"\nrounds = 1\n\
+                aggregation = \"group-medians\"\n[deadlines]\nready = 60\n";
+    network.start_task(task).unwrap();
+    let ended = network.wait_for_task(TASK).unwrap();
+    // Support, statistics, totals, three groups, and the evaluation of the model.
+    assert_eq!((&ended["rounds_completed"], &ended["released"]), (&7.into(), &1.into()), "{ended}");
+    let held_out = federation.institutions.iter().flat_map(|institution| &institution.rows);
+    let held_out = held_out.filter(|row| row.held_out).count();
+    for metrics in [&ended["start_metrics"], &ended["release"]["metrics"]] {
+        assert_eq!(metrics["responses"], held_out, "{ended}");
+    }
+    let name = &federation.institutions[AGENTS - 1].name;
+    let installed = || Ok((network.agent_status(name)?["model"]["version"] == 1).then_some(()));
+    eventually(LIMIT, "the model is installed", installed).unwrap();
+    let card = network.coordinator(&["model", "card"]).unwrap().stdout;
+    let card = String::from_utf8(card).unwrap();
+    assert!(card.contains("median over the means of random groups"), "{card}");
+    network.stop().unwrap();
 }
