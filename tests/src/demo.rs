@@ -179,7 +179,7 @@ fn tell(
         consortium.epsilon.is_some(),
     ));
     // A network predicts, and recommends nothing.
-    if consortium.task.is_none() {
+    if consortium.network_task().is_none() {
         screen.say(&report::recommendations(consortium)?);
     }
     if let Some(audit) = consortium.audit {

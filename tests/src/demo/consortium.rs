@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use anyhow::Context;
 use collegium_coordinator::task::TaskSpec;
 use collegium_shared::{
-    architecture::{BIAS_AUDIT_1, KT_LOGISTIC_1},
+    architecture::{Architecture, BIAS_AUDIT_1, KT_LOGISTIC_1},
     ids::InstitutionId,
     protocol::Cohort,
 };
@@ -84,6 +84,11 @@ impl<'a> Consortium<'a> {
         let processes = start_agents(&mut network, sites, &victim)?;
         screen.note(&format!("  agents         {n} started in {processes} processes"));
         Ok(Self { network, population, victim, epsilon, task, audit })
+    }
+
+    /// The task of a neural network, if it is one.
+    pub(super) fn network_task(&self) -> Option<&TaskSpec> {
+        self.task.as_ref().filter(|task| matches!(task.architecture, Architecture::Neural(_)))
     }
 
     /// Starts the task.

@@ -9,7 +9,7 @@ use collegium_agent::{
     model::Effort,
     records::Learner,
 };
-use collegium_shared::{architecture::Hyper, ids::InstitutionId};
+use collegium_shared::ids::InstitutionId;
 use serde::Deserialize;
 
 use crate::bench::Networks;
@@ -75,11 +75,12 @@ pub(super) fn compare(consortium: &Consortium<'_>, stop: &Stop) -> anyhow::Resul
     let (reports, pooled) = thread::scope(|scope| {
         let pooled = scope.spawn(|| -> anyhow::Result<evaluate::Report> {
             let records: Vec<Vec<Learner>> = sites.iter().map(|s| s.learners.clone()).collect();
-            if let Some(task) = consortium.task.clone() {
-                return Ok(network::report(&Networks::new(records, task)?.pooled()?));
+            if let Some(task) = consortium.network_task() {
+                return Ok(network::report(&Networks::new(records, task.clone())?.pooled()?));
             }
+            let hyper = consortium.task.as_ref().map(|task| task.hyper.clone());
             let effort = Effort::new(Arc::default(), 100);
-            let model = evaluate::pooled(&records, &Hyper::default(), &effort)?;
+            let model = evaluate::pooled(&records, &hyper.unwrap_or_default(), &effort)?;
             Ok(evaluate::across(&records, |_| Ok(model.clone()))?)
         });
         let reports = workers::each(sites, stop, |site| report(consortium, site));
