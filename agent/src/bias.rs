@@ -11,6 +11,7 @@ use collegium_shared::{
 };
 
 use crate::{
+    evaluate::left_out::Asked,
     model::{
         Effort, Model, ModelError, Released,
         features::{Counts, Design, Statistics, training_counts},
@@ -48,8 +49,13 @@ pub struct Audited<'a> {
 
 impl<'a> Audited<'a> {
     /// An attribute counts if the policy names it and the import kept it: some learner has a value. Of a
-    /// learner without one, or with one that the scope does not list, it is "other".
-    pub fn new(scope: &'a BiasScope, permitted: &Permitted, learners: &'a [Learner]) -> Self {
+    /// learner without one, or with one that the scope does not list, it is "other". `snapshot` identifies the
+    /// records.
+    pub fn new(
+        scope: &'a BiasScope,
+        permitted: &Permitted,
+        (learners, snapshot): (&'a [Learner], Digest),
+    ) -> Self {
         let imported = |attribute: &String| {
             learners.iter().any(|learner| learner.attributes.contains_key(attribute))
         };
@@ -64,7 +70,8 @@ impl<'a> Audited<'a> {
             let listed = own.and_then(|own| values.iter().position(|value| value == own));
             first + listed.unwrap_or(values.len())
         };
-        let learners: Vec<_> = learners.iter().filter(|learner| learner.held_out).collect();
+        let counts_here = |l: &&Learner| l.held_out && Asked::Audit.counts(l, snapshot);
+        let learners: Vec<_> = learners.iter().filter(counts_here).collect();
         let groups =
             learners.iter().map(|l| counts.iter().map(|of| group(l, of)).collect()).collect();
         let least = scope.smallest_part.max(permitted.smallest_part);
@@ -286,6 +293,14 @@ mod tests {
         (world.remove(0), Released::Logistic(model))
     }
 
+    fn counted(learner: &Learner) -> bool {
+        learner.held_out && Asked::Audit.counts(learner, records())
+    }
+
+    fn records() -> Digest {
+        Digest::of(b"records")
+    }
+
     fn cells(audited: &Audited<'_>, shared: &[bool], of: (&Released, &[Learner])) -> Vec<Vec<f64>> {
         let go = Effort::new(Arc::default(), 100);
         let vector = audited.sums(shared, of, &"audit".parse().unwrap(), &go).unwrap();
@@ -300,11 +315,11 @@ mod tests {
     fn held_out_learners_are_counted_by_group() {
         let (learners, model) = fixture();
         let scope = scope("");
-        let audited = Audited::new(&scope, &permitted(&["group"], 0), &learners);
+        let audited = Audited::new(&scope, &permitted(&["group"], 0), (&learners, records()));
         assert_eq!(audited.support(), [1.0, 1.0, 0.0]);
         let summed = cells(&audited, &[true, true, false], (&model, &learners));
         let count = |group: &str| {
-            let of = |l: &&Learner| l.held_out && l.attributes["group"] == group;
+            let of = |l: &&Learner| counted(l) && l.attributes["group"] == group;
             learners.iter().filter(of).count() as f64
         };
         assert_eq!(summed[0], [count("a"), count("b")]);
@@ -316,13 +331,13 @@ mod tests {
         let (mut learners, model) = fixture();
         let scope = scope("");
         for permitted in [permitted(&[], 0), permitted(&["sex"], 0), permitted(&["group"], 1_000)] {
-            let audited = Audited::new(&scope, &permitted, &learners);
+            let audited = Audited::new(&scope, &permitted, (&learners, records()));
             assert_eq!(audited.support(), [0.0; 3], "{permitted:?}");
             let summed = cells(&audited, &[true; 3], (&model, &learners));
             assert!(summed.iter().flatten().all(|value| *value == 0.0), "{permitted:?}");
         }
         learners.iter_mut().for_each(|learner| learner.attributes.clear());
-        let audited = Audited::new(&scope, &permitted(&["group"], 0), &learners);
+        let audited = Audited::new(&scope, &permitted(&["group"], 0), (&learners, records()));
         assert_eq!(audited.support(), [0.0; 3]);
     }
 
@@ -332,17 +347,18 @@ mod tests {
         let mut rare = 0;
         for learner in &mut learners {
             learner.attributes.insert("speech".into(), "usual".into());
-            if learner.held_out && rare < 3 {
+            if counted(learner) && rare < 3 {
                 rare += 1;
                 learner.attributes.insert("speech".into(), "rare".into());
             }
         }
         let scope = scope("attributes.speech = [\"usual\", \"rare\"]");
-        let audited = Audited::new(&scope, &permitted(&["group", "speech"], 0), &learners);
+        let audited =
+            Audited::new(&scope, &permitted(&["group", "speech"], 0), (&learners, records()));
         assert_eq!(audited.support(), [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]);
         let shared = [true, true, false, true, false, false];
         let summed = cells(&audited, &shared, (&model, &learners));
-        let held_out = learners.iter().filter(|l| l.held_out).count() as f64;
+        let held_out = learners.iter().filter(|l| counted(l)).count() as f64;
         let [a, b, usual] = summed[0][..] else { panic!("three groups") };
         assert_eq!((a + b, usual), (held_out - 3.0, held_out - 3.0));
     }
@@ -352,7 +368,7 @@ mod tests {
         let (learners, model) = fixture();
         let exposed = |most: u32| {
             let scope = scope(&format!("exposure_learners = {most}"));
-            let audited = Audited::new(&scope, &permitted(&["group"], 0), &learners);
+            let audited = Audited::new(&scope, &permitted(&["group"], 0), (&learners, records()));
             let go = Effort::new(Arc::default(), 100);
             let shared = [true, true, false];
             let of = (&model, learners.as_slice());
@@ -396,7 +412,7 @@ mod tests {
             assert_eq!(outcomes, given, "{}", learner.id);
         }
         let scope = scope("");
-        let audited = Audited::new(&scope, &permitted(&["group"], 0), &learners);
+        let audited = Audited::new(&scope, &permitted(&["group"], 0), (&learners, records()));
         let summed = cells(&audited, &[true, true, false], (&released, &learners));
         assert!(summed[1].iter().all(|answers| *answers > 0.0));
     }
@@ -405,7 +421,7 @@ mod tests {
     fn what_is_cancelled_ends() {
         let (learners, model) = fixture();
         let scope = scope("");
-        let audited = Audited::new(&scope, &permitted(&["group"], 0), &learners);
+        let audited = Audited::new(&scope, &permitted(&["group"], 0), (&learners, records()));
         let stop = Effort::new(Arc::new(true.into()), 100);
         let of = (&model, learners.as_slice());
         let sums = audited.sums(&[true; 3], of, &"audit".parse().unwrap(), &stop);

@@ -3,6 +3,7 @@
 //! in one place) the pooled model. Reports only; installs nothing.
 
 pub mod federated;
+pub mod left_out;
 pub mod network;
 mod quality;
 

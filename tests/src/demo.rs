@@ -58,7 +58,7 @@ pub struct Options {
     epsilon: Option<f64>,
     /// What is trained instead of kt-logistic/1: a task file, of which the name and the deadlines are the
     /// demo's own.
-    #[arg(long, value_name = "TASK.TOML", requires = "data", conflicts_with = "audit")]
+    #[arg(long, value_name = "TASK.TOML", requires = "data")]
     task: Option<PathBuf>,
     /// Then a bias audit by this task's file, whose attributes the institutions permit. A page and JSON.
     #[arg(long, value_name = "AUDIT.TOML", conflicts_with = "epsilon")]

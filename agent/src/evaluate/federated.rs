@@ -1,6 +1,5 @@
 //! What this institution adds to a federated evaluation: sums over its held-out learners of how a model of its
-//! own, the released one and the one in use predict them. Some learners, always the same over the same
-//! records, are left out, so that no other sum over the records tells of single ones by its difference.
+//! own, the released one and the one in use predict them. Some learners are left out (`left_out`).
 
 use collegium_shared::{
     architecture::{
@@ -11,7 +10,7 @@ use collegium_shared::{
     crypto::Digest,
 };
 
-use super::{Scored, alone, late, network, scored, trainable};
+use super::{Scored, alone, late, left_out::Asked, network, scored, trainable};
 use crate::{
     model::{
         Effort, ModelError, Released,
@@ -22,8 +21,6 @@ use crate::{
     records::Learner,
 };
 
-/// Of 256 learners so many are left out.
-const LEFT_OUT: u8 = 32;
 /// The band of a bias audit; nothing is concluded from it here.
 const BAND: [f64; 2] = [0.6, 0.8];
 
@@ -37,7 +34,7 @@ pub fn comparison(
 ) -> Result<Comparison, ModelError> {
     let mut comparison = Comparison::default();
     let held_out = || learners.iter().filter(|l| l.held_out && !l.responses.is_empty());
-    let counts = |learner: &Learner| !left_out(learner, snapshot);
+    let counts = |learner: &Learner| Asked::Evaluation.counts(learner, snapshot);
     let counted = u32::try_from(held_out().filter(|learner| counts(learner)).count());
     if counted.is_ok_and(|counted| counted < least.max(1)) {
         return Ok(comparison);
@@ -79,12 +76,6 @@ pub fn comparison(
     comparison.global_not_worse = whether(global <= alone);
     comparison.in_use_not_worse = whether(in_use <= alone);
     Ok(comparison)
-}
-
-/// By the records and the learner alone: over the same records it is always the same learners.
-fn left_out(learner: &Learner, snapshot: Digest) -> bool {
-    let parts = [snapshot.as_bytes().as_slice(), learner.id.as_bytes()];
-    Digest::of_parts("collegium/v1/evaluation/left-out", &parts).as_bytes()[0] < LEFT_OUT
 }
 
 /// The held-out learners' answers by the three that are compared, in the order of learners and answers.
@@ -157,7 +148,7 @@ mod tests {
         let Released::Logistic(model) = &released else { panic!("another model") };
         let mut all = world[0].clone();
         // Those who are left out are taken away, so that both count the same.
-        all.retain(|learner| !learner.held_out || !left_out(learner, records()));
+        all.retain(|learner| !learner.held_out || Asked::Evaluation.counts(learner, records()));
         let report = local(&all, Some(model), &Hyper::default(), &free()).unwrap();
         let sums = comparison(&world[0], &released, (records(), 5), &free()).unwrap();
         for (contender, quality) in [

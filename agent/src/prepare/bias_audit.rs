@@ -60,17 +60,18 @@ pub(super) fn inputs(plan: &Plan) -> Result<Vec<Digest>, PrepareError> {
     }
 }
 
-/// This institution's part in the plan's stage. `model` is the one that the plan names.
+/// This institution's part in the plan's stage. `model` is the one that the plan names, and `snapshot` identifies
+/// the records.
 pub fn input(
     plan: &Plan,
     blobs: &Blobs,
     permitted: &Permitted,
-    (model, learners): (&Released, &[Learner]),
+    (model, learners, snapshot): (&Released, &[Learner], Digest),
     effort: &Effort,
 ) -> Result<Values, PrepareError> {
     let scope = &question(plan)?.scope;
     let n_max = plan.encoding.n_max();
-    let audited = Audited::new(scope, permitted, learners);
+    let audited = Audited::new(scope, permitted, (learners, snapshot));
     if plan.stage == Stage::Support {
         check_encoding(&plan.encoding, &encoding(&plan.stage, scope, 0, n_max)?)?;
         return Ok(Values::Computed(audited.support()));
@@ -164,7 +165,7 @@ mod tests {
             let attributes = ["sex".to_owned()].into();
             let permitted = Permitted { attributes, smallest_part: 0 };
             let go = Effort::new(Arc::default(), 100);
-            let of = (&self.model, self.learners.as_slice());
+            let of = (&self.model, self.learners.as_slice(), Digest::of(b"records"));
             match input(plan, &self.blobs, &permitted, of, &go)? {
                 Values::Computed(values) => Ok(values),
                 _ => panic!("other values"),

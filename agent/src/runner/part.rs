@@ -527,7 +527,8 @@ fn of_serving(
         let of = (snapshot, permitted.smallest_part);
         return Ok(prepare::evaluation::input(plan, (&model, learners), of, effort));
     }
-    Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, (&model, learners), effort))
+    let of = (&model, learners, snapshot);
+    Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, of, effort))
 }
 
 /// Fixes the public numbers of a load test.
