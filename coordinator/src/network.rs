@@ -288,6 +288,9 @@ impl Network {
             Event::Network(event) => self.apply_network(event, at),
             Event::Round(RoundEvent::Planned { plan, expected, away }) => {
                 let (plan, expected, away) = (Signed::clone(plan), expected.clone(), away.clone());
+                if let Some(task) = self.tasks.last_mut() {
+                    task.asks(&expected);
+                }
                 self.round = Some(Round::planned(plan, expected, away, at));
             }
             Event::Round(event) => self.apply_round(event, at),
@@ -302,6 +305,9 @@ impl Network {
             task.round_ended(round, before, ending);
         }
         if let RoundEvent::Ready { ready } = event {
+            if let Some(task) = self.tasks.last_mut() {
+                task.answered(&ready.body.institution);
+            }
             self.keep_ledger(ready);
         }
     }

@@ -36,6 +36,8 @@ pub struct Groups {
     drawn: Vec<BTreeSet<InstitutionId>>,
     /// The sums of the first ones.
     opened: Vec<Opened>,
+    /// Who was asked, and did not go READY the last time: away, or unwilling.
+    silent: BTreeSet<InstitutionId>,
 }
 
 /// One group's opened sum.
@@ -63,7 +65,8 @@ impl Groups {
         if self.opened.len() < self.drawn.len() {
             return None;
         }
-        let all = std::mem::take(self).opened;
+        self.drawn.clear();
+        let all = std::mem::take(&mut self.opened);
         let of = |one: &Opened| GroupSum { sum: one.sum, institutions: one.made.uploads.len() };
         let groups = all.iter().map(of).collect();
         let uploads = all.iter().flat_map(|one| one.made.uploads.clone()).collect();
@@ -83,7 +86,7 @@ impl Groups {
     }
 }
 
-/// Whom the round of a group may ask, or who may be dealt to groups.
+/// Whom a round may ask, or who may be dealt to groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Those who may be asked, and those of them who are away.
@@ -105,8 +108,20 @@ impl Asked {
 impl Task {
     /// Of the `members` that a round may ask, whom the next one asks, if it is that of a group: the group, if
     /// enough of it are present, and else all who are in no sum of the step yet, to be dealt anew.
-    /// No two sums of a step hold one institution: their difference would say something of it.
+    /// No two sums of a step hold one institution: their difference would say something of it. Who did not
+    /// answer the last time is not counted on, if the others are enough.
     pub fn asked_of_group(
+        &self,
+        members: &BTreeSet<InstitutionId>,
+        away: &BTreeSet<InstitutionId>,
+    ) -> Asked {
+        let silent = members.intersection(&self.groups.silent);
+        let unheard = away.iter().chain(silent).cloned().collect();
+        let willing = self.asked_but(members, &unheard);
+        if willing.enough() { willing } else { self.asked_but(members, away) }
+    }
+
+    fn asked_but(
         &self,
         members: &BTreeSet<InstitutionId>,
         away: &BTreeSet<InstitutionId>,
@@ -131,6 +146,18 @@ impl Task {
             drawn => drawn - self.groups.opened.len(),
         };
         among(&rest, left * n_min, Some(left))
+    }
+
+    /// A round asks these.
+    pub fn asks(&mut self, expected: &BTreeSet<InstitutionId>) {
+        if self.spec.aggregation == Aggregation::GroupMedians {
+            self.groups.silent.extend(expected.iter().cloned());
+        }
+    }
+
+    /// One of them went READY.
+    pub fn answered(&mut self, institution: &InstitutionId) {
+        self.groups.silent.remove(institution);
     }
 
     /// Groups are drawn, in place of those that have no sum yet.
@@ -236,6 +263,43 @@ mod tests {
         let left = all.difference(&first).take(1).cloned().collect();
         let members: BTreeSet<_> = all.difference(&left).cloned().collect();
         assert!(task.asked_of_group(&members, &none).expected.is_disjoint(&left));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_counted_on_while_others_are_enough() {
+        let (mut task, all, none) = (task(), names(0..64), BTreeSet::new());
+        let answer = |task: &mut Task, asked: &BTreeSet<InstitutionId>, silent: &BTreeSet<_>| {
+            task.asks(asked);
+            asked.difference(silent).for_each(|institution| task.answered(institution));
+        };
+        let asked = task.asked_of_group(&all, &none);
+        draw(&mut task, &asked);
+        // Present all of them, but four of the first group take no part: too many for it.
+        let first = task.asked_of_group(&all, &none).expected;
+        let silent: BTreeSet<_> = first.iter().take(4).cloned().collect();
+        answer(&mut task, &first, &silent);
+        let asked = task.asked_of_group(&all, &none);
+        assert_eq!((asked.draw, asked.enough(), &asked.away), (Some(3), true, &silent));
+        draw(&mut task, &asked);
+        let group = task.asked_of_group(&all, &none);
+        assert!(group.draw.is_none() && group.expected.intersection(&silent).count() <= 2);
+        // Who answers again counts again.
+        answer(&mut task, &all, &none);
+        assert_eq!(task.asked_of_group(&all, &none).away, none);
+        // Where the others are too few, all who are there are asked.
+        let silent: BTreeSet<_> = all.iter().take(10).cloned().collect();
+        answer(&mut task, &all, &silent);
+        task.groups.drawn.clear();
+        let asked = task.asked_of_group(&all, &none);
+        assert!(asked.enough() && asked.away.is_empty());
+        // Other tasks keep no such list.
+        let mut other = Task {
+            spec: TaskSpec { aggregation: Aggregation::Sum, ..task.spec.clone() },
+            ..task.clone()
+        };
+        other.groups = Groups::default();
+        other.asks(&all);
+        assert!(other.groups.is_new());
     }
 
     #[test]
