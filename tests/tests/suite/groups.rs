@@ -97,12 +97,17 @@ fn sixty_four_agents_are_summed_in_groups_and_their_median_is_known_beforehand()
             };
             let mut means: Vec<f64> = groups.iter().map(mean).collect();
             means.sort_by(f64::total_cmp);
-            *weight = (f64::from(*weight) + means[GROUPS / 2] * summed.len() as f64) as f32;
+            *weight = narrow(f64::from(*weight) + means[GROUPS / 2] * summed.len() as f64);
         }
     }
     let blobs = Blobs::open(&coordinator.join("blobs")).unwrap();
     let file = blobs.read(&candidate.weights, 1 << 20).unwrap();
     assert!(tensors::read_model(&file, &load_test::layout(PARAMETERS)).unwrap() == weights);
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "weights are kept in single precision")]
+fn narrow(value: f64) -> f32 {
+    value as f32
 }
 
 /// Counts are over everybody, moves over groups, and what rides with the moves is added up again.

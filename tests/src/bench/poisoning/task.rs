@@ -165,9 +165,7 @@ impl Task {
         };
         match groups {
             None => sum(&self.names.iter().cloned().collect()).sum,
-            Some(groups) => {
-                median_of_means(&groups.iter().map(|group| sum(group)).collect::<Vec<_>>())
-            }
+            Some(groups) => median_of_means(&groups.iter().map(sum).collect::<Vec<_>>()),
         }
     }
 }
