@@ -83,7 +83,12 @@ fn print_status(answer: &Value) {
             if t["architecture"] != BIAS_AUDIT_1 && t["architecture"] != EVALUATION_1 {
                 line(
                     "steps",
-                    format!("{} of {}", t["steps"].as_u64().unwrap_or_default(), t["rounds"]),
+                    format!(
+                        "{} of {}{}",
+                        t["steps"].as_u64().unwrap_or_default(),
+                        t["rounds"],
+                        group(&t["group"])
+                    ),
                 );
             }
             line(
@@ -132,6 +137,14 @@ fn print_status(answer: &Value) {
         print_declined(&r["declined"]);
     } else if !answer["last_round"].is_null() {
         print_declined(&answer["last_round"]["declined"]);
+    }
+}
+
+/// Which group's sum is next in a step of several.
+fn group(of: &Value) -> String {
+    match of["group"].as_u64().zip(of["of"].as_u64()) {
+        Some((group, of)) => format!(", group {group} of {of} is next"),
+        None => String::new(),
     }
 }
 

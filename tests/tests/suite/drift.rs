@@ -55,12 +55,24 @@ fn standing(network: &Network, institution: &InstitutionId) -> Value {
     .unwrap()
 }
 
+/// What a federated evaluation makes the coordinator propose.
+fn proposed(network: &mut Network, name: &str) -> Value {
+    let text = format!(
+        "task = \"{name}\"\narchitecture = \"evaluation/1\"\ncohort = {{ c_max = 0, min_honest = 2 }}\n"
+    );
+    network.start_task(&text).unwrap();
+    network.wait_for_task(TASK).unwrap();
+    network.status().unwrap()["training_proposed"].clone()
+}
+
 #[test]
 fn an_institution_whose_records_shift_is_alarmed_and_another_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut federation = Federation::simulate(&Settings { institutions: 3, ..Settings::default() });
     let mut later = halve(&mut federation);
-    let mut network = Network::assemble(dir.path(), &federation, POLICY).unwrap();
+    let policy = POLICY.replace("\"kt*\"", "\"*\"");
+    let policy = policy.replace("\"kt-logistic/1\"", "\"kt-logistic/1\", \"evaluation/1\"");
+    let mut network = Network::assemble(dir.path(), &federation, &policy).unwrap();
     let names: Vec<InstitutionId> = later.iter().map(|one| one.name.clone()).collect();
     let none = network.agent_command(&names[0], &["drift"]).output().unwrap();
     assert!(String::from_utf8_lossy(&none.stderr).contains("no model is installed yet"));
@@ -77,6 +89,7 @@ fn an_institution_whose_records_shift_is_alarmed_and_another_is_not() {
     let text = network.agent(&names[1], &["drift"]).unwrap().stdout;
     assert!(String::from_utf8(text).unwrap().contains("too little to tell"));
 
+    assert!(proposed(&mut network, "evaluation-1").is_null());
     import(&network, dir.path(), &later[0]);
     let mut right = 0;
     for row in later[1].rows.iter_mut().filter(|row| row.correct) {
@@ -94,6 +107,12 @@ fn an_institution_whose_records_shift_is_alarmed_and_another_is_not() {
         shifted["shifted"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(named.contains("calibration") && named.contains("outcomes"), "{shifted}");
     assert_eq!(shifted["training_proposed"], true, "{shifted}");
+
+    // All institutions together tell as well.
+    let proposal = proposed(&mut network, "evaluation-2");
+    assert!(proposal.as_str().is_some_and(|words| words.contains("train again")), "{proposal}");
+    let words = String::from_utf8(network.coordinator(&["status"]).unwrap().stdout).unwrap();
+    assert!(words.contains("proposal       the released model's log loss"), "{words}");
 
     // The same after a restart, from what lies on the disk alone, and for people.
     network.kill_agent(&names[1]).unwrap();

@@ -53,6 +53,8 @@ fn sixty_four_agents_are_summed_in_groups_and_their_median_is_known_beforehand()
     wait_for_sums(&mut network, 1);
     let status = network.status().unwrap();
     assert_eq!(status["task"]["group"]["of"], GROUPS, "{status}");
+    let words = String::from_utf8(network.coordinator(&["status"]).unwrap().stdout).unwrap();
+    assert!(words.contains("of 3 is next"), "{words}");
     // A step that is half done goes on where it was.
     network.coordinator_process().unwrap().kill().unwrap();
     network.start_coordinator().unwrap();
