@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::windows::{BadWindow, Window, Windows};
+use crate::{
+    model::neural::Memory,
+    windows::{BadWindow, Window, Windows},
+};
 
 /// The priority of the training thread if none is set: other work on the machine goes first.
 const TRAINING_NICE: u8 = 10;
@@ -127,14 +130,16 @@ const PER_ANSWER: u64 = 768;
 const PER_VALUE: u64 = 40;
 
 impl Limits {
-    /// Why a stage over so many answers and so many values is not begun; none if it may be. An estimate
-    /// before anything is read: an allocation that fails would end the whole process, so the machine's own
-    /// bound (MemoryMax of the systemd unit) belongs above this one.
-    pub fn too_large(&self, answers: u64, values: usize) -> Option<String> {
+    /// Why a stage over so many answers and so many values is not begun; none if it may be. `network` is what
+    /// a neural network takes besides. An estimate before anything is read: an allocation that fails would end
+    /// the whole process, so the machine's own bound (MemoryMax of the systemd unit) belongs above this one.
+    pub fn too_large(&self, answers: u64, values: usize, network: Memory) -> Option<String> {
         let limit = self.memory_mib?;
+        let answer = PER_ANSWER.saturating_add(network.answer);
         let values = u64::try_from(values).unwrap_or(u64::MAX);
         let vector = values.saturating_mul(PER_VALUE);
-        let need = answers.saturating_mul(PER_ANSWER).saturating_add(vector).div_ceil(1 << 20);
+        let beside = vector.saturating_add(network.batch);
+        let need = answers.saturating_mul(answer).saturating_add(beside).div_ceil(1 << 20);
         (need > limit).then(|| {
             format!(
                 "training may need about {need} MiB, and memory_mib of agent.toml allows {limit}: raise it if the machine has more"
@@ -176,11 +181,15 @@ mod tests {
     #[test]
     fn what_needs_more_memory_than_allowed_is_refused_with_both_numbers() {
         let limits = Limits { memory_mib: Some(100), ..Limits::default() };
-        assert_eq!(limits.too_large(100_000, 10_000), None, "74 MiB");
-        let reason = limits.too_large(200_000, 10_000).unwrap();
+        let none = Memory::default();
+        assert_eq!(limits.too_large(100_000, 10_000, none), None, "74 MiB");
+        let network = Memory { answer: 240, batch: 8 << 20 };
+        let reason = limits.too_large(100_000, 10_000, network).unwrap();
+        assert!(reason.contains("105 MiB"), "{reason}");
+        let reason = limits.too_large(200_000, 10_000, none).unwrap();
         assert!(reason.contains("147 MiB") && reason.contains("allows 100"), "{reason}");
-        assert!(limits.too_large(0, 100 << 20).is_some(), "a large vector alone");
-        assert_eq!(Limits::default().too_large(u64::MAX, usize::MAX), None);
+        assert!(limits.too_large(0, 100 << 20, none).is_some(), "a large vector alone");
+        assert_eq!(Limits::default().too_large(u64::MAX, usize::MAX, network), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod attention;
 mod histories;
 
 use collegium_shared::architecture::{
-    Local, Neural, Optimizer, SharedStatistics, Sums, kt_attention::KtAttention1,
+    Hyper, Local, Neural, Optimizer, SharedStatistics, Sums, kt_attention::KtAttention1,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,12 +16,16 @@ use super::{
     adam::Adam,
     features::{Statistics, counted, training_counts},
     finite,
-    neural::{Keeps, Loaded, Network, Predictions, Take, Task},
+    neural::{Keeps, Loaded, Memory, Network, Predictions, Take, Task},
 };
 use crate::records::Learner;
 
 /// Windows that are computed at once where all are: what this holds of memory, and when the thread may rest.
 const WINDOWS: usize = 16;
+
+/// Bytes of memory of one window in a gradient, and of an answer's signals.
+const PER_WINDOW: u64 = 4 << 20;
+const PER_ANSWER: u64 = 128;
 
 /// The network's part at an institution.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +89,16 @@ impl Network for KtAttention {
         let halves = skills.into_iter().chain(items);
         let both = halves.flat_map(|(at, right, wrong)| [(1 + at, right), (1 + len + at, wrong)]);
         std::iter::once((0, 1.0)).chain(both).filter(|(_, value)| *value != 0.0).collect()
+    }
+
+    /// As measured: a window's share of a gradient, and an answer's signals, twice with noise.
+    fn memory(&self, hyper: &Hyper, _: usize) -> Memory {
+        let windows = match hyper.optimizer.local {
+            Local::Adam { batch, .. } => u64::from(batch).max(WINDOWS as u64),
+            _ => WINDOWS as u64,
+        };
+        let sets = if hyper.privacy.is_some() { 2 } else { 1 };
+        Memory { answer: sets * PER_ANSWER, batch: windows * PER_WINDOW }
     }
 
     fn load(

@@ -26,6 +26,9 @@ pub trait Network: Sync + Debug {
     /// their places.
     fn part(&self, learner: &Learner, task: &Task<'_>) -> Vec<(usize, f64)>;
 
+    /// What training takes of memory beside the records, with a registry of so many competencies. An estimate.
+    fn memory(&self, hyper: &Hyper, competencies: usize) -> Memory;
+
     /// Makes the records ready for training, once the statistics are opened.
     fn load(
         &self,
@@ -34,6 +37,15 @@ pub trait Network: Sync + Debug {
         statistics: &Sums,
         effort: &Effort,
     ) -> Result<Box<dyn Loaded>, ModelError>;
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// For each answer.
+    pub answer: u64,
+    /// However many answers there are: what one batch takes.
+    pub batch: u64,
 }
 
 /// A released network with the public facts that its inputs need.

@@ -7,8 +7,8 @@ mod inputs;
 mod layers;
 
 use collegium_shared::architecture::{
-    Local, Neural, Optimizer, Sums,
-    wide_mlp::{Moments, WideMlp1},
+    Hyper, Local, Neural, Optimizer, Sums,
+    wide_mlp::{self, HIDDEN, Moments, WideMlp1},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,7 +23,7 @@ use super::{
     adam::Adam,
     features::sigmoid,
     finite,
-    neural::{Keeps, Loaded, Network, Predictions, Take, Task},
+    neural::{Keeps, Loaded, Memory, Network, Predictions, Take, Task},
 };
 use crate::records::Learner;
 
@@ -32,6 +32,9 @@ use crate::records::Learner;
 const HEAD_STEPS: u32 = 10;
 /// Weight of half the squared wide weights and activity biases, beside the mean loss.
 const RIDGE: f32 = 1e-4;
+/// Bytes of an activity's name, and copies of a batch that its gradient takes.
+const NAME: u64 = 64;
+const COPIES: u64 = 12;
 /// Rows that are put through the layers at once, between which the thread may have to rest.
 const ROWS: usize = 4_096;
 
@@ -67,6 +70,20 @@ impl Network for WideMlp {
         let answers = values[0].max(1.0);
         let mean = values.into_iter().map(|value| value / answers).enumerate();
         mean.filter(|(_, value)| *value != 0.0).collect()
+    }
+
+    /// Inputs and a name for each answer; of a batch inputs and units, some copies of each.
+    fn memory(&self, hyper: &Hyper, competencies: usize) -> Memory {
+        let width = wide_mlp::inputs(hyper.features.len(), competencies);
+        let row = 4 * (width + HIDDEN.iter().sum::<usize>()) as u64;
+        let rows = match hyper.optimizer.local {
+            Local::Adam { batch, .. } => batch.into(),
+            _ => 0,
+        };
+        Memory {
+            answer: 4 * width as u64 + NAME,
+            batch: COPIES.saturating_mul(rows).saturating_mul(row),
+        }
     }
 
     fn load(

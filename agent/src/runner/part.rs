@@ -11,7 +11,7 @@ use std::{
 };
 
 use collegium_shared::{
-    architecture::{self, Charge},
+    architecture::{self, Architecture, Charge},
     blobs::BlobError,
     crypto::Digest,
     ids::{RoundId, TaskId},
@@ -30,7 +30,7 @@ use crate::{
     egress::{self, Clipping, Measured, Meter, Standing, Word},
     home::Home,
     link::LinkError,
-    model::{Effort, ModelError},
+    model::{Effort, ModelError, neural},
     policy::{Policy, PolicyError},
     prepare::{self, PrepareError, Values},
     records::Learner,
@@ -161,9 +161,9 @@ impl Runner {
         policy: &Policy,
     ) -> Result<Option<String>, Failure> {
         let plan = &view.plan.body;
-        if self.registry_for(plan).await?.is_none() {
+        let Some(registry) = self.registry_for(plan).await? else {
             return Ok(Some(Refusal::OtherRegistry.to_string()));
-        }
+        };
         let home = Arc::clone(&self.home);
         let held = Self::blocking(move || home.vault().snapshot()).await?;
         let reads_records = prepare::reads_records(plan);
@@ -181,7 +181,10 @@ impl Runner {
         }
         let limits = self.home.limits();
         let answers = if reads_records { held.rows } else { 0 };
-        if let Some(reason) = limits.too_large(answers, plan.encoding.dimension()) {
+        let network = Architecture::lookup(&plan.architecture).ok().and_then(neural::of);
+        let memory = network.map(|of| of.memory(&plan.hyper, registry.competencies.len()));
+        let values = plan.encoding.dimension();
+        if let Some(reason) = limits.too_large(answers, values, memory.unwrap_or_default()) {
             return Ok(Some(reason));
         }
         Ok(prepare::inputs(plan).err().map(|error| error.to_string()))

@@ -289,3 +289,17 @@ fn a_long_history_has_the_gradient_of_the_whole() {
         assert!((found - f64::from(expected)).abs() < 1e-4 * f64::from(largest));
     }
 }
+
+/// What a limit on memory goes by grows with what is asked for.
+#[test]
+fn memory_is_estimated_by_windows_and_answers() {
+    let usual = KtAttention.memory(&hyper(), 9);
+    let local = Local::Adam { learning_rate: 1e-3, batch: 64, decay_rounds: 30 };
+    let optimizer = Optimizer { local, ..KtAttention1.optimizer() };
+    let large = KtAttention.memory(&Hyper { optimizer, ..hyper() }, 9);
+    assert_eq!((usual.batch, large.batch), (64 << 20, 256 << 20));
+    let target = Target { epsilon: 4.0, delta: 1e-6 };
+    let privacy = LearnerPrivacy::propose_for_network(target, 10, 2, &KtAttention1).unwrap();
+    let private = KtAttention.memory(&Hyper { privacy: Some(privacy), ..hyper() }, 9);
+    assert_eq!(private.answer, 2 * usual.answer);
+}

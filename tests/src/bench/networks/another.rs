@@ -5,7 +5,7 @@ use collegium_agent::{
     model::{
         Effort, ModelError,
         features::sigmoid,
-        neural::{Keeps, Loaded, Network, Predictions, Take, Task},
+        neural::{Keeps, Loaded, Memory, Network, Predictions, Take, Task},
     },
     records::Learner,
 };
@@ -73,6 +73,10 @@ impl Network for Share1 {
 
     fn part(&self, _: &Learner, _: &Task<'_>) -> Vec<(usize, f64)> {
         vec![(0, 1.0)]
+    }
+
+    fn memory(&self, _: &Hyper, _: usize) -> Memory {
+        Memory::default()
     }
 
     fn load(
