@@ -160,8 +160,8 @@ fn reading(report: &BiasReport) -> String {
     let [low, high] = scope.band;
     let mut section = format!(
         "<h2>How to read this page</h2>\n<ul>\
-         <li>Only learners who were kept out of training are counted, of each at most 64 answers, evenly \
-         spread over all.</li>\
+         <li>Only learners who were kept out of training are counted, seven eighths of them, drawn by chance; of \
+         each at most 64 answers, evenly spread over all.</li>\
          <li>Each figure has a 95 % interval. It treats a learner's answers as belonging together; for AUC \
          and the calibration error, where sums over institutions do not allow that, it is an approximation, \
          widened by how much the residuals of a learner hang together. Pupils of one class are taken for \

@@ -1,8 +1,11 @@
 //! Lists and headers that are not what the protocol says: invented, too few, from other rounds, or others
 //! than before.
 
+use std::collections::BTreeSet;
+
 use collegium_shared::{
     crypto::{Digest, SigningKey},
+    ids::InstitutionId,
     protocol::{Phase, Ready},
     signed::Signed,
 };
@@ -13,7 +16,7 @@ use super::{
     stage::{Refused, Stage},
 };
 
-pub(super) const ATTACKS: [Attack; 7] = [
+pub(super) const ATTACKS: [Attack; 8] = [
     Attack {
         name: "an invented member",
         does: "lists an institution that the root never signed for",
@@ -23,6 +26,11 @@ pub(super) const ATTACKS: [Attack; 7] = [
         name: "a shrunken list",
         does: "lists fewer institutions than the policy asks for",
         run: shrunken_list,
+    },
+    Attack {
+        name: "a member from outside the group",
+        does: "signs a plan for one group and lists somebody else with it",
+        run: outside_the_group,
     },
     Attack {
         name: "two lists",
@@ -75,6 +83,16 @@ fn shrunken_list(stage: &Stage) -> anyhow::Result<Refused> {
     play.list.pop();
     play.show(&stage.agents, Phase::Share, |_| {});
     expect(&play, "the list has 3 institutions; the plan and the policy need at least 4")
+}
+
+fn outside_the_group(stage: &Stage) -> anyhow::Result<Refused> {
+    let mut plan = stage.plan(&stage.task(), 0, 0)?;
+    let mut group: BTreeSet<InstitutionId> = stage.agents.iter().cloned().collect();
+    group.insert("zelkova".parse()?);
+    plan.group = Some(group);
+    let play = Play::open(stage, plan)?;
+    play.show(&stage.agents, Phase::Share, |_| {});
+    expect(&play, "on the list is not of the group that the plan asks")
 }
 
 fn two_lists(stage: &Stage) -> anyhow::Result<Refused> {
