@@ -63,6 +63,22 @@ fn kinds(network: &Network, agent: &InstitutionId) -> Vec<String> {
     text.lines().map(|line| line.split_whitespace().nth(2).unwrap().to_owned()).collect()
 }
 
+/// Runs a task to its end, until these institutions have installed its last model; gives what `status` says.
+pub(crate) fn trained(network: &mut Network, names: &[InstitutionId], task: &str) -> Value {
+    network.start_task(task).unwrap();
+    let ended = network.wait_for_task(2 * TASK).unwrap();
+    let (name, version) = (ended["task"].clone(), ended["release"]["version"].clone());
+    assert!(version.is_number(), "{ended}");
+    for of in names {
+        let installed = || {
+            let model = &network.agent_status(of)?["model"];
+            Ok((model["task"] == name && model["version"] == version).then_some(()))
+        };
+        eventually(LIMIT, "the last model is installed", installed).unwrap();
+    }
+    ended
+}
+
 pub(crate) fn wait_for_sums(network: &mut Network, count: u64) {
     let found = |status: &Value| {
         let enough = status["task"]["rounds_completed"].as_u64() >= Some(count);

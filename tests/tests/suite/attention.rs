@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use collegium_shared::ids::InstitutionId;
 use collegium_tests::{
-    harness::eventually,
     network::Network,
     simulator::{Federation, Settings},
-    testbed::LIMIT,
 };
 use serde_json::Value;
 
@@ -40,21 +38,6 @@ fn agent(network: &Network, name: &InstitutionId, words: &[&str]) -> Value {
     serde_json::from_slice(&network.agent(name, words).unwrap().stdout).unwrap()
 }
 
-fn trained(network: &mut Network, names: &[InstitutionId], task: &str) -> Value {
-    network.start_task(task).unwrap();
-    let ended = network.wait_for_task(TASK).unwrap();
-    let (name, version) = (ended["task"].clone(), ended["release"]["version"].clone());
-    assert!(version.is_number(), "{ended}");
-    for of in names {
-        let installed = || {
-            let model = &network.agent_status(of)?["model"];
-            Ok((model["task"] == name && model["version"] == version).then_some(()))
-        };
-        eventually(LIMIT, "the last model is installed", installed).unwrap();
-    }
-    ended
-}
-
 #[test]
 fn attention_is_trained_evaluated_and_leaves_recommendations_to_the_logistic_model() {
     let dir = tempfile::tempdir().unwrap();
@@ -62,13 +45,13 @@ fn attention_is_trained_evaluated_and_leaves_recommendations_to_the_logistic_mod
     let federation = Federation::simulate(&settings);
     let mut network = Network::assemble(dir.path(), &federation, POLICY).unwrap();
     let names: Vec<_> = federation.institutions.iter().map(|i| i.name.clone()).collect();
-    trained(&mut network, &names, &crate::agents::task("kt", 1, 60));
+    crate::agents::trained(&mut network, &names, &crate::agents::task("kt", 1, 60));
     let learner = federation.institutions[0].learners()[0].id.clone();
     let recommend = ["recommend", "--learner", &learner, "--json"];
     let before = agent(&network, &names[0], &recommend);
     assert!(agent(&network, &names[0], &["status", "--json"])["recommending"].is_null());
 
-    let ended = trained(&mut network, &names, &attention(HASTY));
+    let ended = crate::agents::trained(&mut network, &names, &attention(HASTY));
     // Support, statistics, two steps, and the evaluation of the last model.
     assert_eq!(
         (&ended["ending"]["end"], &ended["rounds_completed"]),
@@ -117,7 +100,7 @@ fn attention_is_trained_evaluated_and_leaves_recommendations_to_the_logistic_mod
     assert!(figures["auc"]["value"].is_number() && figures["exposure"].is_null(), "{audited}");
     assert!(audited["body"]["compared"].is_null(), "not with another architecture's: {audited}");
 
-    trained(&mut network, &names, &crate::agents::task("kt-again", 1, 60));
+    crate::agents::trained(&mut network, &names, &crate::agents::task("kt-again", 1, 60));
     let late = network.start_task(&asking("audit-late", "bias-audit/1", &groups)).unwrap_err();
     assert!(format!("{late:#}").contains("is no kt-attention/1 model"), "{late:#}");
     assert!(agent(&network, &names[0], &["status", "--json"])["recommending"].is_null());

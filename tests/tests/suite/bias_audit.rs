@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use collegium_coordinator::network::{Event, NetworkEvent};
 use collegium_shared::ids::InstitutionId;
 use collegium_tests::{
-    harness::{attempt, eventually},
+    harness::attempt,
     network::Network,
     simulator::{Federation, Settings},
     testbed::{LIMIT, events},
@@ -81,15 +81,6 @@ fn four(dir: &Path, federation: &Federation) -> (Network, Vec<InstitutionId>) {
     (network, names)
 }
 
-fn trained(network: &mut Network, names: &[InstitutionId]) {
-    network.start_task(&crate::agents::task("kt", 2, 60)).unwrap();
-    network.wait_for_task(TASK).unwrap();
-    for name in names {
-        let installed = || Ok((network.agent_status(name)?["model"]["version"] == 2).then_some(()));
-        eventually(LIMIT, "the last model is installed", installed).unwrap();
-    }
-}
-
 /// The groups of the attribute in the report of `task`, by value; "" is other.
 fn groups(network: &Network, task: &str, attribute: usize) -> BTreeMap<String, Value> {
     let report = json(network, &["bias", "show", task, "--json"]);
@@ -113,7 +104,7 @@ fn an_audit_counts_what_is_permitted_hides_what_is_small_and_a_person_closes_its
     );
     let refused = String::from_utf8(refused.unwrap().stderr).unwrap();
     assert!(refused.contains("no released model to ask about"), "{refused}");
-    trained(&mut network, &names);
+    crate::agents::trained(&mut network, &names, &crate::agents::task("kt", 2, 60));
 
     network.start_task(&audit("audit-1")).unwrap();
     let ended = network.wait_for_task(TASK).unwrap();

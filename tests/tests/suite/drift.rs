@@ -17,7 +17,7 @@ use collegium_tests::{
 };
 use serde_json::Value;
 
-use crate::agents::{POLICY, task};
+use crate::agents::{POLICY, task, trained};
 
 /// How long a task of a few steps may take on a slow machine.
 const TASK: Duration = Duration::from_secs(180);
@@ -76,15 +76,7 @@ fn an_institution_whose_records_shift_is_alarmed_and_another_is_not() {
     let names: Vec<InstitutionId> = later.iter().map(|one| one.name.clone()).collect();
     let none = network.agent_command(&names[0], &["drift"]).output().unwrap();
     assert!(String::from_utf8_lossy(&none.stderr).contains("no model is installed yet"));
-    network.start_task(&task("kt", 6, 60)).unwrap();
-    network.wait_for_task(TASK).unwrap();
-    for name in &names {
-        eventually(LIMIT, "the last model is installed", || {
-            let status = network.agent_status(name)?;
-            Ok((status["model"]["version"] == 6).then_some(()))
-        })
-        .unwrap();
-    }
+    trained(&mut network, &names, &task("kt", 6, 60));
     // Nothing is new yet.
     let text = network.agent(&names[1], &["drift"]).unwrap().stdout;
     assert!(String::from_utf8(text).unwrap().contains("too little to tell"));

@@ -8,9 +8,9 @@ use collegium_coordinator::{
     card::ModelCard,
     network::{Event, NetworkEvent},
 };
-use collegium_shared::{crypto::SigningKey, ids::InstitutionId, signed::Signed};
+use collegium_shared::{crypto::SigningKey, signed::Signed};
 use collegium_tests::{
-    harness::{attempt, eventually},
+    harness::attempt,
     network::Network,
     simulator::{Federation, Settings},
     testbed::{LIMIT, events},
@@ -47,15 +47,6 @@ fn start(network: &Network, dir: &std::path::Path, task: &str) -> Result<(), Str
     match done.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8(done.stderr).unwrap()),
-    }
-}
-
-fn trained(network: &mut Network, names: &[InstitutionId]) {
-    network.start_task(&crate::agents::task("kt", 2, 60)).unwrap();
-    network.wait_for_task(TASK).unwrap();
-    for name in names {
-        let installed = || Ok((network.agent_status(name)?["model"]["version"] == 2).then_some(()));
-        eventually(LIMIT, "the last model is installed", installed).unwrap();
     }
 }
 
@@ -106,7 +97,7 @@ fn an_evaluation_compares_the_released_model_with_what_institutions_have_alone()
     network.agent(&names[3], &["policy", "sign"]).unwrap();
     let early = start(&network, dir.path(), &evaluation("early")).unwrap_err();
     assert!(early.contains("no released model"), "{early}");
-    trained(&mut network, &names);
+    crate::agents::trained(&mut network, &names, &crate::agents::task("kt", 2, 60));
     let none = String::from_utf8(network.coordinator(&["evaluation", "list"]).unwrap().stdout);
     assert!(none.unwrap().contains("no federated evaluation yet"));
 
