@@ -107,9 +107,9 @@ impl Asked {
 
 impl Task {
     /// Of the `members` that a round may ask, whom the next one asks, if it is that of a group: the group, if
-    /// enough of it are present, and else all who are in no sum of the step yet, to be dealt anew.
-    /// No two sums of a step hold one institution: their difference would say something of it. Who did not
-    /// answer the last time is not counted on, if the others are enough.
+    /// enough of it are present, and else all who are in no sum of the step yet, to be dealt anew. Who did not
+    /// answer the last time is not counted on, if the others are enough. If a few are missing for the groups that
+    /// are left, as many who are in a sum already, drawn by chance, are asked once more.
     pub fn asked_of_group(
         &self,
         members: &BTreeSet<InstitutionId>,
@@ -138,14 +138,35 @@ impl Task {
         {
             return group;
         }
-        let summed = || self.groups.drawn.iter().take(self.groups.opened.len()).flatten();
-        let summed: BTreeSet<_> = summed().cloned().collect();
-        let rest = members.difference(&summed).cloned().collect();
+        let summed = self.groups.opened.iter().flat_map(|opened| &opened.institutions);
+        let summed: BTreeSet<_> = summed.cloned().collect();
         let left = match self.groups.drawn.len() {
             0 => group_count(members.len() - away.len(), n_min).unwrap_or(LEAST_GROUPS),
             drawn => drawn - self.groups.opened.len(),
         };
-        among(&rest, left * n_min, Some(left))
+        let needed = left * n_min;
+        let mut rest: BTreeSet<_> = members.difference(&summed).cloned().collect();
+        let missing = needed.saturating_sub(rest.difference(away).count());
+        if missing <= self.cohort.c_max.into() {
+            rest.extend(self.again(&summed, away).into_iter().take(missing));
+        }
+        among(&rest, needed, Some(left))
+    }
+
+    /// Those who are in a sum of the step already, in an order that nobody knew before.
+    fn again(
+        &self,
+        summed: &BTreeSet<InstitutionId>,
+        away: &BTreeSet<InstitutionId>,
+    ) -> Vec<InstitutionId> {
+        let sum = self.groups.opened.first().map(|opened| opened.sum);
+        let mut order: Vec<_> = summed.difference(away).cloned().collect();
+        order.sort_by_cached_key(|name| {
+            let sum = sum.as_ref().map_or(&[][..], |sum| sum.as_bytes());
+            let parts = [sum, name.as_str().as_bytes()];
+            *Digest::of_parts("collegium/v1/group/again", &parts).as_bytes()
+        });
+        order
     }
 
     /// A round asks these.
@@ -239,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_missing_is_dealt_anew_and_nobody_is_summed_twice() {
+    fn who_is_missing_is_dealt_anew_and_few_are_asked_again() {
         let (mut task, all, none) = (task(), names(0..64), BTreeSet::new());
         let asked = task.asked_of_group(&all, &none);
         draw(&mut task, &asked);
@@ -255,12 +276,27 @@ mod tests {
         assert_eq!(task.group(), Some((2, 3)), "the first group's sum stays");
         let asked = task.asked_of_group(&all, &away);
         assert!(asked.draw.is_none() && asked.enough() && asked.expected.is_disjoint(&first));
-        // With too few for two groups the task waits for them.
-        let away: BTreeSet<_> = asked.expected.iter().take(5).cloned().collect();
+        // If a few are missing for two groups, as many of the first one are asked once more.
+        let rest: BTreeSet<_> = all.difference(&first).cloned().collect();
+        let away: BTreeSet<_> = asked.expected.iter().take(6).cloned().collect();
         let asked = task.asked_of_group(&all, &away);
-        assert_eq!((asked.draw, asked.enough()), (Some(2), false));
+        assert_eq!((asked.draw, asked.enough()), (Some(2), true));
+        let again: BTreeSet<_> = asked.expected.intersection(&first).cloned().collect();
+        assert_eq!((again.len(), asked.expected.len()), (2, rest.len() + 2));
+        let present: BTreeSet<_> = asked.expected.difference(&away).cloned().collect();
+        task.groups_drawn(deal(&present, &away, 2, &Digest::of(b"t")));
+        let both = [task.asked_of_group(&all, &away), {
+            let second = task.asked_of_group(&all, &away).expected;
+            assert!(task.groups.take(opened(&second, 2)).is_none());
+            task.asked_of_group(&all, &away)
+        }];
+        assert!(both.iter().all(|group| group.draw.is_none() && group.enough()));
+        // If more are missing than may collude, the task waits for them.
+        let away: BTreeSet<_> = both[1].expected.iter().take(15).cloned().collect();
+        let asked = task.asked_of_group(&all, &away);
+        assert_eq!((asked.draw, asked.enough()), (Some(1), false));
         // Whoever left the roster is not asked.
-        let left = all.difference(&first).take(1).cloned().collect();
+        let left = rest.iter().take(1).cloned().collect();
         let members: BTreeSet<_> = all.difference(&left).cloned().collect();
         assert!(task.asked_of_group(&members, &none).expected.is_disjoint(&left));
     }

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use collegium_coordinator::network::{Event, NetworkEvent};
+use collegium_coordinator::{
+    network::{Event, NetworkEvent},
+    round::RoundEvent,
+};
 use collegium_shared::{
     architecture::{
         Optimizer,
@@ -11,6 +14,7 @@ use collegium_shared::{
     },
     blobs::Blobs,
     ids::InstitutionId,
+    journal::Entry,
     protocol::Plan,
     tensors,
 };
@@ -62,11 +66,16 @@ fn sixty_four_agents_are_summed_in_groups_and_their_median_is_known_beforehand()
     assert_eq!(ended["rounds_completed"], 2 * GROUPS, "{ended}");
     let listed = network.agent(&names[0], &["audit", "list", "--count", "1000"]).unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    assert_eq!(listed.matches("plan_accepted").count(), 2, "once a step: {listed}");
+    let accepted = listed.matches("plan_accepted").count();
     network.stop().unwrap();
 
     let coordinator = network.coordinator_dir();
-    let drawn = events(&coordinator).unwrap().into_iter().filter_map(|entry| match entry.event {
+    let all = events(&coordinator).unwrap();
+    let planned =
+        |event: &&Entry<Event>| matches!(event.event, Event::Round(RoundEvent::Planned { .. }));
+    let plans = all.iter().filter(planned).count();
+    assert!(accepted >= 2 && accepted < plans, "{accepted} of {plans}: {listed}");
+    let drawn = all.into_iter().filter_map(|entry| match entry.event {
         Event::Network(NetworkEvent::GroupsDrawn { groups }) => Some(groups),
         _ => None,
     });
@@ -81,8 +90,10 @@ fn sixty_four_agents_are_summed_in_groups_and_their_median_is_known_beforehand()
     let mut weights = vec![0.0_f32; PARAMETERS as usize];
     for step in rounds.chunks(GROUPS) {
         let summed: Vec<&InstitutionId> = step.iter().flat_map(|(_, names)| names).collect();
-        assert_eq!(summed.len(), summed.iter().collect::<BTreeSet<_>>().len(), "nobody is twice");
-        assert!(summed.len() >= AGENTS - 7, "{}", summed.len());
+        // Where one group has too many of the unwilling, some of another are asked once more.
+        let distinct = summed.iter().collect::<BTreeSet<_>>().len();
+        assert!(summed.len() - distinct <= 6, "{} of {distinct}", summed.len());
+        assert!(summed.len() >= GROUPS * 19 - 3, "{}", summed.len());
         assert!(!summed.contains(&&names[7]) && !summed.contains(&&names[16]));
         for (plan, names) in step {
             let group = plan.group.as_ref().unwrap();
