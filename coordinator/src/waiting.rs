@@ -28,7 +28,9 @@ pub(crate) fn of(driver: &Driver) -> Option<String> {
     let missing = |expected: &_| driver.presence.missing(expected);
     let asked = draft::asked(network, task, &stage, (roster, now), missing);
     let (members, needed) = (asked.expected.len(), asked.needed);
-    if members < needed {
+    // Where groups have to be drawn, they are of those who are in no sum of the step yet.
+    let of = if asked.draw.is_some() { " of those who are in no group's sum yet" } else { "" };
+    if members < needed && of.is_empty() {
         return Some(format!(
             "waiting for a roster of at least {needed} members: it has {members}"
         ));
@@ -37,7 +39,7 @@ pub(crate) fn of(driver: &Driver) -> Option<String> {
     (present < needed).then(|| {
         let names = named(&asked.away);
         format!(
-            "waiting for institutions: {present} of {members} present, {needed} are needed, missing: {names}"
+            "waiting for institutions: {present} of {members} present{of}, {needed} are needed, missing: {names}"
         )
     })
 }
