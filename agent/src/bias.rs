@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use collegium_shared::{
     architecture::bias_audit::{BiasScope, Cell, Counted, EXPOSURES, taking_part},
     crypto::Digest,
-    ids::TaskId,
 };
 
 use crate::{
@@ -45,6 +44,7 @@ pub struct Audited<'a> {
     /// For each learner, one group of each attribute that counts.
     groups: Vec<Counted>,
     least: u32,
+    snapshot: Digest,
 }
 
 impl<'a> Audited<'a> {
@@ -75,7 +75,7 @@ impl<'a> Audited<'a> {
         let groups =
             learners.iter().map(|l| counts.iter().map(|of| group(l, of)).collect()).collect();
         let least = scope.smallest_part.max(permitted.smallest_part);
-        Self { scope, learners, groups, least }
+        Self { scope, learners, groups, least, snapshot }
     }
 
     /// The learners of each group who take part when only these groups may be told of. Without an attribute
@@ -97,12 +97,11 @@ impl<'a> Audited<'a> {
         members.iter().map(|of| f64::from(u8::from(!of.is_empty()))).collect()
     }
 
-    /// The vector over the groups that are `shared`. The same for the same records, model and task.
+    /// The vector over the groups that are `shared`. The same for the same records and model.
     pub fn sums(
         &self,
         shared: &[bool],
         (released, all): (&Released, &[Learner]),
-        task: &TaskId,
         effort: &Effort,
     ) -> Result<Vec<f64>, ModelError> {
         let members = self.members(shared);
@@ -118,7 +117,7 @@ impl<'a> Audited<'a> {
         }
         // Networks recommend nothing.
         if let Released::Logistic(model) = released {
-            self.expose(&mut cells, &members, (model, all), (task, &own), effort)?;
+            self.expose(&mut cells, &members, (model, all), &own, effort)?;
         }
         let summed = cells.into_iter().zip(shared).filter(|(_, shared)| **shared);
         Ok(Cell::vector(&summed.map(|(cell, _)| cell).collect::<Vec<_>>()))
@@ -130,7 +129,7 @@ impl<'a> Audited<'a> {
         cells: &mut [Cell],
         members: &[Vec<usize>],
         (model, all): (&Model, &[Learner]),
-        (task, own): (&TaskId, &Counts),
+        own: &Counts,
         effort: &Effort,
     ) -> Result<(), ModelError> {
         let items: BTreeSet<&str> =
@@ -143,7 +142,7 @@ impl<'a> Audited<'a> {
         let options = Options { count: RECOMMENDED, target: (low, high) };
         let mut known: BTreeMap<usize, Option<[f64; EXPOSURES]>> = BTreeMap::new();
         for (cell, of) in cells.iter_mut().zip(members) {
-            for learner in self.drawn(of, task, most) {
+            for learner in self.drawn(of, most) {
                 effort.step()?;
                 let means = known.entry(learner).or_insert_with(|| {
                     let halfway = halfway(self.learners[learner]);
@@ -157,10 +156,11 @@ impl<'a> Audited<'a> {
         Ok(())
     }
 
-    /// At most so many of these learners, drawn by the task's name.
-    fn drawn(&self, of: &[usize], task: &TaskId, most: usize) -> Vec<usize> {
+    /// At most so many of these learners, drawn by the records: whoever asks again gets the same ones.
+    fn drawn(&self, of: &[usize], most: usize) -> Vec<usize> {
         let key = |learner: &usize| {
-            let parts = [task.as_str().as_bytes(), self.learners[*learner].id.as_bytes()];
+            let id = self.learners[*learner].id.as_bytes();
+            let parts = [self.snapshot.as_bytes().as_slice(), id];
             Digest::of_parts("collegium/v1/bias-audit/exposed", &parts)
         };
         let mut drawn = of.to_vec();
@@ -303,8 +303,8 @@ mod tests {
 
     fn cells(audited: &Audited<'_>, shared: &[bool], of: (&Released, &[Learner])) -> Vec<Vec<f64>> {
         let go = Effort::new(Arc::default(), 100);
-        let vector = audited.sums(shared, of, &"audit".parse().unwrap(), &go).unwrap();
-        assert_eq!(vector, audited.sums(shared, of, &"audit".parse().unwrap(), &go).unwrap());
+        let vector = audited.sums(shared, of, &go).unwrap();
+        assert_eq!(vector, audited.sums(shared, of, &go).unwrap());
         assert!(vector.iter().all(|value| value.is_finite()));
         let count = shared.iter().filter(|shared| **shared).count();
         // Learners, answers and the squares of these come first.
@@ -372,7 +372,7 @@ mod tests {
             let go = Effort::new(Arc::default(), 100);
             let shared = [true, true, false];
             let of = (&model, learners.as_slice());
-            let vector = audited.sums(&shared, of, &"audit".parse().unwrap(), &go).unwrap();
+            let vector = audited.sums(&shared, of, &go).unwrap();
             // Exposed learners, and three means and squares of each, come last.
             vector[vector.len() - 14..vector.len() - 6].to_vec()
         };
@@ -424,7 +424,7 @@ mod tests {
         let audited = Audited::new(&scope, &permitted(&["group"], 0), (&learners, records()));
         let stop = Effort::new(Arc::new(true.into()), 100);
         let of = (&model, learners.as_slice());
-        let sums = audited.sums(&[true; 3], of, &"audit".parse().unwrap(), &stop);
+        let sums = audited.sums(&[true; 3], of, &stop);
         assert!(matches!(sums, Err(ModelError::Cancelled)));
     }
 }

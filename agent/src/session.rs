@@ -9,7 +9,7 @@ mod refusal;
 use std::collections::{BTreeMap, BTreeSet};
 
 use collegium_shared::{
-    architecture::charges,
+    architecture::{Stage, charges},
     clock::Timestamp,
     crypto::{Digest, VerifyingKey},
     faults::{Defence, without},
@@ -19,7 +19,7 @@ use collegium_shared::{
         RoundView, ShareHeader, UploadHeader, statements_root,
     },
     roster::VerifiedRoster,
-    secagg::{self, Member},
+    secagg::{self, MAX_MEMBERS, Member},
     signed::{Signed, Statement},
 };
 use serde::{Deserialize, Serialize};
@@ -457,6 +457,14 @@ fn check_form(plan: &Plan) -> Result<(), Refusal> {
     }
     if plan.least() > plan.encoding.n_max() as usize {
         return Err(Refusal::Malformed("it needs more institutions than its sums may hold"));
+    }
+    if let Some(group) = &plan.group {
+        let possible = plan.cohort.n_min().max(plan.least())..=MAX_MEMBERS;
+        if !matches!(plan.stage, Stage::Train { .. }) || !possible.contains(&group.len()) {
+            return Err(Refusal::Malformed(
+                "only a training step has groups, and none so small or large",
+            ));
+        }
     }
     Ok(())
 }

@@ -39,15 +39,18 @@ pub fn question(plan: &Plan) -> Result<&BiasQuestion, PrepareError> {
     plan.hyper.audit.as_deref().ok_or(PrepareError::Missing("audit"))
 }
 
-/// Which learners an audit counts and how it tells them apart: by its attributes, the smallest part, and the
-/// groups that are summed. None of any other plan. Two audits over the same records have to agree in it, or
+/// Which learners an audit counts and how it tells them apart: by its attributes, the smallest part, how many are
+/// asked what they would be recommended, and the groups that are summed, which follow from the support sum and
+/// the fewest institutions. None of any other plan. Two audits over the same records have to agree in it, or
 /// their difference is of the learners whom only one counts.
 pub fn groups(plan: &Plan) -> Option<Digest> {
     let scope = &plan.hyper.audit.as_ref()?.scope;
     // Names and lists of names always have a JSON form.
     let attributes = serde_json::to_vec(&scope.attributes).unwrap_or_default();
     let support = plan.inputs.support.map(|support| *support.as_bytes()).unwrap_or_default();
-    let parts = [attributes.as_slice(), &scope.smallest_part.to_be_bytes(), &support];
+    let least = (plan.cohort.least() as u64).to_be_bytes();
+    let [part, exposed] = [scope.smallest_part, scope.exposure_learners].map(u32::to_be_bytes);
+    let parts = [attributes.as_slice(), &part, &exposed, &least, &support];
     Some(Digest::of_parts("collegium/v1/bias-audit/groups", &parts))
 }
 
@@ -79,8 +82,7 @@ pub fn input(
     let shared = shared(plan, blobs)?;
     let count = shared.iter().filter(|shared| **shared).count();
     check_encoding(&plan.encoding, &encoding(&plan.stage, scope, count, n_max)?)?;
-    let task = &plan.round.task;
-    match audited.sums(&shared, (model, learners), task, effort) {
+    match audited.sums(&shared, (model, learners), effort) {
         Ok(values) if values.iter().all(|value| value.is_finite()) => Ok(Values::Computed(values)),
         // As in training: to stay away because of the records would tell of them; zeros do not.
         Ok(_) | Err(ModelError::NotFinite { .. }) => {

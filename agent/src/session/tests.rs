@@ -325,7 +325,13 @@ fn a_plan_that_asks_others_is_none_of_this_institutions() {
     let own = asking(2, &["a", "b", "c", "d"]);
     assert_eq!(world.go(&mut history, &own).unwrap(), Action::Prepare);
     assert!(world.go(&mut history, &world.listed(&own, &FOUR)).is_ok());
-    let fewer = asking(3, &["a", "b", "c"]);
+    let small = asking(3, &["a", "b", "c"]);
+    assert!(matches!(world.go(&mut history, &small), Err(Refusal::Malformed(_))));
+    let mut counts = asking(3, &["a", "b", "c", "e"]).plan.body;
+    counts.stage = Stage::Statistics;
+    let counts = world.view(counts);
+    assert!(matches!(world.go(&mut history, &counts), Err(Refusal::Malformed(_))));
+    let fewer = asking(3, &["a", "b", "c", "e"]);
     assert_eq!(world.go(&mut history, &fewer).unwrap(), Action::Prepare);
     let refused = world.go(&mut history, &world.listed(&fewer, &FOUR)).unwrap_err();
     assert!(matches!(&refused, Refusal::NotAsked(who) if who.as_str() == "d"), "{refused}");

@@ -57,6 +57,15 @@ fn audits_over_the_same_records_count_the_same_groups_of_the_same_institutions()
     assert!(vote(world.audit_body("two", &more, b"support"), &FIVE).is_ok());
     let missing = vote(world.audit_body("two", SEX, b"support"), &FOUR).unwrap_err();
     assert_eq!(missing, Refusal::TooClose { round: id.clone(), differ: 1, least: 3 });
+    // Fewer who are asked what they would be recommended: the difference is of those in between.
+    let exposed = format!("{SEX}exposure_learners = 49");
+    let refused = vote(world.audit_body("two", &exposed, b"support"), &FIVE).unwrap_err();
+    assert_eq!(refused, Refusal::OtherGroups { round: id.clone() });
+    // With another number of institutions that have to support a group, other groups are summed.
+    let mut wary = world.audit_body("two", SEX, b"support");
+    wary.cohort.min_honest += 1;
+    let refused = vote(wary, &FIVE).unwrap_err();
+    assert_eq!(refused, Refusal::OtherGroups { round: id.clone() });
     for (scope, support) in [
         (format!("{SEX}attributes.disability = [\"Y\"]"), "support"),
         ("attributes.sex = [\"F\"]".to_owned(), "support"),
