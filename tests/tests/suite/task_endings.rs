@@ -1,23 +1,17 @@
 //! Tasks that cannot go on end with a reason that the operator reads.
 
-use std::time::Duration;
+use std::{os::unix::process::ExitStatusExt, time::Duration};
 
-use collegium_coordinator::{
-    network::{Event, Network as State},
-    round::RoundEvent,
-};
+use collegium_coordinator::{network::Event, round::RoundEvent};
 use collegium_shared::{
-    architecture::Stage,
-    ids::InstitutionId,
     journal::Entry,
-    protocol::{Cohort, Ending, Phase},
+    protocol::{Cohort, Ending},
 };
 use collegium_tests::{
-    harness::eventually,
     network::Network,
     participant::Conduct,
     simulator::{Federation, Settings},
-    testbed::{LIMIT, Testbed, events},
+    testbed::{LIMIT, Testbed},
 };
 use serde_json::Value;
 
@@ -28,8 +22,8 @@ use crate::{
 
 const POLICY: &str = "tasks = [\"kt*\"]\narchitectures = [\"kt-logistic/1\"]\nc_max = 0\n\
                       n_min = 2\nmin_honest = 2\n";
-/// How often a statistics round is begun until one is caught before anything could be revealed.
-const TRIES: usize = 5;
+/// Where two of three agents die: with the end of their second vector, the statistics, on its way.
+const DYING: &str = "kill@before send upload header#2";
 /// Seconds until a phase in which somebody is missed ends; enough for those who are there.
 const MISSED: u32 = 5;
 
@@ -52,35 +46,6 @@ fn reason(network: &mut Network) -> String {
     network.wait_until(LIMIT, "the task has ended for a reason", found).unwrap()
 }
 
-/// Takes all agents but one out of the task's statistics round after somebody's upload arrived and
-/// before anybody could reveal a share. False if the round was faster.
-fn catch_statistics(network: &mut Network, task: &str, names: &[InstitutionId]) -> bool {
-    let round = network.coordinator_dir().join("rounds").join(format!("{task}-1-0"));
-    let uploaded = || {
-        let entries = std::fs::read_dir(&round).into_iter().flatten().flatten();
-        entries.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("upload-"))
-    };
-    eventually(LIMIT, "somebody uploads statistics", || {
-        network.expect_running()?;
-        Ok(uploaded().then_some(()))
-    })
-    .unwrap();
-    network.coordinator_process().unwrap().suspend().unwrap();
-    let mut state = State::default();
-    let entries = events(&network.coordinator_dir()).unwrap();
-    entries.iter().for_each(|entry| state.apply(&entry.event, entry.at));
-    let round = state.open_round().filter(|round| round.plan().stage == Stage::Statistics);
-    let caught = round.is_some_and(|round| [Phase::Upload, Phase::Vote].contains(&round.phase()));
-    if caught {
-        // Votes may be under way to the coordinator; shares are only sent when it shows a quorum.
-        for name in &names[1..] {
-            network.agent_process(name).unwrap().suspend().unwrap();
-        }
-    }
-    network.coordinator_process().unwrap().resume().unwrap();
-    caught
-}
-
 #[test]
 fn statistics_that_were_sent_in_vain_end_the_task_and_the_next_one_works() {
     let dir = tempfile::tempdir().unwrap();
@@ -88,21 +53,21 @@ fn statistics_that_were_sent_in_vain_end_the_task_and_the_next_one_works() {
     let federation = Federation::simulate(&settings);
     let mut network = Network::assemble(dir.path(), &federation, POLICY).unwrap();
     let names: Vec<_> = federation.institutions.into_iter().map(|i| i.name).collect();
-    let caught = (0..TRIES).any(|number| {
-        let name = format!("kt-{number}");
-        network.start_task(&hasty(&name)).unwrap();
-        let caught = catch_statistics(&mut network, &name, &names);
-        if !caught {
-            network.wait_for_task(LIMIT).unwrap();
-        }
-        caught
-    });
-    assert!(caught, "every statistics round was too fast");
+    for name in &names[1..] {
+        network.kill_agent(name).unwrap();
+        network.start_agent_in(name, &[("COLLEGIUM_FAULT", DYING.to_owned())]).unwrap();
+    }
+    network.start_task(&hasty("kt")).unwrap();
+    for name in &names[1..] {
+        let died = network.agent_process(name).unwrap().wait(LIMIT).unwrap();
+        assert_eq!(died.signal(), Some(9), "{died}");
+        network.kill_agent(name).unwrap();
+    }
     let reason = reason(&mut network);
     assert!(reason.contains("the statistics round ended without a sum"), "{reason}");
     assert!(reason.contains("start a new task"), "{reason}");
     for name in &names[1..] {
-        network.agent_process(name).unwrap().resume().unwrap();
+        network.start_agent(name).unwrap();
     }
     let shown = network.coordinator(&["status"]).unwrap().stdout;
     let shown = String::from_utf8(shown).unwrap();
