@@ -37,6 +37,23 @@ pub struct Permitted {
     pub smallest_part: u32,
 }
 
+impl Permitted {
+    /// What is left of it where the scope asks for less.
+    pub fn within(&self, scope: &BiasScope) -> Self {
+        let asked = |attribute: &&String| scope.attributes.contains_key(*attribute);
+        let attributes = self.attributes.iter().filter(asked).cloned().collect();
+        Self { attributes, smallest_part: self.smallest_part.max(scope.smallest_part) }
+    }
+
+    /// Identifies it.
+    pub fn digest(&self) -> Digest {
+        let names = self.attributes.iter().map(|name| name.as_bytes());
+        let least = self.smallest_part.to_be_bytes();
+        let parts: Vec<&[u8]> = names.chain([least.as_slice()]).collect();
+        Digest::of_parts("collegium/v1/permitted", &parts)
+    }
+}
+
 /// The learners that an audit is about, with their groups.
 pub struct Audited<'a> {
     scope: &'a BiasScope,
@@ -56,6 +73,7 @@ impl<'a> Audited<'a> {
         permitted: &Permitted,
         (learners, snapshot): (&'a [Learner], Digest),
     ) -> Self {
+        let permitted = permitted.within(scope);
         let imported = |attribute: &String| {
             learners.iter().any(|learner| learner.attributes.contains_key(attribute))
         };
@@ -74,7 +92,7 @@ impl<'a> Audited<'a> {
         let learners: Vec<_> = learners.iter().filter(counts_here).collect();
         let groups =
             learners.iter().map(|l| counts.iter().map(|of| group(l, of)).collect()).collect();
-        let least = scope.smallest_part.max(permitted.smallest_part);
+        let least = permitted.smallest_part;
         Self { scope, learners, groups, least, snapshot }
     }
 
@@ -178,6 +196,8 @@ enum Answers<'a> {
     },
     /// Of all held-out learners, by their identifiers.
     Network(BTreeMap<&'a str, Vec<Predicted>>),
+    /// One half each: the network's predictions are no numbers. Who counts depends on the records alone.
+    Even,
 }
 
 impl<'a> Answers<'a> {
@@ -194,7 +214,13 @@ impl<'a> Answers<'a> {
             Released::Network(model) => model,
         };
         let loaded = model.load(all, effort)?;
-        let predicted = loaded.held_out(model.weights(), Keeps::Fitted, effort)?;
+        let predicted = match loaded.held_out(model.weights(), Keeps::Fitted, effort) {
+            Err(error @ ModelError::NotFinite { .. }) => {
+                tracing::error!(%error, "every answer counts as predicted with one half");
+                return Ok(Self::Even);
+            }
+            other => other?,
+        };
         let mut predicted = predicted.into_iter().flatten();
         let held_out = all.iter().filter(|learner| learner.held_out);
         let of = |learner: &'a Learner| {
@@ -207,13 +233,14 @@ impl<'a> Answers<'a> {
     /// The chance that each answer of the learner was given, from what came before it, and whether it was
     /// right.
     fn of(&self, learner: &Learner) -> Vec<Predicted> {
+        let right = learner.responses.iter().map(|response| response.correct);
         match self {
             Self::Logistic { model, statistics } => {
                 let design = Design::new([learner], statistics, model.competencies());
-                let right = learner.responses.iter().map(|response| response.correct);
                 predict(&design, model.weights()).into_iter().zip(right).collect()
             }
             Self::Network(all) => all.get(learner.id.as_str()).cloned().unwrap_or_default(),
+            Self::Even => right.map(|right| (0.5, right)).collect(),
         }
     }
 }

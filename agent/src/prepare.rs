@@ -8,6 +8,8 @@ pub mod load_test;
 mod neural;
 mod private;
 
+use std::collections::BTreeSet;
+
 use collegium_shared::{
     architecture::{
         self, Architecture, BadHyper, BadPrivacy, BadSums, LOAD_TEST_1, LearnerPrivacy, SharedSets,
@@ -25,6 +27,7 @@ use collegium_shared::{
 use thiserror::Error;
 
 use crate::{
+    bias::Permitted,
     egress::Clipping,
     model::{self, Effort, ModelError, neural::Network},
     privacy::NoiseError,
@@ -140,6 +143,15 @@ fn check_support(sums: &Sums) -> Result<(), PrepareError> {
 /// Whether the plan asks about the model that serves here, and trains nothing.
 pub fn asks_of_serving(plan: &Plan) -> bool {
     bias_audit::is_audit(plan) || evaluation::is_evaluation(plan)
+}
+
+/// What of the policy decides who counts in a bias audit or an evaluation; none of other plans.
+pub fn decisive(plan: &Plan, permitted: &Permitted) -> Option<Digest> {
+    match &plan.hyper.audit {
+        Some(question) => Some(permitted.within(&question.scope).digest()),
+        None => evaluation::is_evaluation(plan)
+            .then(|| Permitted { attributes: BTreeSet::new(), ..permitted.clone() }.digest()),
+    }
 }
 
 /// The manifest of the model that the plan asks about: it has to be the one that serves here.

@@ -5,8 +5,9 @@
 
 mod event;
 mod refusal;
+mod sums;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use collegium_shared::{
     architecture::{Stage, charges},
@@ -24,7 +25,8 @@ use collegium_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ledger::Ledger, policy::Policy, prepare};
+use crate::{ledger::Ledger, policy::Policy};
+use sums::Sums;
 
 pub use event::SessionEvent;
 pub use refusal::{LOW_COVERAGE, OWN_REASON, Refusal};
@@ -75,6 +77,8 @@ pub struct Session {
     plan: Signed<Plan>,
     commitment: Option<Digest>,
     snapshot: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    permitted: Option<Digest>,
     list: Option<Digest>,
     institutions: Vec<InstitutionId>,
     context: Option<Digest>,
@@ -89,6 +93,7 @@ impl Session {
             plan,
             commitment: None,
             snapshot: None,
+            permitted: None,
             list: None,
             institutions: Vec::new(),
             context: None,
@@ -127,23 +132,9 @@ impl Session {
         self.snapshot
     }
 
-    /// The sum that this outcome lets be opened, if it is of what does not depend on the weights.
-    fn summed(&self, outcome: &Outcome) -> Option<Summed> {
-        let Outcome::Survivors { survivors, .. } = outcome else { return None };
-        let snapshot = self.snapshot.filter(|_| self.plan().stage.once())?;
-        let plan = self.plan();
-        let stage = plan.stage.label().as_bytes();
-        // The same learners count whatever the registry names: totals over all of them would tell of whoever
-        // is in one sum only. What serves is asked about apart from training.
-        let over = prepare::asks_of_serving(plan).then_some(plan.architecture.as_bytes());
-        let parts = [stage, snapshot.as_bytes(), over.unwrap_or_default()];
-        let named = self.institutions.iter().zip(0u16..).filter(|(_, i)| survivors.contains(*i));
-        Some(Summed {
-            subject: Digest::of_parts("collegium/v1/summed", &parts),
-            groups: prepare::bias_audit::groups(plan),
-            round: plan.round.clone(),
-            survivors: named.map(|(institution, _)| institution.clone()).collect(),
-        })
+    /// What of the policy decided who counts in the input.
+    pub fn permitted(&self) -> Option<Digest> {
+        self.permitted
     }
 
     /// Whether the list was pinned, so that others hold this attempt's keys.
@@ -183,20 +174,8 @@ pub struct History {
     given: BTreeMap<String, RoundId>,
     /// The opened sums that each task goes by: the first ones named stay.
     basis: BTreeMap<String, Inputs>,
-    /// Sums that do not depend on the weights and may have been opened, whatever the task.
-    summed: Vec<Summed>,
-}
-
-/// A sum over this institution's records that a quorum may have had opened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Summed {
-    /// Stage and records, and whether it is asked of what serves: what makes two sums comparable.
-    subject: Digest,
-    /// Of an audit: which learners are counted, and how they are told apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    groups: Option<Digest>,
-    round: RoundId,
-    survivors: BTreeSet<InstitutionId>,
+    /// Sums that do not depend on the weights.
+    summed: Sums,
 }
 
 // --- What happened ---------------------------------------------------------------------------
@@ -231,9 +210,10 @@ impl History {
         };
         match event {
             SessionEvent::PlanAccepted { .. } => {}
-            SessionEvent::Committed { commitment, snapshot, .. } => {
+            SessionEvent::Committed { commitment, snapshot, permitted, .. } => {
                 session.commitment = Some(*commitment);
                 session.snapshot = Some(*snapshot);
+                session.permitted = *permitted;
             }
             SessionEvent::Listed { root, institutions, .. } => {
                 session.list = Some(*root);
@@ -241,6 +221,7 @@ impl History {
             }
             SessionEvent::Sending { round, context } => {
                 session.context = Some(*context);
+                self.summed.note(session, None, false);
                 self.sent.insert(round.task.to_string(), session.clone());
                 if let Some(key) = once(session.plan()) {
                     self.given.insert(key, round.clone());
@@ -248,12 +229,11 @@ impl History {
             }
             SessionEvent::Voted { outcome, .. } => {
                 session.vote = Some(outcome.clone());
-                self.summed.extend(session.summed(outcome));
+                self.summed.note(session, Some(outcome), false);
             }
-            SessionEvent::Revealing { outcome, .. } => {
+            SessionEvent::Revealing { outcome, .. } | SessionEvent::Certified { outcome, .. } => {
                 session.revealed = Some(outcome.clone());
-                let unseen = session.vote.is_none();
-                self.summed.extend(session.summed(outcome).filter(|_| unseen));
+                self.summed.note(session, Some(outcome), true);
             }
             SessionEvent::RoundEnded { .. } | SessionEvent::RoundLeft { .. } => session.over = true,
         }
@@ -264,8 +244,9 @@ impl History {
     fn accepted(&mut self, plan: &Signed<Plan>) {
         let id = plan.body.round.clone();
         let sent = self.sent.remove(id.task.as_str()).filter(|old| same_round(old.id(), &id));
-        if let Some(key) = sent.and_then(|old| once(old.plan())) {
-            self.given.remove(&key);
+        if let Some(old) = sent {
+            self.summed.forget(old.id());
+            once(old.plan()).and_then(|key| self.given.remove(&key));
         }
         let Inputs { support, statistics, totals, .. } = plan.body.inputs;
         let basis = self.basis.entry(id.task.to_string()).or_default();
@@ -296,37 +277,20 @@ impl History {
                     return Err(Refusal::Conflict { what: "the plan" });
                 }
                 let step = session.step(view, around)?;
-                if let Action::Vote { outcome } = &step.action {
-                    self.check_distance(session, outcome)?;
-                }
-                if let Action::Reveal { certificate, .. } = &step.action {
-                    self.check_distance(session, certificate.outcome())?;
-                }
+                let outcome = match &step.action {
+                    Action::Deal { .. } | Action::Upload { .. } => None,
+                    Action::Vote { outcome } => Some(outcome),
+                    Action::Reveal { certificate, .. } => Some(certificate.outcome()),
+                    _ => return Ok(step),
+                };
+                let listed = view.list.iter().map(|ready| ready.body.institution.clone());
+                self.summed.check(session, &listed.collect(), outcome)?;
                 Ok(step)
             }
             _ if view.phase == Phase::Ready => self.consider(view, around),
             // The round goes on without this institution.
             _ => Ok(Step { events: self.leave(view.id(), None), action: Action::Wait }),
         }
-    }
-
-    /// What does not depend on the weights is the same in every sum, so two sums over nearly the same
-    /// institutions would give the rest away: they must be over equal ones, or differ by as many as
-    /// any sum holds at least.
-    fn check_distance(&self, session: &Session, outcome: &Outcome) -> Result<(), Refusal> {
-        let summed = session.summed(outcome).filter(|_| !without(Defence::DistinctSums));
-        let Some(asked) = summed else { return Ok(()) };
-        let least = session.plan().least();
-        for earlier in self.summed.iter().filter(|s| s.subject == asked.subject) {
-            let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();
-            if earlier.groups != asked.groups {
-                return Err(Refusal::OtherGroups { round: earlier.round.clone() });
-            }
-            if earlier.round != asked.round && differ > 0 && differ < least {
-                return Err(Refusal::TooClose { round: earlier.round.clone(), differ, least });
-            }
-        }
-        Ok(())
     }
 
     /// Ends the session before, whose end this institution did not see; `before` is what the
@@ -503,7 +467,8 @@ impl Session {
         }
         if let Some(ending) = &view.ending {
             let (round, ending) = (self.id().clone(), ending.clone());
-            let events = vec![SessionEvent::RoundEnded { round, ending }];
+            let ended = SessionEvent::RoundEnded { round, ending };
+            let events = self.settled(view, around).into_iter().chain([ended]).collect();
             return Ok(Step { events, action: Action::Finish });
         }
         let Some(commitment) = self.commitment else {
@@ -516,8 +481,21 @@ impl Session {
             Phase::Upload => self.step_upload(view, around, commitment),
             Phase::Vote => self.step_vote(view, around, commitment),
             Phase::Reveal => self.step_reveal(view, around, commitment),
-            Phase::Open | Phase::Ended => Ok(Step { events: Vec::new(), action: Action::Wait }),
+            Phase::Open | Phase::Ended => {
+                let events = self.settled(view, around).into_iter().collect();
+                Ok(Step { events, action: Action::Wait })
+            }
         }
+    }
+
+    /// A quorum's word that came too late to reveal by: it settles what was summed.
+    fn settled(&self, view: &RoundView, around: Surroundings<'_>) -> Option<SessionEvent> {
+        let unsettled = self.plan().stage.once() && self.revealed.is_none();
+        let certificate = view.certificate.as_ref().filter(|_| unsettled)?;
+        let proven = self.verify_certificate(certificate, around.roster).ok()?;
+        let (round, outcome) = (self.id().clone(), proven.outcome().clone());
+        let own = self.context == Some(outcome.context());
+        own.then_some(SessionEvent::Certified { round, outcome })
     }
 
     fn step_share(

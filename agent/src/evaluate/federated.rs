@@ -89,25 +89,56 @@ fn predictions(
     match released {
         Released::Logistic(model) => {
             let global = scored(model, learners, &own);
-            let (used, _) = personal::choose(model, learners, &own, effort)?;
-            let in_use = scored(&used, learners, &own);
+            let used = personal::choose(model, learners, &own, effort);
+            let used = used.map(|(used, _)| scored(&used, learners, &own));
+            let in_use = or_else(used, || global.clone())?;
             let alone = match fitted {
-                true => scored(&alone(learners, &Hyper::default(), effort)?, learners, &own),
+                true => {
+                    let alone = alone(learners, &Hyper::default(), effort);
+                    let alone = alone.map(|alone| scored(&alone, learners, &own));
+                    or_else(alone, || constant(&global, &own))?
+                }
                 false => constant(&global, &own),
             };
             Ok([alone, global, in_use])
         }
         Released::Network(model) => {
             let loaded = model.load(learners, effort)?;
-            let used = loaded.held_out(model.weights(), Keeps::Fitted, effort)?;
-            let in_use = network::scored(&used);
+            let used = loaded.held_out(model.weights(), Keeps::Fitted, effort);
+            let in_use = or_else(used.map(|used| network::scored(&used)), || even(learners))?;
             let alone = match fitted {
-                true => network::scored(&model.alone(learners, effort)?),
+                true => {
+                    let alone = model.alone(learners, effort);
+                    let alone = alone.map(|alone| network::scored(&alone));
+                    or_else(alone, || constant(&in_use, &own))?
+                }
                 false => constant(&in_use, &own),
             };
             Ok([alone, in_use.clone(), in_use])
         }
     }
+}
+
+/// Others where a model gave no numbers: who counts depends on the records alone, or the difference between two
+/// models would be of those who count with one of them.
+fn or_else(
+    rows: Result<Vec<Scored>, ModelError>,
+    others: impl FnOnce() -> Vec<Scored>,
+) -> Result<Vec<Scored>, ModelError> {
+    match rows {
+        Err(error @ (ModelError::NotFinite { .. } | ModelError::NotConverged(_))) => {
+            tracing::error!(%error, "a simpler prediction takes the place of a model's");
+            Ok(others())
+        }
+        other => other,
+    }
+}
+
+/// One half for every answer of the held-out learners.
+fn even(learners: &[Learner]) -> Vec<Scored> {
+    let held_out = learners.iter().filter(|learner| learner.held_out).enumerate();
+    let answers = held_out.flat_map(|(learner, of)| of.responses.iter().map(move |r| (learner, r)));
+    answers.map(|(learner, of)| Scored { learner, p: 0.5, correct: of.correct }).collect()
 }
 
 /// Everybody gets the share of right answers (Laplace's rule of succession).

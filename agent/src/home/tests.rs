@@ -68,6 +68,7 @@ fn in_flight(home: &Home) -> (RoundId, Digest) {
         round: round.clone(),
         commitment,
         snapshot: Digest::of(b"records"),
+        permitted: None,
         charges: Vec::new(),
     };
     home.book.record([committed.into()]).unwrap();

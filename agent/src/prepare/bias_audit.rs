@@ -15,7 +15,7 @@ use collegium_shared::{
 use super::{HEADER, PrepareError, Values, check_encoding, check_support};
 use crate::{
     bias::{Audited, Permitted},
-    model::{Effort, ModelError, Released},
+    model::{Effort, Released},
     records::Learner,
 };
 
@@ -82,15 +82,7 @@ pub fn input(
     let shared = shared(plan, blobs)?;
     let count = shared.iter().filter(|shared| **shared).count();
     check_encoding(&plan.encoding, &encoding(&plan.stage, scope, count, n_max)?)?;
-    match audited.sums(&shared, (model, learners), effort) {
-        Ok(values) if values.iter().all(|value| value.is_finite()) => Ok(Values::Computed(values)),
-        // As in training: to stay away because of the records would tell of them; zeros do not.
-        Ok(_) | Err(ModelError::NotFinite { .. }) => {
-            tracing::error!(round = %plan.round, "not all numbers are finite: this institution contributes zeros");
-            Ok(Values::Computed(vec![0.0; plan.encoding.dimension()]))
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(Values::Computed(audited.sums(&shared, (model, learners), effort)?))
 }
 
 /// The groups that enough institutions support, by the sum that the plan names.

@@ -10,7 +10,7 @@ use collegium_shared::{
 use super::{PrepareError, Values, check_encoding};
 use crate::{
     evaluate::federated::comparison,
-    model::{Effort, ModelError, Released},
+    model::{Effort, Released},
     records::Learner,
 };
 
@@ -41,15 +41,7 @@ pub fn input(
 ) -> Result<Values, PrepareError> {
     question(plan)?;
     check_encoding(&plan.encoding, &encoding(plan.encoding.n_max())?)?;
-    match comparison(learners, released, (snapshot, least), effort).map(|sums| sums.values()) {
-        Ok(values) if values.iter().all(|value| value.is_finite()) => Ok(Values::Computed(values)),
-        // As in training: to stay away because of the records would tell of them; zeros do not.
-        Ok(_) | Err(ModelError::NotFinite { .. } | ModelError::NotConverged(_)) => {
-            tracing::error!(round = %plan.round, "not all numbers are finite: this institution contributes zeros");
-            Ok(Values::Computed(vec![0.0; plan.encoding.dimension()]))
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(Values::Computed(comparison(learners, released, (snapshot, least), effort)?.values()))
 }
 
 #[cfg(test)]

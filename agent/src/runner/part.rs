@@ -26,6 +26,7 @@ use tokio::{task, time::Instant};
 use super::{Failure, Runner, effort};
 use crate::{
     availability::Availability,
+    bias::Permitted,
     consent::policy_in_force,
     egress::{self, Clipping, Measured, Meter, Standing, Word},
     home::Home,
@@ -51,11 +52,13 @@ pub(super) struct CachedTrainer {
     trainer: Trainer,
 }
 
-/// A fixed input: its commitment, and the records that it was made from.
+/// A fixed input: its commitment, the records that it was made from, and, of what is asked of the model that
+/// serves, what of the policy decided who counts.
 #[derive(Clone, Copy)]
 struct Fixed {
     commitment: Digest,
     snapshot: Digest,
+    permitted: Option<Digest>,
 }
 
 /// An earlier attempt's input that serves the new one.
@@ -64,7 +67,7 @@ type Reusable = Option<(RoundId, Fixed)>;
 /// What came of training.
 struct Trained {
     trainer: CachedTrainer,
-    commitment: Result<Digest, Failure>,
+    fixed: Result<Fixed, Failure>,
 }
 
 impl Runner {
@@ -133,7 +136,8 @@ impl Runner {
                 let old = history.reusable_input(&view.plan.body);
                 let reusable = old.and_then(|old| {
                     let (commitment, snapshot) = (old.commitment()?, old.snapshot()?);
-                    Some((old.id().clone(), Fixed { commitment, snapshot }))
+                    let permitted = old.permitted();
+                    Some((old.id().clone(), Fixed { commitment, snapshot, permitted }))
                 });
                 (history.step(&view, around), reusable)
             })
@@ -388,7 +392,7 @@ impl Runner {
                 return Err(Failure::Leave(reason));
             }
         };
-        let Fixed { commitment, snapshot } = match adopted {
+        let Fixed { commitment, snapshot, permitted } = match adopted {
             Some(fixed) => fixed,
             None => match Box::pin(self.train(view)).await {
                 Err(Failure::Leave(reason)) => {
@@ -399,7 +403,8 @@ impl Runner {
             },
         };
         let round_of = round.clone();
-        let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
+        let committed =
+            SessionEvent::Committed { round: round_of, commitment, snapshot, permitted, charges };
         self.record(vec![committed.into()]).await?;
         let home = Arc::clone(&self.home);
         Ok(Self::blocking(move || home.rounds.draw(&round, &commitment)).await??)
@@ -453,14 +458,13 @@ impl Runner {
         let nice = self.home.limits().training_nice;
         let trained = effort::run(nice, move || {
             let mut trainer = records(&home, &view.plan.body.round.task, cached)?;
-            let commitment = compute(&home, &view, &registry, &mut trainer, cancel);
-            Ok::<_, Failure>(Trained { trainer, commitment })
+            let fixed = compute(&home, &view, &registry, &mut trainer, cancel);
+            Ok::<_, Failure>(Trained { trainer, fixed })
         });
-        let Trained { trainer, commitment } = trained.await??;
+        let Trained { trainer, fixed } = trained.await??;
         self.home.meters.computed(begun.elapsed());
-        let snapshot = trainer.snapshot;
         self.trainer = Some(trainer);
-        Ok(Fixed { commitment: commitment?, snapshot })
+        fixed
     }
 }
 
@@ -494,12 +498,19 @@ fn compute(
     registry: &collegium_shared::roster::Registry,
     CachedTrainer { trainer, snapshot, .. }: &mut CachedTrainer,
     cancel: Arc<AtomicBool>,
-) -> Result<Digest, Failure> {
+) -> Result<Fixed, Failure> {
     let plan = &view.plan.body;
     let effort = Effort::new(Arc::clone(&cancel), home.limits().training_cpu_percent);
-    let computed = match prepare::asks_of_serving(plan) {
-        true => of_serving(home, plan, (trainer.learners(), *snapshot), &effort)?,
-        false => prepare::input(plan, registry, &home.blobs, trainer, &effort),
+    let (computed, permitted) = match prepare::asks_of_serving(plan) {
+        true => {
+            let policy =
+                policy_in_force(home).map_err(|error| Failure::Leave(error.to_string()))?;
+            let permitted = policy.audited();
+            let of = (trainer.learners(), *snapshot);
+            let computed = of_serving(home, plan, of, &permitted, &effort)?;
+            (computed, prepare::decisive(plan, &permitted))
+        }
+        false => (prepare::input(plan, registry, &home.blobs, trainer, &effort), None),
     };
     let values = match computed {
         Ok(values) => values,
@@ -507,31 +518,30 @@ fn compute(
         Err(PrepareError::Blob(error)) => return Err(unreadable(home, error)),
         Err(error) => return Err(Failure::Leave(error.to_string())),
     };
-    write_input(home, plan, &values, &cancel)
+    let commitment = write_input(home, plan, &values, &cancel)?;
+    Ok(Fixed { commitment, snapshot: *snapshot, permitted })
 }
 
-/// This institution's part in a bias audit or an evaluation, of the model that serves and by the policy that is
-/// signed.
+/// This institution's part in a bias audit or an evaluation, of the model that serves.
 fn of_serving(
     home: &Home,
     plan: &Plan,
     (learners, snapshot): (&[Learner], Digest),
+    permitted: &Permitted,
     effort: &Effort,
 ) -> Result<Result<Values, PrepareError>, Failure> {
-    let policy = policy_in_force(home).map_err(|error| Failure::Leave(error.to_string()))?;
     let asked = prepare::asked_model(plan);
     let serving = [home.model(), home.recommending()].into_iter().flatten();
     let mut serving = serving.filter(|(installed, _)| Some(installed.manifest) == asked);
     let Some((_, model)) = serving.next() else {
         return Err(Failure::Leave("the model that was asked about serves no more".to_owned()));
     };
-    let permitted = policy.audited();
     if prepare::evaluation::is_evaluation(plan) {
         let of = (snapshot, permitted.smallest_part);
         return Ok(prepare::evaluation::input(plan, (&model, learners), of, effort));
     }
     let of = (&model, learners, snapshot);
-    Ok(prepare::bias_audit::input(plan, &home.blobs, &permitted, of, effort))
+    Ok(prepare::bias_audit::input(plan, &home.blobs, permitted, of, effort))
 }
 
 /// Fixes the public numbers of a load test.
@@ -539,7 +549,8 @@ fn load_test(home: &Home, plan: &Plan, cancel: &AtomicBool) -> Result<Fixed, Fai
     let moves = prepare::load_test::moves(plan, home.institution())
         .map_err(|error| Failure::Leave(error.to_string()))?;
     let commitment = write_input(home, plan, &Values::Public(moves), cancel)?;
-    Ok(Fixed { commitment, snapshot: architecture::load_test::snapshot() })
+    let snapshot = architecture::load_test::snapshot();
+    Ok(Fixed { commitment, snapshot, permitted: None })
 }
 
 /// Encodes and keeps the input, piece by piece; gives its commitment.

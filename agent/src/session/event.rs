@@ -23,6 +23,9 @@ pub enum SessionEvent {
         commitment: Digest,
         /// The records that the input was made from.
         snapshot: Digest,
+        /// Of what is asked of the model that serves: what of the policy decided who counts in it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        permitted: Option<Digest>,
         /// What it costs each learner; nothing for an input that was paid for in an earlier attempt.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         charges: Vec<Charge>,
@@ -47,6 +50,11 @@ pub enum SessionEvent {
         round: RoundId,
         outcome: Outcome,
     },
+    /// A quorum's word was checked after others had revealed: nothing else of this attempt was opened.
+    Certified {
+        round: RoundId,
+        outcome: Outcome,
+    },
     RoundEnded {
         round: RoundId,
         ending: Ending,
@@ -67,6 +75,7 @@ impl SessionEvent {
             | Self::Sending { round, .. }
             | Self::Voted { round, .. }
             | Self::Revealing { round, .. }
+            | Self::Certified { round, .. }
             | Self::RoundEnded { round, .. }
             | Self::RoundLeft { round, .. } => round,
         }

@@ -39,11 +39,11 @@ pub enum Refusal {
     )]
     AlreadyGiven(String, RoundId),
     #[error(
-        "the sum would hold {differ} institutions more or less than that of round {round}, over the same records: the difference would be of fewer than {least}"
+        "the sum would be of other institutions than that of round {round}, over the same records: together they would tell of those in between. This institution takes part again with the same ones, or once its records have changed"
     )]
-    TooClose { round: RoundId, differ: usize, least: usize },
+    OtherInstitutions { round: RoundId },
     #[error(
-        "the audit counts other groups than that of round {round}, over the same records: the difference would be of those in between"
+        "other learners or groups count, by the plan or this institution's policy, than in round {round}, over the same records: the difference would be of those in between"
     )]
     OtherGroups { round: RoundId },
     #[error("the plan is malformed: {0}")]
@@ -77,16 +77,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What the coordinator is told: how its own documents fall short, and neither what was spent of a budget
-    /// nor whether records changed.
+    /// What the coordinator is told: how its own documents fall short, and not what was spent of a budget. That
+    /// records are as they were it learns where a sum over them is refused, so that it knows what to wait for.
     pub fn told(&self) -> String {
         match self {
             Self::Price(_) => "its privacy budget does not bear this plan".to_owned(),
-            Self::TooClose { .. } => {
-                "the sum would differ from an earlier one by too few institutions".to_owned()
+            Self::OtherInstitutions { .. } => {
+                "a sum over the same records was of other institutions: it takes part with the same ones, or once its records have changed"
+                    .to_owned()
             }
             Self::OtherGroups { .. } => {
-                "the audit counts other groups than an earlier one".to_owned()
+                "other learners or groups would count than in an earlier sum over the same records"
+                    .to_owned()
             }
             other => other.to_string(),
         }

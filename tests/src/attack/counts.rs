@@ -56,7 +56,7 @@ pub(super) fn under_another_name(stage: &Stage) -> anyhow::Result<Haul> {
     let rest = play.without(stage.victim());
     let outcome = play.propose(&rest, &stage.agents)?;
     let votes = || Ok(play.votes(&outcome, &stage.agents));
-    let words = "the sum would hold 1 institutions more or less";
+    let words = "the sum would be of other institutions";
     let voted = stage.done_or_refused(&stage.agents, play.round(), words, votes)?;
     Ok(match voted {
         Err(refused) => {

@@ -666,7 +666,13 @@ impl Agent {
             self.draw(&round, commitment, watch)?;
         }
         let round_of = round.clone();
-        let committed = SessionEvent::Committed { round: round_of, commitment, snapshot, charges };
+        let committed = SessionEvent::Committed {
+            round: round_of,
+            commitment,
+            snapshot,
+            permitted: None,
+            charges,
+        };
         self.record(&[committed.into()])?;
         self.draw(&round, commitment, watch)
     }

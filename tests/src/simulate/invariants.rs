@@ -21,8 +21,8 @@
 //!
 //! Besides: *masks*, keys are drawn after the input is committed to, and no two inputs are ever hidden by the
 //! same mask; *sum*, a released sum is the sum of
-//! what its survivors committed to; *differences*, no institution votes for two sums of the same records
-//! that nearly the same institutions are in; *ends*, a healed federation finishes its task.
+//! what its survivors committed to; *differences*, over the same records no institution votes for sums of different
+//! institutions, or uploads where other institutions are listed than before; *ends*, a healed federation finishes its task.
 
 mod budget;
 mod coordinator_log;
@@ -166,14 +166,17 @@ struct Facts {
     context: Option<Digest>,
     vote: Option<Outcome>,
     revealing: Option<Outcome>,
+    certified: Option<Outcome>,
     over: bool,
 }
 
-/// A sum of what does not depend on the weights that an institution voted for.
+/// What an institution uploaded, or voted for, that does not depend on the weights.
 struct Summed {
     subject: Digest,
     round: RoundId,
-    survivors: BTreeSet<InstitutionId>,
+    listed: Vec<InstitutionId>,
+    /// Whose sum it voted for.
+    survivors: Option<Vec<InstitutionId>>,
 }
 
 /// One agent as its durable journal has it.
@@ -451,6 +454,9 @@ impl AgentTrace {
             }
             SessionEvent::Revealing { outcome, .. } => {
                 forward(facts.revealing.replace(outcome.clone()).is_none(), again)
+            }
+            SessionEvent::Certified { outcome, .. } => {
+                forward(facts.certified.replace(outcome.clone()).is_none(), again)
             }
             SessionEvent::RoundEnded { .. } | SessionEvent::RoundLeft { .. } => {
                 facts.over = true;

@@ -26,9 +26,12 @@ fn directories_of_earlier_versions_are_read_as_they_were() {
         // Which sums are compared with which is by today's rule, of old logs too.
         let compared = then.agent.log.state["history"]["summed"].as_array().unwrap();
         for (place, summed) in compared.iter().enumerate() {
-            let subject = &mut now.agent.log.state["history"]["summed"][place]["subject"];
-            assert!(subject.is_string() && *subject != summed["subject"], "{subject}");
-            *subject = summed["subject"].clone();
+            let now = &mut now.agent.log.state["history"]["summed"][place];
+            let subject = now["subject"].take();
+            assert!(subject.is_string() && subject != summed["subject"], "{subject}");
+            now["subject"] = summed["subject"].clone();
+            assert_eq!(now["listed"].take(), summed["survivors"]);
+            assert_eq!(now["certain"].take(), true, "a quorum's word was in the log");
         }
         // How many institutions were in each sum follows too.
         let participants = now.coordinator.log.state["tasks"][0]["participants"].take();

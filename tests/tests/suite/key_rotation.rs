@@ -1,7 +1,7 @@
 //! The coordinator's signing key is replaced while an agent is away; it, and a new one, install what the
 //! key before had released, train on under the new key, and both sides' logs verify.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use collegium_shared::{crypto::SigningKey, ids::InstitutionId};
 use collegium_tests::{
@@ -50,6 +50,14 @@ fn the_signing_key_is_replaced_and_who_was_away_takes_what_the_old_one_released(
     }
     network.sign_roster().unwrap();
     network.publish_registry(&files.registry).unwrap();
+    // The last rows of those who are summed twice come in later: over the same records they are in no sum of
+    // others.
+    let whole: Vec<String> =
+        files.records[..2].iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for (file, rows) in files.records.iter().zip(&whole) {
+        let first: Vec<&str> = rows.lines().take(rows.lines().count() - 20).collect();
+        fs::write(file, first.join("\n")).unwrap();
+    }
     (0..3).for_each(|place| prepare(&mut network, place));
     network.wait_for_agents(3).unwrap();
     // The third has the first roster, and then sees nothing of what follows.
@@ -91,6 +99,10 @@ fn the_signing_key_is_replaced_and_who_was_away_takes_what_the_old_one_released(
     network.coordinator_process().unwrap().kill().unwrap();
     network.start_coordinator().unwrap();
     network.wait_for_agents(4).unwrap();
+    for ((name, file), rows) in present.iter().zip(&files.records).zip(&whole) {
+        fs::write(file, rows).unwrap();
+        network.import_records(name, file, &files).unwrap();
+    }
     network.start_task(&task("kt2", 1, 60)).unwrap();
     let ended = network.wait_for_task(LIMIT * 2).unwrap();
     assert_eq!(ended["rounds_failed"], 0, "{ended}");

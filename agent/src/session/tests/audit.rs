@@ -46,17 +46,13 @@ fn audits_over_the_same_records_count_the_same_groups_of_the_same_institutions()
     let first = world.audit_body("one", SEX, b"support");
     let id = first.round.clone();
     let given = world.until(&round(first, &FIVE));
-    let vote = |body: Plan, survivors: &[&str]| {
-        let mut history = given.clone();
-        let dealt = world.dealt(&world.listed(&world.view(body.clone()), &FIVE), &FIVE);
-        world.catch_up(&mut history, &dealt);
-        world.go(&mut history, &round(body, survivors))
-    };
+    let vote =
+        |body: Plan, survivors: &[&str]| world.follow(&mut given.clone(), &round(body, survivors));
     // Another model, other thresholds.
     let more = format!("{SEX}thresholds.auc = 0.2");
     assert!(vote(world.audit_body("two", &more, b"support"), &FIVE).is_ok());
     let missing = vote(world.audit_body("two", SEX, b"support"), &FOUR).unwrap_err();
-    assert_eq!(missing, Refusal::TooClose { round: id.clone(), differ: 1, least: 3 });
+    assert_eq!(missing, Refusal::OtherInstitutions { round: id.clone() });
     // Fewer who are asked what they would be recommended: the difference is of those in between.
     let exposed = format!("{SEX}exposure_learners = 49");
     let refused = vote(world.audit_body("two", &exposed, b"support"), &FIVE).unwrap_err();
@@ -81,6 +77,11 @@ fn audits_over_the_same_records_count_the_same_groups_of_the_same_institutions()
     let dealt = world.dealt(&world.listed(&training, &FIVE), &FIVE);
     world.catch_up(&mut history, &dealt);
     assert!(world.go(&mut history, &world.proposed(&dealt, &FOUR)).is_ok());
+    // By a stricter policy fewer learners count here: the difference would be this institution's own.
+    world.permitted = Some(Digest::of(b"stricter"));
+    let view = world.view(world.audit_body("two", SEX, b"support"));
+    let refused = world.follow(&mut given.clone(), &world.listed(&view, &FIVE)).unwrap_err();
+    assert_eq!(refused, Refusal::OtherGroups { round: id });
 }
 
 #[test]
@@ -100,16 +101,20 @@ fn evaluations_over_the_same_records_are_of_the_same_institutions() {
     let first = body("one", b"registry");
     let id = first.round.clone();
     let given = world.until(&round(first, &FIVE));
-    let vote = |body: Plan, survivors: &[&str]| {
-        let mut history = given.clone();
-        let dealt = world.dealt(&world.listed(&world.view(body.clone()), &FIVE), &FIVE);
-        world.catch_up(&mut history, &dealt);
-        world.go(&mut history, &round(body, survivors))
-    };
+    let vote =
+        |body: Plan, survivors: &[&str]| world.follow(&mut given.clone(), &round(body, survivors));
     // Of another model, and whatever registry is in force.
     for registry in [b"registry", b"another."] {
         assert!(vote(body("two", registry), &FIVE).is_ok());
         let missing = vote(body("two", registry), &FOUR).unwrap_err();
-        assert_eq!(missing, Refusal::TooClose { round: id.clone(), differ: 1, least: 3 });
+        assert_eq!(missing, Refusal::OtherInstitutions { round: id.clone() });
     }
+    // An audit of fewer, less the evaluation, would be of those in between.
+    world.policy.architectures.push("bias-audit/1".into());
+    let audited = |listed: &[&str]| {
+        let view = world.view(world.audit_body("audit", SEX, b"support"));
+        world.follow(&mut given.clone(), &world.dealt(&world.listed(&view, listed), listed))
+    };
+    assert!(audited(&FIVE).is_ok());
+    assert_eq!(audited(&FOUR).unwrap_err(), Refusal::OtherInstitutions { round: id });
 }

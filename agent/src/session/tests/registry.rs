@@ -38,5 +38,5 @@ fn another_registry_makes_sums_over_the_same_records_no_others() {
     };
     assert!(vote(&all).is_ok());
     let missing = vote(&all[..4]).unwrap_err();
-    assert_eq!(missing, Refusal::TooClose { round, differ: 1, least: 3 });
+    assert_eq!(missing, Refusal::OtherInstitutions { round });
 }

@@ -72,6 +72,12 @@ pub(super) fn middle(bin: usize) -> f64 {
     (bin as f64 + 0.5) / CALIBRATION_BINS as f64
 }
 
+/// A chance that is no number counts as one half: who counts does not depend on the model that was asked about,
+/// or the difference between two models would be of those who count with one of them.
+fn sound(p: f64) -> f64 {
+    if p.is_finite() { p } else { 0.5 }
+}
+
 fn whether(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
@@ -85,6 +91,7 @@ impl Cell {
         let counted = answers.iter().step_by(stride);
         let n = counted.len() as f64;
         for &(p, right) in counted {
+            let p = sound(p);
             let (y, at) = (whether(right), bin(p, CALIBRATION_BINS));
             let loss = -(if right { p } else { 1.0 - p }).max(f64::MIN_POSITIVE).ln();
             let measured = [
@@ -113,7 +120,7 @@ impl Cell {
     /// Counts what a learner would be recommended: means over the recommendations, each in [0, 1].
     pub fn expose(&mut self, means: [f64; EXPOSURES]) {
         self.exposed += 1.0;
-        for (place, mean) in means.into_iter().enumerate() {
+        for (place, mean) in means.map(sound).into_iter().enumerate() {
             self.exposures[place] += mean;
             self.exposures_squared[place] += mean * mean;
         }
@@ -219,6 +226,16 @@ mod tests {
         assert!(cell.right.iter().zip(&cell.wrong).all(|(r, w)| r + w >= 3.0));
         cell.observe(&[], [0.6, 0.8]);
         assert_eq!((cell.learners, cell.answers), (2.0, 63.0));
+    }
+
+    #[test]
+    fn a_model_without_numbers_leaves_nobody_out() {
+        let (mut broken, mut even) = (Cell::default(), Cell::default());
+        broken.observe(&[(f64::NAN, true), (f64::INFINITY, false), (0.7, true)], [0.6, 0.8]);
+        even.observe(&[(0.5, true), (0.5, false), (0.7, true)], [0.6, 0.8]);
+        broken.expose([f64::NAN, 0.3, 1.0]);
+        even.expose([0.5, 0.3, 1.0]);
+        assert_eq!(broken, even);
     }
 
     #[test]

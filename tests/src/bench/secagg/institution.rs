@@ -198,6 +198,7 @@ impl Institution {
             round: plan.round.clone(),
             commitment: hasher.finish(),
             snapshot: load_test::snapshot(),
+            permitted: None,
             charges: Vec::new(),
         });
         Ok(())

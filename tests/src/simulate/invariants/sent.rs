@@ -4,7 +4,7 @@
 use collegium_shared::{
     crypto::Digest,
     ids::{InstitutionId, RoundId},
-    protocol::{Outcome, Plan, RevealHeader, RoundView, UploadHeader},
+    protocol::{Outcome, RevealHeader, RoundView, UploadHeader},
     secagg::{ShareKind, SharePiece, quorum},
     signed::Signed,
 };
@@ -38,7 +38,7 @@ impl Invariants {
         }
     }
 
-    /// One outcome for each attempt, ever; and no two sums whose difference is of few.
+    /// One outcome for each attempt, ever.
     fn check_vote(
         &mut self,
         sent: &Sent,
@@ -50,23 +50,49 @@ impl Invariants {
         hold(before.is_none_or(|before| before == *outcome), Invariant::OneMessage, || {
             format!("{who} voted for two outcomes in round {}", sent.view.id())
         })?;
+        match outcome {
+            Outcome::Survivors { .. } => self.check_differences(sent, who, Some(outcome)),
+            Outcome::Abort { .. } => Ok(()),
+        }
+    }
+
+    /// Over the same records no sums of different institutions: none that it votes for, and none that others
+    /// may vote for where it uploads.
+    fn check_differences(
+        &mut self,
+        sent: &Sent,
+        who: &InstitutionId,
+        voted: Option<&Outcome>,
+    ) -> Result<(), Violation> {
         let trace = &mut self.agents[sent.agent];
-        let (plan, facts) = (&sent.view.plan.body, trace.facts.get(sent.view.id()));
-        let snapshot = facts.and_then(|facts| facts.snapshot);
-        let Some(asked) = snapshot.and_then(|s| summed(plan, s, &sent.view, outcome)) else {
-            return Ok(());
-        };
-        let least = plan.cohort.least();
-        let close = trace.summed.iter().find(|earlier| {
-            let differ = earlier.survivors.symmetric_difference(&asked.survivors).count();
-            let same = earlier.subject == asked.subject && earlier.round != asked.round;
-            same && differ > 0 && differ < least
+        let (plan, round) = (&sent.view.plan.body, sent.view.id());
+        let snapshot = trace.facts.get(round).and_then(|facts| facts.snapshot);
+        let Some(snapshot) = snapshot.filter(|_| plan.stage.once()) else { return Ok(()) };
+        let parts = [plan.stage.label().as_bytes(), snapshot.as_bytes()];
+        let subject = Digest::of_parts("summed", &parts);
+        let names = sent.view.list.iter().map(|ready| &ready.body.institution);
+        let listed: Vec<InstitutionId> = names.cloned().collect();
+        let survivors = voted.map(|outcome| named(&listed, outcome));
+        let earlier = trace.summed.iter().find(|earlier| {
+            // A further attempt is accepted with a quorum's ABORT of what was sent before.
+            let of = |other: &RoundId| (other.task.clone(), other.round);
+            let retried = |other: &&RoundId| of(other) == of(&earlier.round);
+            let last = trace.facts.keys().filter(retried).next_back();
+            let other = earlier.round != *round && last == Some(&earlier.round);
+            let facts = trace.facts.get(&earlier.round);
+            let word = facts.and_then(|f| f.revealing.as_ref().or(f.certified.as_ref()));
+            let opened = word.map(|outcome| named(&earlier.listed, outcome));
+            let bound = earlier.listed == listed || opened.as_ref() == Some(&listed);
+            let pair = earlier.survivors.as_ref().zip(survivors.as_ref());
+            let differ = pair.is_some_and(|(before, now)| before != now);
+            other && earlier.subject == subject && (!bound || differ)
         });
-        let close: Option<RoundId> = close.map(|earlier| earlier.round.clone());
-        trace.summed.push(asked);
-        hold(close.is_none(), Invariant::Differences, || {
+        let earlier = earlier.map(|earlier| earlier.round.clone());
+        let round = round.clone();
+        trace.summed.push(Summed { subject, round, listed, survivors });
+        hold(earlier.is_none(), Invariant::Differences, || {
             let round = sent.view.id();
-            format!("{who} voted for the sum of {round} and for one that few differ in: {close:?}")
+            format!("{who} may be in the sums of {round} and {earlier:?}, of other institutions")
         })
     }
 
@@ -78,6 +104,7 @@ impl Invariants {
         words: &[u32],
     ) -> Result<(), Violation> {
         let (who, round) = (&header.institution, sent.view.id());
+        self.check_differences(sent, who, None)?;
         // One word may be the same by chance.
         let bare = words.iter().zip(&sent.input).filter(|(masked, bare)| masked == bare).count();
         hold(words.len() == sent.input.len() && bare < 2, Invariant::Masked, || {
@@ -150,18 +177,9 @@ fn masks(view: &RoundView, who: &InstitutionId, context: &Digest) -> Vec<Digest>
     std::iter::once(self_mask).chain(pairs).collect()
 }
 
-/// The sum of what does not depend on the weights that this outcome lets be opened.
-fn summed(plan: &Plan, snapshot: Digest, view: &RoundView, outcome: &Outcome) -> Option<Summed> {
-    let Outcome::Survivors { survivors, .. } = outcome else { return None };
-    if !plan.stage.once() {
-        return None;
-    }
-    let stage = plan.stage.label().as_bytes();
-    let parts = [stage, snapshot.as_bytes(), plan.registry.as_bytes()];
-    let named = view.list.iter().zip(0u16..).filter(|(_, place)| survivors.contains(*place));
-    Some(Summed {
-        subject: Digest::of_parts("summed", &parts),
-        round: plan.round.clone(),
-        survivors: named.map(|(ready, _)| ready.body.institution.clone()).collect(),
-    })
+/// Whose sum the outcome lets be opened.
+fn named(listed: &[InstitutionId], outcome: &Outcome) -> Vec<InstitutionId> {
+    let Outcome::Survivors { survivors, .. } = outcome else { return Vec::new() };
+    let placed = listed.iter().zip(0u16..).filter(|(_, place)| survivors.contains(*place));
+    placed.map(|(institution, _)| institution.clone()).collect()
 }
