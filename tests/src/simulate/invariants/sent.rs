@@ -77,7 +77,7 @@ impl Invariants {
             // A further attempt is accepted with a quorum's ABORT of what was sent before.
             let of = |other: &RoundId| (other.task.clone(), other.round);
             let retried = |other: &&RoundId| of(other) == of(&earlier.round);
-            let last = trace.facts.keys().filter(retried).next_back();
+            let last = trace.facts.keys().rfind(retried);
             let other = earlier.round != *round && last == Some(&earlier.round);
             let facts = trace.facts.get(&earlier.round);
             let word = facts.and_then(|f| f.revealing.as_ref().or(f.certified.as_ref()));
