@@ -82,12 +82,15 @@ impl Summed {
 
 impl Sums {
     /// Keeps that this attempt's input may be summed: by the outcome, if one was voted for, and for certain if a
-    /// quorum did.
+    /// quorum did. A quorum's ABORT takes it back.
     pub(super) fn note(&mut self, session: &Session, outcome: Option<&Outcome>, certain: bool) {
         let Some(subject) = subject(session) else { return };
         let listed: BTreeSet<_> = session.institutions.iter().cloned().collect();
         let survivors = outcome.and_then(|outcome| survivors(&listed, outcome));
         if outcome.is_some() && survivors.is_none() {
+            if certain {
+                self.forget(session.id());
+            }
             return;
         }
         if let Some(known) = self.0.iter_mut().find(|known| known.round == *session.id()) {

@@ -127,6 +127,26 @@ fn a_shorter_list_needs_a_quorums_word_for_the_sum_before() {
     assert_eq!(world.follow(&mut open, &fewer), Err(refused_for(&first)));
 }
 
+/// Of an attempt that a quorum gave up nothing is left, also for another task.
+#[test]
+fn an_abort_that_is_seen_takes_the_upload_back() {
+    let world = World::new();
+    let first = world.sum_of(&world.counts("t"), &FIVE, &FIVE);
+    let mut history = world.until(&RoundView { phase: Phase::Upload, ..first.clone() });
+    let abort = Outcome::Abort { context: context(&first) };
+    let fewer = world.sum_of(&world.counts("u"), &FOUR, &FOUR);
+    let ended = |voters: &[&str]| {
+        let certificate = Some(world.certificate(abort.clone(), voters));
+        let (phase, ending) = (Phase::Ended, Some(Ending::Aborted));
+        RoundView { phase, certificate, ending, ..first.clone() }
+    };
+    let mut told = history.clone();
+    world.go(&mut told, &ended(&["a", "c"])).unwrap();
+    assert_eq!(world.follow(&mut told, &fewer), Err(refused_for(&first)), "no quorum's word");
+    world.go(&mut history, &ended(&["a", "c", "d", "e"])).unwrap();
+    assert!(matches!(world.follow(&mut history, &fewer), Ok(Action::Vote { .. })));
+}
+
 #[test]
 fn moves_are_not_compared() {
     let world = World::new();

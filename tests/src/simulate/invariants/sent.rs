@@ -82,10 +82,11 @@ impl Invariants {
             let facts = trace.facts.get(&earlier.round);
             let word = facts.and_then(|f| f.revealing.as_ref().or(f.certified.as_ref()));
             let opened = word.map(|outcome| named(&earlier.listed, outcome));
+            let aborted = matches!(word, Some(Outcome::Abort { .. }));
             let bound = earlier.listed == listed || opened.as_ref() == Some(&listed);
             let pair = earlier.survivors.as_ref().zip(survivors.as_ref());
             let differ = pair.is_some_and(|(before, now)| before != now);
-            other && earlier.subject == subject && (!bound || differ)
+            other && !aborted && earlier.subject == subject && (!bound || differ)
         });
         let earlier = earlier.map(|earlier| earlier.round.clone());
         let round = round.clone();
