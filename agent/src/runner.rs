@@ -33,7 +33,7 @@ use collegium_shared::{
     roster::{Registry, RosterError, VerifiedRoster},
     service::{catch, operations::Operations},
     signed::Signed,
-    storage::{self, Ended, Storage},
+    storage::{self, Ended, REOPEN_PAUSE, REOPENS, Storage},
 };
 use tokio::{
     signal::unix::SignalKind,
@@ -209,11 +209,23 @@ async fn run_and_recover(
     asked: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let stopped = Stop { asked, cancel: Arc::default() };
+    let (mut again, mut reopens) = (false, REOPENS);
     loop {
         let stop = stopped.wait();
+        let opened = std::mem::replace(&mut again, true);
         let error = match run_once(dir, operations, storage, clock.clone(), stop).await {
             Ok(Ended::Recovered) => continue,
             Ok(Ended::Stopped) => return Ok(()),
+            Err(error) if opened && reopens > 0 && in_use(&error) => {
+                if reopens == REOPENS {
+                    tracing::warn!("a command has opened the directory; going on when it is done");
+                }
+                reopens -= 1;
+                tokio::select! {
+                    () = tokio::time::sleep(REOPEN_PAUSE) => continue,
+                    () = stopped.wait() => return Err(error),
+                }
+            }
             Err(error) if storage::trouble(error.as_ref()).is_some() => error,
             Err(error) => return Err(error),
         };
@@ -222,6 +234,10 @@ async fn run_and_recover(
             () = stopped.wait() => return Err(error),
         }
     }
+}
+
+fn in_use(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HomeError::Journal(JournalError::InUse(_))))
 }
 
 /// From opening everything to closing it. When the storage is in trouble, the command line is answered

@@ -6,12 +6,13 @@ use anyhow::Context;
 use collegium_shared::{
     clock::{Clock, Timestamp},
     control, durable,
+    journal::JournalError,
     ops::{Health, pulse},
     service::{catch, operations::Operations},
-    storage::{self, Ended, Storage},
+    storage::{self, Ended, REOPEN_PAUSE, REOPENS, Storage},
 };
 use rustls::ServerConfig;
-use tokio::{signal::unix::SignalKind, sync::watch};
+use tokio::{signal::unix::SignalKind, sync::watch, time::sleep};
 use tokio_stream::StreamExt;
 
 use crate::{
@@ -97,14 +98,24 @@ async fn serve_and_recover(
     clock: Clock,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let mut again = false;
+    let (mut again, mut reopens) = (false, REOPENS);
     loop {
         let stop = asked(stopped.clone());
         let run = serve_once(dir, operations, storage, clock.clone(), again, stop);
-        again = true;
+        let opened = std::mem::replace(&mut again, true);
         let error = match run.await {
             Ok(Ended::Recovered) => continue,
             Ok(Ended::Stopped) => return Ok(()),
+            Err(error) if opened && reopens > 0 && in_use(&error) => {
+                if reopens == REOPENS {
+                    tracing::warn!("a command has opened the directory; going on when it is done");
+                }
+                reopens -= 1;
+                tokio::select! {
+                    () = sleep(REOPEN_PAUSE) => continue,
+                    () = asked(stopped.clone()) => return Err(error),
+                }
+            }
             Err(error) if storage::trouble(error.as_ref()).is_some() => error,
             Err(error) => return Err(error),
         };
@@ -113,6 +124,10 @@ async fn serve_and_recover(
             () = asked(stopped.clone()) => return Err(error),
         }
     }
+}
+
+fn in_use(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(JournalError::InUse(_)))
 }
 
 /// Resolves when a stop is asked for. A sender that is gone is a stop as well.
@@ -201,7 +216,7 @@ async fn bind(
         if !(again && matches!(bound, Err(ListenerError::InUse(_)))) {
             break;
         }
-        tokio::time::sleep(REBIND_PAUSE).await;
+        sleep(REBIND_PAUSE).await;
         bound = bind().await;
     }
     bound
@@ -231,7 +246,7 @@ async fn answer(
 /// Waits for the stop or for the owner's failure; the owner always ends first, so that whatever was
 /// acknowledged is durable.
 async fn wait(
-    mut owner: tokio::task::JoinHandle<Result<Ended, collegium_shared::journal::JournalError>>,
+    mut owner: tokio::task::JoinHandle<Result<Ended, JournalError>>,
     shutdown: impl Future<Output = ()>,
     stop: &watch::Sender<bool>,
     operations: &Operations<Config>,

@@ -57,6 +57,11 @@ fn lacks_room(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
 
+/// How often, and after what pauses, a daemon that closed its directory because of the storage asks for it
+/// again: a command that found no daemon meanwhile may have opened it.
+pub const REOPENS: u32 = 6_000;
+pub const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+
 /// How a run of a daemon ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use collegium_coordinator::network::{Event, NetworkEvent};
+use collegium_shared::journal::hold;
 use collegium_tests::{
     harness::{self, attempt, eventually},
     network::Network,
@@ -52,7 +53,10 @@ fn a_coordinator_on_a_full_file_system_waits_and_goes_on() {
     let mut again = Command::new(env::current_exe().unwrap());
     let test = "full_device::a_coordinator_on_a_full_file_system_waits_and_goes_on";
     again.args(["--exact", test, "--nocapture"]);
-    let ended = harness::run(apart(&again).env(PLACE, &place), LIMIT * 3).unwrap();
+    // Its own words come last, without a backtrace after them.
+    let again = &mut apart(&again);
+    let ended =
+        harness::run(again.env(PLACE, &place).env("RUST_BACKTRACE", "0"), LIMIT * 3).unwrap();
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert!(said.contains("1 passed"), "{said}");
 }
@@ -113,7 +117,16 @@ fn within_a_small_file_system(dir: &Path) {
     });
     assert!(waits.is_ok(), "{waits:?}: {}", network.last_words().unwrap());
     let started = network.coordinator_process().unwrap().id();
+    // A command that finds no daemon opens the directory itself, just then.
+    let held = hold(&network.coordinator_dir().join("journal")).unwrap();
     fs::remove_file(ballast).unwrap();
+    eventually(LIMIT, "it waits for the command", || {
+        network.expect_running()?;
+        let said = fs::read_to_string(&log)?;
+        Ok(said[before..].contains("a command has opened the directory").then_some(()))
+    })
+    .unwrap();
+    drop(held);
     let socket = network.coordinator_dir().join("run").join("control.sock");
     eventually(LIMIT, "it serves", || Ok(UnixStream::connect(&socket).ok())).unwrap();
     invite(&network, "after").unwrap();
