@@ -223,7 +223,7 @@ async fn run_and_recover(
                 reopens -= 1;
                 tokio::select! {
                     () = tokio::time::sleep(REOPEN_PAUSE) => continue,
-                    () = stopped.wait() => return Err(error),
+                    () = stopped.wait() => return Ok(()),
                 }
             }
             Err(error) if storage::trouble(error.as_ref()).is_some() => error,

@@ -113,7 +113,7 @@ async fn serve_and_recover(
                 reopens -= 1;
                 tokio::select! {
                     () = sleep(REOPEN_PAUSE) => continue,
-                    () = asked(stopped.clone()) => return Err(error),
+                    () = asked(stopped.clone()) => return Ok(()),
                 }
             }
             Err(error) if storage::trouble(error.as_ref()).is_some() => error,
